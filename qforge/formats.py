@@ -1,0 +1,88 @@
+"""How a quantized matrix lies in a checkpoint: which tensors, of which dtype and shape. One entry per layout.
+
+Established by running the writers (llm-compressor 0.14 / compressed-tensors 0.19, ModelOpt 0.47) and by what vLLM
+reads (create_weights of its schemes). inspect compares every tensor of an artifact with what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from qforge.checkpoint import Tensor
+
+Packed = Callable[[int, int, int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of packed weights."""
+
+    scheme: str  # what compat.py knows it as
+    bits: float  # of a weight, without its scales
+    packed: Packed  # (out_features, in_features, group_size) -> suffix -> tensor
+    group_sizes: tuple[int, ...]  # that exist as a format at all, -1: per output channel; empty: has no groups
+    quant_method: str | None  # in config.json, as vLLM reads it
+
+
+def _int4(rows: int, columns: int, group: int, *, symmetric: bool) -> dict[str, Tensor]:
+    groups = 1 if group == -1 else columns // group
+    tensors = {
+        "weight_packed": Tensor("I32", (rows, ceil(columns / 8))),
+        "weight_scale": Tensor("BF16", (rows, groups)),
+        "weight_shape": Tensor("I64", (2,)),
+    }
+    if not symmetric:
+        tensors["weight_zero_point"] = Tensor("I32", (ceil(rows / 8), groups))
+    return tensors
+
+
+def _nvfp4(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return {
+        "weight_packed": Tensor("U8", (rows, columns // 2)),
+        "weight_scale": Tensor("F8_E4M3", (rows, columns // group)),
+        "weight_global_scale": Tensor("F32", (1,)),
+    }
+
+
+def _nvfp4_modelopt(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return {
+        "weight": Tensor("U8", (rows, columns // 2)),
+        "weight_scale": Tensor("F8_E4M3", (rows, columns // group)),
+        "weight_scale_2": Tensor("F32", ()),
+    }
+
+
+def _fp8(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return {"weight": Tensor("F8_E4M3", (rows, columns)), "weight_scale": Tensor("BF16", (rows, 1))}
+
+
+def _bf16(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return {"weight": Tensor("BF16", (rows, columns))}
+
+
+INT4_GROUPS = (-1, 32, 64, 128)
+FORMATS = {
+    "bf16": Format("bf16", 16, _bf16, (), None),
+    "int4": Format("int4", 4, lambda *a: _int4(*a, symmetric=True), INT4_GROUPS, "compressed-tensors"),
+    "int4_asym": Format("int4", 4, lambda *a: _int4(*a, symmetric=False), INT4_GROUPS, "compressed-tensors"),
+    "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), "compressed-tensors"),
+    "nvfp4_modelopt": Format("nvfp4", 4, _nvfp4_modelopt, (16,), "modelopt"),
+    "fp8": Format("fp8", 8, _fp8, (), "compressed-tensors"),
+}
+
+
+def detect(config: dict[str, Any]) -> str | None:
+    """The layout that a checkpoint's config.json announces; none where it announces no quantization that is known."""
+    quantization = config.get("quantization_config", {})
+    if quantization.get("quant_method") == "modelopt":
+        return "nvfp4_modelopt" if "NVFP4" in str(quantization.get("quant_algo")) else None
+    if quantization.get("quant_method") != "compressed-tensors":
+        return None
+    weights = next(iter(quantization["config_groups"].values()))["weights"]
+    int4 = "int4" if weights["symmetric"] else "int4_asym"
+    return {"pack-quantized": int4, "nvfp4-pack-quantized": "nvfp4", "float-quantized": "fp8"}.get(
+        quantization["format"]
+    )

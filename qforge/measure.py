@@ -1,0 +1,130 @@
+"""Measure one checkpoint: served once for everything that needs a server, and not at all where all is known."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qforge import envs, progress, provenance
+from qforge.checkpoint import read_json
+from qforge.config import ROOT, Engine, Job
+from qforge.envs import Environment
+from qforge.report import terminal
+from qforge.request import to_json
+from qforge.runtimes import vllm
+from qforge.store import key_of
+
+if TYPE_CHECKING:
+    from qforge.plan import Plan
+    from qforge.steps import Run
+
+EVAL_ENV = "quant"  # holds lm-eval and the tokenizers
+
+
+def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
+    """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason."""
+    environment = runtime_environment(run.job)
+    keys = _keys(run.job, plan, run.fingerprint(artifact), environment)
+    results = {name: {"not_measured": reason} for name in keys if (reason := _left_out(run.job, plan, name))}
+    wanted = [name for name in keys if name not in results]
+    missing = [name for name in wanted if run.store.find(name, keys[name]) is None]
+    for name in set(wanted) - set(missing):
+        progress.reused(f"{run.prefix}{name}", run.job.method.name)
+    if missing:
+        with _maybe_server(run, plan, artifact, environment) as server:
+            for name in missing:
+                run.store.get(name, keys[name], lambda out, n=name: _build(run, n, out, artifact, environment, server))
+    for name in wanted:
+        found = run.store.find(name, keys[name])
+        assert found is not None
+        results[name] = {"key": found.name, **read_json(found / "result.json")}
+    for name, result in results.items():
+        run.write(f"{name}.json", result)
+    return results
+
+
+def runtime_environment(job: Job) -> Environment:
+    """Where the runtime lives: a managed environment or somebody's own interpreter."""
+    if job.runtime.python:
+        return envs.existing(job.runtime.python)
+    if job.runtime.env is None:
+        raise ValueError(
+            f"runtime={job.runtime.name}: give runtime.env (a managed environment) or runtime.python (a path)"
+        )
+    return envs.managed(job.runtime.env)
+
+
+def _keys(job: Job, plan: Plan, checkpoint: Any, environment: Environment) -> dict[str, Any]:
+    served = {
+        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": environment.identity,
+        "machine": provenance.machine(), "emulated": plan.emulated,
+        "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
+    }  # fmt: skip
+    files = [t.path for t in job.eval.texts.values()] + [t for t in job.eval.tasks if t.endswith(".yaml")]
+    texts = {file: hashlib.sha256((ROOT / file).read_bytes()).hexdigest() for file in files}
+    evaluated = {"eval": job.eval, "texts": texts, "code": code("stages/evaluate.py", "perplexity.py")}
+    return {
+        "serve": served,
+        "evaluate": {"served": key_of(served), "env": envs.identity(EVAL_ENV), **evaluated},
+        "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py")},
+    }
+
+
+def code(*files: str) -> str:
+    """A change in the code of a stage makes its earlier results another question's answers."""
+    return hashlib.sha256(b"".join((ROOT / "qforge" / file).read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
+    if stage not in job.stages:
+        return f"stages={job.stages} leaves it out"
+    if job.runtime.engine is Engine.transformers and stage != "evaluate":
+        return "runtime=transformers is no server; speed is measured through vLLM only"
+    if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
+        return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
+    if stage == "bench" and plan.emulated:
+        return f"emulated: {plan.serving.reason}"
+    return None
+
+
+@contextmanager
+def _maybe_server(run: Run, plan: Plan, artifact: Path, environment: Environment) -> Iterator[vllm.Server | None]:
+    if run.job.runtime.engine is Engine.vllm:
+        with server(run, plan.emulated, artifact, environment) as running:
+            yield running
+    else:
+        yield None
+
+
+@contextmanager
+def server(run: Run, emulated: bool, artifact: Path, environment: Environment) -> Iterator[vllm.Server]:
+    """A server for `artifact`, shown in the terminal while it starts."""
+    log = run.folder / f"{run.prefix}serve.log"
+    what = f"{run.job.method.name} with {run.job.runtime.name}"
+    with ExitStack() as until_done:
+        with progress.line(f"{run.prefix}serve", what) as line:
+            running = until_done.enter_context(vllm.serving(run.job, emulated, artifact, environment, log, line.feed))
+            line.note = ", ".join([what, *running.facts["kernels"]])
+        yield running
+
+
+def _build(
+    run: Run, stage: str, out: Path, artifact: Path, environment: Environment, server: vllm.Server | None
+) -> None:
+    if stage == "serve":
+        assert server is not None
+        facts = {**server.facts, "canary": vllm.canary(server), "resident_gib": vllm.resident_gib(server.pid)}
+        (out / "result.json").write_text(to_json(facts))
+        return
+    where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)
+    connection = {"base_url": server.base_url, "api_key": server.api_key} if server else {}
+    with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
+        run.stage(stage, where, out, line.feed, inputs={"artifact": str(artifact)}, server=connection)
+        result = read_json(out / "result.json")
+        if server and stage == "bench":
+            result["resident_gib"] = vllm.resident_gib(server.pid)
+            (out / "result.json").write_text(to_json(result))
+        line.note = terminal.headline(stage, result)

