@@ -31,7 +31,7 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     results = {name: {"not_measured": reason} for name in keys if (reason := _left_out(run.job, plan, name))}
     wanted = [name for name in keys if name not in results]
     missing = [name for name in wanted if run.store.find(name, keys[name]) is None]
-    for name in set(wanted) - set(missing):
+    for name in (n for n in wanted if n not in missing):
         progress.reused(f"{run.prefix}{name}", run.job.method.name)
     if missing:
         with _maybe_server(run, plan, artifact, environment) as server:

@@ -26,7 +26,8 @@ def plan(planned: Plan, job: Job) -> None:
     )
     table.add_row("method", f"{planned.method}: {job.method.summary} ({planned.layout}{group})")
     if planned.quantized:
-        kinds = Counter(m.kind for m in planned.modules if m.name in set(planned.quantized))
+        quantized = set(planned.quantized)
+        kinds = Counter(m.kind for m in planned.modules if m.name in quantized)
         table.add_row(
             "quantized", f"{len(planned.quantized)} matrices ({', '.join(f'{n} {k}' for k, n in kinds.items())})"
         )
