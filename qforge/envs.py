@@ -143,7 +143,7 @@ def process(
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
         env.pop("VIRTUAL_ENV", None)
         child = subprocess.Popen(
-            [str(environment.python), *arguments],
+            [str(environment.python), "-m", "qforge.guard", str(environment.python), *arguments],
             env={**env, **environ},
             stdout=output if output is not None else subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -216,3 +216,8 @@ def _pieces(descriptor: int) -> Iterator[tuple[str, bool]]:
             yield text.decode(errors="replace"), end == b"\n"
     if rest:
         yield rest.decode(errors="replace"), True
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        print(managed(wanted).python)

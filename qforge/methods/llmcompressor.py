@@ -9,6 +9,7 @@ import torch
 import yaml
 from datasets import Dataset
 from llmcompressor import oneshot
+from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qforge.config import Job
@@ -19,6 +20,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
 
     The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`.
     """
+    if not torch.accelerator.is_available():
+        # AWQ pins its cache for copies to a GPU; torch 2.13 refuses that where there is none
+        IntermediatesCache.pin_memory = lambda *args, **kwargs: None
     modifiers = {name: dict(args or {}) for name, args in job.method.args.items()}
     packing = list(modifiers)[-1]
     modifiers[packing]["ignore"] = exempt

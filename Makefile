@@ -1,0 +1,35 @@
+# demo and test need Python 3.11+, make and a network. Everything else is made here: .venv is the control environment,
+# .venvs/ holds one folder per stage environment.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test check envs lock bench clean
+
+demo: .venv/control.ready  ## quantize, inspect, serve, evaluate, bench, judge and report a real model
+	$(PY) run.py
+
+test: check  ## the tests, on real files, processes and models
+	$(PY) -m pytest
+
+check: .venv/dev.ready  ## ruff and mypy
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+envs: .venv/control.ready  ## make the stage environments ahead of time
+	$(PY) -m qforge.envs quant vllm_cpu
+
+bench: .venv/control.ready  ## every method on the demo model, in one table
+	$(PY) benchmarks/methods.py
+
+lock: .venv/control.ready  ## pin envs/*.txt anew from the groups in pyproject.toml
+	$(PY) envs/lock.py
+
+clean:  ## everything that was made here
+	rm -rf .venv .venvs .store outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/%.ready: envs/%.txt
+	@echo "making .venv ($*)"
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@

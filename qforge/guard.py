@@ -1,0 +1,44 @@
+"""Run a command and outlive nobody: when the parent of this process dies, end the command and all its children.
+
+`python -m qforge.guard COMMAND ...`, as the leader of a process group. A server that is only told by signal that its
+parent has died may lose that signal (vLLM 0.32 does, while it starts); this process does not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+from qforge.request import die_with_parent
+
+PATIENCE = 15  # seconds between asking and killing
+
+
+class Stop(Exception):
+    """The parent has died, or wants an end."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stop
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
+    child = None
+    try:
+        die_with_parent()
+        child = subprocess.Popen(sys.argv[1:])
+        code = child.wait()
+    except Stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+        try:
+            if child:
+                child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass  # it was asked
+        os.killpg(0, signal.SIGKILL)  # whoever is left, and this process
+    sys.exit(code if code >= 0 else 128 - code)

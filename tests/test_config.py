@@ -1,0 +1,114 @@
+"""Every committed option composes, and every combination plans or says why not."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from qforge import plan
+from qforge.compat import How
+from qforge.config import Job
+
+ConfigStore.instance().store(name="schema", node=Job)
+CONF = ROOT / "conf"
+NEEDED = {"model=local": ["model.name=x", "model.path=/x"], "runtime=existing": ["runtime.python=/x"]}
+ALWAYS_GIVEN = ("local",)  # models without shapes of their own
+
+
+def options(group: str) -> list[str]:
+    return sorted(f.stem for f in (CONF / group).glob("*.yaml"))
+
+
+def job(*overrides: str) -> Job:
+    extra = [e for o in overrides for e in NEEDED.get(o, [])]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        made = OmegaConf.to_object(compose("config", [*overrides, *extra]))
+    assert isinstance(made, Job)
+    return made
+
+
+GROUPS = ("model", "method", "exempt", "calib", "hw", "runtime", "eval", "bench", "gate")
+
+
+@pytest.mark.parametrize("override", [f"{group}={option}" for group in GROUPS for option in options(group)])
+def test_every_option_composes_and_passes_its_own_checks(override: str) -> None:
+    job(override).check()
+
+
+def test_every_group_in_conf_is_tested_here() -> None:
+    assert {p.name for p in CONF.iterdir() if p.is_dir()} == {*GROUPS, "hydra"}
+
+
+def test_every_model_method_and_hardware_plans_or_is_refused_with_a_way_out() -> None:
+    planned = 0
+    models = [m for m in options("model") if m not in ALWAYS_GIVEN]
+    for model, method, hw in itertools.product(models, options("method"), options("hw")):
+        made = job(f"model={model}", f"method={method}", f"hw={hw}")
+        try:
+            found = plan.make(made, None)
+        except ValueError as error:
+            assert "; use " in str(error), f"{model} {method} {hw}: no way out in: {error}"
+            continue
+        planned += 1
+        assert found.serving.how is not How.refused
+        assert found.bytes <= found.bf16_bytes
+        assert 1 in found.tensor_parallel
+    assert planned > 100
+
+
+def test_hardware_brings_its_runtime_unless_one_is_given() -> None:
+    assert job().runtime.name == "vllm_cpu"
+    assert job("hw=h100").runtime.name == "vllm"
+    assert job("hw=cpu", "runtime=transformers").runtime.name == "transformers"
+
+
+def test_exemptions_compose() -> None:
+    assert list(job("exempt=boundary").exempt) == ["lm_head", "first_block", "last_block"]
+    assert list(job("exempt=[lm_head,embed_tokens]").exempt) == ["lm_head", "embed_tokens"]
+    assert job("exempt=none").exempt == {}
+    assert job("exempt=[lm_head,boundary]").exempt == job("exempt=boundary").exempt
+
+
+def test_the_group_size_reaches_the_library_under_its_own_name() -> None:
+    made = job("method=gptq", "group_size=32")
+    assert made.method.args["GPTQModifier"]["config_groups"]["weights"]["weights"]["group_size"] == 32
+    assert job("method=gptq").group_size == 64
+    assert job("method=bf16").group_size is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages=[quantise]"], "stages: 'quantise' is no stage; choose from quantize"),
+        (["eval.context=4096"], "needs runtime.args.max_model_len > 4096"),
+        (["bench.input_len=3000"], "exceeds runtime.args.max_model_len=2048"),
+        (["gate.criteria.speed.concurrency=64"], "is not measured: bench.concurrency=[1, 4]"),
+        (["gate.criteria.task.at_least=1"], "gate.criteria.task: give exactly one of at_most and at_least"),
+        (["eval.texts.wikitext.path=no.txt"], "eval.texts.wikitext.path=no.txt: no such file"),
+        (["group_size=8"], "group_size=8: no kernel serves it"),
+    ],
+)
+def test_what_no_model_could_make_right_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match="(?s).*") as error:
+        job(*overrides).check()
+    assert message in str(error.value)
+
+
+def test_the_shipped_texts_do_not_overlap() -> None:
+    texts = ROOT / "data" / "texts"
+    scored = set((texts / "wikitext2_heldout.txt").read_text().splitlines())
+    seen = set((texts / "wikitext2_calibration.txt").read_text().splitlines())
+    assert not {line for line in scored & seen if len(line) > 40}
+
+
+def test_no_address_and_no_machine_in_the_pins() -> None:
+    for file in Path(ROOT / "envs").glob("*.txt"):
+        assert "://" not in file.read_text(), file
+        assert not re.search(r"^\S*[+]cpu", file.read_text(), re.M), file

@@ -1,0 +1,85 @@
+"""Which modules a rule hits, and which rules are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qforge import modules
+from qforge.config import Rule
+
+
+def tree(name: str) -> list[modules.Module]:
+    config = json.loads((ROOT / f"data/architectures/{name}.json").read_text())
+    return modules.from_tensors(modules.from_config(config), config)
+
+
+def hit(name: str, *patterns: str, tied: bool = False) -> set[str]:
+    return set(modules.exempted(tree(name), {"rule": Rule(list(patterns), "because")}, tied))
+
+
+def test_parameter_counts_are_the_published_ones() -> None:
+    published = {"llama3_1_8b": 8.03e9, "qwen3_8b": 8.19e9, "qwen3_30b_a3b": 30.53e9, "gemma3_270m": 268e6}
+    for name, count in published.items():
+        config = json.loads((ROOT / f"data/architectures/{name}.json").read_text())
+        found = sum(t.count for t in modules.from_config(config).values())
+        assert found == pytest.approx(count, rel=0.002), name
+
+
+def test_block_one_is_not_blocks_ten_to_nineteen() -> None:
+    blocks = {int(re.search(r"layers\.(\d+)\.", n)[1]) for n in hit("llama3_1_8b", "block:1")}
+    assert blocks == {1}
+
+
+def test_first_and_last_block_and_their_leaves() -> None:
+    assert hit("llama3_1_8b", "block:first/o_proj", "block:last/down_proj") == {
+        "model.layers.0.self_attn.o_proj",
+        "model.layers.31.mlp.down_proj",
+    }
+
+
+def test_the_head_of_a_tied_model_is_its_embedding() -> None:
+    assert hit("smollm2_135m", "role:lm_head", tied=True) == {"model.embed_tokens"}
+    assert hit("llama3_1_8b", "role:lm_head") == {"lm_head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        ("llama3_1_8b", "re:.*q_proj", "k_proj.*as one matrix in one precision, so exempt all of them or none"),
+        ("llama3_1_8b", "model.layers.3.mlp.gate_proj", "but not model.layers.3.mlp.up_proj"),
+        ("qwen3_30b_a3b", "re:.*layers.0.mlp.experts.5.*", "exempts 3 of the 384 expert matrices"),
+        ("llama3_1_8b", "model.layers.99.mlp.down_proj", "matches no module of this model; its modules look like"),
+        ("llama3_1_8b", "role:router", "matches no module of this model"),
+        ("llama3_1_8b", "block:middle", "matches no module of this model"),
+    ],
+)
+def test_rules_that_make_garbage_are_refused(name: str, pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hit(name, pattern)
+
+
+def test_an_unknown_architecture_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="model_type='mamba' is not known; known architectures: llama"):
+        modules.from_config({"model_type": "mamba"})
+
+
+@given(st.sets(st.sampled_from([m.name for m in tree("smollm2_135m") if m.linear]), max_size=12))
+def test_a_set_of_names_is_accepted_exactly_if_it_splits_nothing_that_vllm_fuses(names: set[str]) -> None:
+    groups: dict[str, set[str]] = {}
+    for module in tree("smollm2_135m"):
+        parent, _, leaf = module.name.rpartition(".")
+        fused = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
+        groups.setdefault(f"{parent}.{fused.get(leaf, leaf)}", set()).add(module.name)
+    whole = all(members <= names or not members & names for members in groups.values())
+    rules = {f"r{i}": Rule([name], "") for i, name in enumerate(sorted(names))}
+    if whole:
+        assert set(modules.exempted(tree("smollm2_135m"), rules, tied=True)) == names
+    else:
+        with pytest.raises(ValueError, match="exempt all of them or none"):
+            modules.exempted(tree("smollm2_135m"), rules, tied=True)
