@@ -182,6 +182,10 @@ class Job:
             raise ValueError(
                 f"group_size={self.group_size}: no kernel serves it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
             )
+        if (self.runtime.env is None) == (self.runtime.python is None):
+            raise ValueError(
+                f"runtime={self.runtime.name}: give either runtime.env (a managed environment) or runtime.python (a path)"
+            )
         if self.calib.sequences < 1 or self.calib.length < 2:
             raise ValueError("calib: sequences must be at least 1 and length at least 2 tokens")
         if self.eval.windows < 1 or self.eval.context < 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +22,24 @@ if TYPE_CHECKING:
     from qforge.plan import Plan
     from qforge.steps import Run
 
+MEASUREMENTS = ("serve", "evaluate", "bench")
 EVAL_ENV = "quant"  # holds lm-eval and the tokenizers
 
 
 def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason."""
-    environment = runtime_environment(run.job)
-    keys = _keys(run.job, plan, run.fingerprint(artifact), environment)
-    results = {name: {"not_measured": reason} for name in keys if (reason := _left_out(run.job, plan, name))}
-    wanted = [name for name in keys if name not in results]
+    results = {name: {"not_measured": why} for name in MEASUREMENTS if (why := _left_out(run.job, plan, name))}
+    wanted = [name for name in MEASUREMENTS if name not in results]
+    keys = _keys(run.job, plan, run.fingerprint(artifact)) if wanted else {}
     missing = [name for name in wanted if run.store.find(name, keys[name]) is None]
     for name in (n for n in wanted if n not in missing):
         progress.reused(f"{run.prefix}{name}", run.job.method.name)
     if missing:
+        environment = runtime_environment(run.job)
         with _maybe_server(run, plan, artifact, environment) as server:
             for name in missing:
-                run.store.get(name, keys[name], lambda out, n=name: _build(run, n, out, artifact, environment, server))
+                build = partial(_build, run, name, artifact, environment, server)
+                run.store.get(name, keys[name], build)
     for name in wanted:
         found = run.store.find(name, keys[name])
         assert found is not None
@@ -47,19 +50,14 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
 
 
 def runtime_environment(job: Job) -> Environment:
-    """Where the runtime lives: a managed environment or somebody's own interpreter."""
-    if job.runtime.python:
-        return envs.existing(job.runtime.python)
-    if job.runtime.env is None:
-        raise ValueError(
-            f"runtime={job.runtime.name}: give runtime.env (a managed environment) or runtime.python (a path)"
-        )
-    return envs.managed(job.runtime.env)
+    """Where the runtime lives: a managed environment, made if need be, or somebody's own interpreter."""
+    return envs.existing(job.runtime.python) if job.runtime.python else envs.managed(str(job.runtime.env))
 
 
-def _keys(job: Job, plan: Plan, checkpoint: Any, environment: Environment) -> dict[str, Any]:
+def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
+    python = job.runtime.python
     served = {
-        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": environment.identity,
+        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": envs.existing(python).identity if python else envs.identity(str(job.runtime.env)),
         "machine": provenance.machine(), "emulated": plan.emulated,
         "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
     }  # fmt: skip
@@ -112,7 +110,7 @@ def server(run: Run, emulated: bool, artifact: Path, environment: Environment) -
 
 
 def _build(
-    run: Run, stage: str, out: Path, artifact: Path, environment: Environment, server: vllm.Server | None
+    run: Run, stage: str, artifact: Path, environment: Environment, server: vllm.Server | None, out: Path
 ) -> None:
     if stage == "serve":
         assert server is not None

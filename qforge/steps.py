@@ -140,7 +140,8 @@ class Run:
 
     def _quantized(self, plan: Plan, source: Path) -> Path:
         method = self.job.method
-        assert method.function and method.env
+        assert method.function
+        assert method.env
         library = method.function.partition(":")[0].removeprefix("qforge.").replace(".", "/")
         inputs = {"source": str(source)}
         key: dict[str, Any] = {

@@ -47,20 +47,21 @@ def test_every_group_in_conf_is_tested_here() -> None:
 
 
 def test_every_model_method_and_hardware_plans_or_is_refused_with_a_way_out() -> None:
-    planned = 0
+    planned, without_way_out = 0, []
     models = [m for m in options("model") if m not in ALWAYS_GIVEN]
     for model, method, hw in itertools.product(models, options("method"), options("hw")):
         made = job(f"model={model}", f"method={method}", f"hw={hw}")
         try:
             found = plan.make(made, None)
         except ValueError as error:
-            assert "; use " in str(error), f"{model} {method} {hw}: no way out in: {error}"
+            without_way_out += [f"{model} {method} {hw}: {error}"] if "; use " not in str(error) else []
             continue
         planned += 1
         assert found.serving.how is not How.refused
         assert found.bytes <= found.bf16_bytes
         assert 1 in found.tensor_parallel
     assert planned > 100
+    assert not without_way_out
 
 
 def test_hardware_brings_its_runtime_unless_one_is_given() -> None:
@@ -96,9 +97,8 @@ def test_the_group_size_reaches_the_library_under_its_own_name() -> None:
     ],
 )
 def test_what_no_model_could_make_right_is_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         job(*overrides).check()
-    assert message in str(error.value)
 
 
 def test_the_shipped_texts_do_not_overlap() -> None:

@@ -1,0 +1,141 @@
+"""Environments: made whole, made once, remade when broken; and the processes in them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from qforge import envs
+from qforge.config import Job
+from qforge.envs import Environment, StageError
+from qforge.request import Request
+
+HERE = Environment(Path(sys.executable), "tests", None)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A real environment of one package, in a folder of its own."""
+    pins = tmp_path / "tiny.txt"
+    pins.write_text("idna==3.20\n")
+    monkeypatch.setattr(envs, "VENVS", tmp_path / "venvs")
+    monkeypatch.setattr(envs, "requirements", lambda name: pins)
+    return pins
+
+
+def has(environment: Environment, module: str) -> bool:
+    return subprocess.run([environment.python, "-c", f"import {module}"], capture_output=True).returncode == 0
+
+
+def test_made_once_and_again_when_the_pins_change(tiny: Path) -> None:
+    first = envs.managed("tiny")
+    assert has(first, "idna")
+    assert has(first, "qforge")
+    made = (first.python.parent.parent / "qforge.ready").stat().st_mtime_ns
+    assert envs.managed("tiny") == first
+    assert (first.python.parent.parent / "qforge.ready").stat().st_mtime_ns == made
+    tiny.write_text("sniffio==1.3.1\n")
+    second = envs.managed("tiny")
+    assert second.identity != first.identity
+    assert has(second, "sniffio")
+    assert not has(second, "idna")
+
+
+def test_a_half_made_environment_is_made_anew(tiny: Path) -> None:
+    made = envs.managed("tiny")
+    folder = made.python.parent.parent
+    (folder / "qforge.ready").unlink()  # as a kill in the middle leaves it
+    for file in folder.rglob("idna/__init__.py"):
+        file.unlink()
+    assert has(envs.managed("tiny"), "idna")
+    made.python.unlink()
+    assert has(envs.managed("tiny"), "idna")
+
+
+def test_no_network_is_said_in_one_line(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")  # nothing listens there
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.raises(ValueError, match=r"env=tiny: the package index cannot be reached.*make envs"):
+        envs.managed("tiny")
+    assert not (envs.VENVS / "tiny").exists()
+
+
+def test_an_unknown_environment_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="env=quantt: no such environment; choose from control, dev, quant, vllm"):
+        envs.requirements("quantt")
+
+
+def test_an_interpreter_that_does_not_start(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho broken >&2; exit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(ValueError, match=r"does not start: \['broken'\]"):
+        envs.existing(str(python))
+
+
+def test_an_existing_interpreter_is_known_by_its_packages() -> None:
+    assert envs.existing(sys.executable).identity == envs.existing(sys.executable).identity
+
+
+def test_the_whole_group_ends_with_the_block() -> None:
+    """A child that ignores SIGTERM, and a grandchild: both are gone afterwards."""
+    grandchild = "import time; time.sleep(600)"
+    code = f"""if True:
+        import signal, subprocess, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print(subprocess.Popen([sys.executable, "-c", "{grandchild}"]).pid, flush=True)
+        time.sleep(600)"""
+    envs_patience = envs.end_group.__defaults__
+    envs.end_group.__defaults__ = (1.0,)
+    try:
+        with envs.process(HERE, ["-c", code], {}) as child:
+            assert child.stdout
+            pid = int(child.stdout.readline())
+            assert psutil.pid_exists(pid)
+    finally:
+        envs.end_group.__defaults__ = envs_patience
+    assert child.returncode is not None
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_killed_owner_takes_its_processes_along(tmp_path: Path) -> None:
+    """Even one whose child ignores the signal that its parent died, as vLLM does while it starts."""
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    owner = f"""if True:
+        import sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from pathlib import Path
+        from qforge import envs
+        with envs.process(envs.Environment(Path(sys.executable), "x", None), [{str(child)!r}], {{}}):
+            time.sleep(600)"""
+    process = subprocess.Popen([sys.executable, "-c", owner])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 40
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_failing_stage_says_what_and_where(tmp_path: Path) -> None:
+    """qforge.stages.bench has no vLLM here: the stage's own last words and its log are in the message."""
+    request = Request(Job(), str(tmp_path), server={"base_url": "x", "api_key": "x"})
+    with pytest.raises(StageError, match=r"bench failed \(exit code 1\): .*log: .*bench.log"):
+        envs.run_stage("bench", HERE, request, tmp_path / "bench.log", lambda text: None)
+    assert not (tmp_path / "result.json").exists()

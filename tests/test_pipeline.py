@@ -1,0 +1,209 @@
+"""The whole way on a real model: quantized, served by vLLM's CPU build, scored, timed, judged, reported, reused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from conftest import QUICK, ROOT, Cli, Finished
+from test_bad_input import processes_with
+
+from qforge import provenance
+from qforge.checkpoint import read_json
+
+pytestmark = pytest.mark.real
+STAGE_FILES = ("plan", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
+
+
+@pytest.fixture(scope="session")
+def whole(cli: Cli) -> Finished:
+    return cli.succeed("method=rtn", *QUICK)
+
+
+def test_everything_is_there_and_says_what_was_measured(whole: Finished) -> None:
+    for name in STAGE_FILES:
+        assert (whole.folder / f"{name}.json").is_file(), name
+    serve = whole.json("serve")
+    assert serve["kernels"] == [
+        "CPUWNA16LinearKernel for CompressedTensorsWNA16",
+        "CPUWNA16LinearKernel for mixed-precision linear",
+    ]
+    assert "Paris" in serve["canary"]["answer"]
+    assert serve["canary"]["same_twice"]
+    assert serve["version"] == "0.32.0"
+    bench = whole.json("bench")
+    assert [len(runs) for runs in bench["runs"].values()] == [1, 1]
+    assert all(run["output_throughput"] > 0 for runs in bench["runs"].values() for run in runs)
+    assert whole.output.strip().endswith(str(whole.folder))
+
+
+def test_the_verdict_rests_on_bf16_under_the_same_conditions(whole: Finished) -> None:
+    ours, theirs = whole.json("evaluate"), whole.json("bf16-evaluate")
+    for name in ours["texts"]:
+        assert ours["texts"][name]["windows_sha256"] == theirs["texts"][name]["windows_sha256"]
+        assert ours["texts"][name]["perplexity"] > theirs["texts"][name]["perplexity"]
+    verdict = whole.json("verdict")
+    assert verdict["verdict"] in ("accept", "reject", "inconclusive")
+    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "speed"}
+
+
+def test_the_same_again_runs_nothing_and_a_new_eval_quantizes_nothing(cli: Cli, whole: Finished) -> None:
+    again = cli.succeed("method=rtn", *QUICK)
+    assert not list(again.folder.glob("*.log"))
+    for name in ("evaluate", "bench", "verdict"):
+        assert again.json(name) == whole.json(name), name
+    other = cli.succeed("method=rtn", *QUICK, "eval.windows=2", "eval.tasks=[]")
+    assert "= quantize" in other.output
+    assert not (other.folder / "quantize.log").exists()
+    assert not (other.folder / "bench.log").exists(), "bench was known; only evaluate needed the server"
+    assert other.json("evaluate")["texts"]["wikitext"]["tokens"] == 2 * 255
+
+
+def test_server_and_transformers_agree(cli: Cli, whole: Finished) -> None:
+    """Within 0.5 %: the packed weights that the kernel multiplies are those that the library unpacks."""
+    direct = cli.succeed("method=rtn", *QUICK, "runtime=transformers")
+    for prefix in ("", "bf16-"):
+        served, unpacked = whole.json(f"{prefix}evaluate"), direct.json(f"{prefix}evaluate")
+        assert (served["through"], unpacked["through"]) == ("server", "transformers")
+        for name, text in served["texts"].items():
+            assert text["perplexity"] == pytest.approx(unpacked["texts"][name]["perplexity"], rel=0.005)
+    assert "speed is measured through vLLM only" in direct.json("bench")["not_measured"]
+    assert direct.json("verdict")["criteria"][-1]["verdict"] == "not_measured"
+
+
+def test_nvfp4_on_a_cpu_is_scored_through_the_server_and_never_timed(cli: Cli) -> None:
+    """ModelOpt's and llm-compressor's checkpoints are the same format: nearly the same numbers, by two exporters."""
+    tiny = (*QUICK, "eval.tasks=[]", "stages=[quantize,inspect,serve,evaluate,bench]")
+    found = {}
+    for method in ("nvfp4", "nvfp4_llmc"):
+        run = cli.succeed(f"method={method}", *tiny)
+        assert run.json("bench")["not_measured"].startswith("emulated: vLLM has no NVFP4 kernel for CPUs")
+        assert run.json("plan")["serving"]["how"] == "emulated"
+        found[method] = run.json("evaluate")["texts"]["wikitext"]["perplexity"]
+    assert found["nvfp4"] == pytest.approx(found["nvfp4_llmc"], rel=0.05)
+    direct = cli.succeed("method=nvfp4_llmc", *tiny, "runtime=transformers")
+    unpacked = direct.json("evaluate")["texts"]["wikitext"]["perplexity"]
+    assert found["nvfp4_llmc"] == pytest.approx(unpacked, rel=0.005)
+
+
+def test_the_artifact_is_complete_in_itself_and_verifies(cli: Cli, whole: Finished, tmp_path: Path) -> None:
+    artifact = tmp_path / "moved"
+    shutil.copytree(whole.folder / "artifact", artifact)
+    for name in ("job", "plan", "quantize", "inspect", "evaluate", "verdict", "hashes"):
+        assert (artifact / "qforge" / f"{name}.json").is_file(), name
+    card = (artifact / "README.md").read_text()
+    perplexity = whole.json("evaluate")["texts"]["python_reference"]["perplexity"]
+    assert f"{perplexity:.4g}" in card
+    assert f"**Verdict: {whole.json('verdict')['verdict']}**" in card
+    assert provenance.verify(artifact) == []
+    assert cli(f"verify={artifact}").code == 0
+    (artifact / "config.json").write_text("{}")
+    (artifact / "tokenizer.json").unlink()
+    (artifact / "new").touch()
+    done = cli(f"verify={artifact}")
+    assert done.code == 2
+    for said in ("config.json: changed", "tokenizer.json: missing", "new: not there when it was made"):
+        assert said in done.output
+
+
+def test_transformers_alone_opens_the_artifact(whole: Finished, tmp_path: Path) -> None:
+    """No qforge on the path: what a user does with the folder."""
+    code = """if True:
+        import sys
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+        model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+        chat = [{"role": "user", "content": "What is the capital of France?"}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)
+        print(tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True))
+        assert "qforge" not in sys.modules"""
+    python = ROOT / ".venvs/quant/bin/python"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    artifact = shutil.copytree(whole.folder / "artifact", tmp_path / "artifact")
+    shutil.rmtree(artifact / "qforge")
+    done = subprocess.run([python, "-c", code, artifact], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+
+
+def test_the_report_shows_the_verdict_and_the_numbers(whole: Finished) -> None:
+    page = (whole.folder / "report.html").read_text()
+    verdict = whole.json("verdict")
+    assert f'id="verdict">{verdict["verdict"]}<' in page
+    for criterion in verdict["criteria"]:
+        assert f"{criterion['value']:.4g}" in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "python run.py" in page
+
+
+# -- a server that stays
+
+
+@pytest.fixture(scope="module")
+def kept(cli: Cli, whole: Finished) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
+    """serve.keep: base URL, key and process. Ended by Ctrl-C; no process may be left."""
+    arguments, folder = cli.command(
+        "stages=[serve]", "serve.keep=true", f"artifact={whole.folder / 'artifact'}", "serve.api_key=secret"
+    )
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("curl "):
+            break
+    assert lines[-1].startswith("curl "), "".join(lines)
+    yield lines[-1].split()[1].removesuffix("/v1/chat/completions"), "secret", process
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(60) == 130, rest
+    assert not processes_with(str(folder)), "no server is left"
+    assert "Traceback" not in rest
+
+
+def test_the_openai_package_chats_with_it(kept: tuple[str, str, subprocess.Popen[str]]) -> None:
+    url, key, _ = kept
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+    answer = client.chat.completions.create(
+        model="model", temperature=0, max_tokens=32,
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+    )  # fmt: skip
+    assert "Paris" in str(answer.choices[0].message.content)
+
+
+def test_without_the_key_it_answers_nobody(kept: tuple[str, str, subprocess.Popen[str]]) -> None:
+    assert httpx.get(f"{kept[0]}/v1/models").status_code == 401
+    assert kept[0].startswith("http://127.0.0.1:")
+
+
+def test_a_server_that_cannot_start_ends_with_a_diagnosis(cli: Cli, whole: Finished) -> None:
+    started = time.monotonic()
+    done = cli("method=rtn", *QUICK, "+runtime.args.dtype=bf16")
+    assert done.code == 1
+    assert "the server ended while it started" in done.output
+    assert "cause: CLI --dtype bf16" in done.output
+    assert "remedy: --dtype bfloat16" in done.output
+    assert time.monotonic() - started < 600, "it does not wait for the time-out"
+    assert "Traceback" not in done.output
+
+
+def test_a_sweep_runs_every_row(cli: Cli, whole: Finished, tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(ROOT / "run.py"), "--multirun", f"hydra.sweep.dir={tmp_path}", f"store={cli.store}",
+        "method=rtn", "eval=quick,default", "plan_only=true", "exempt=lm_head,boundary",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plans = [read_json(file) for file in sorted(tmp_path.glob("*/plan.json"))]
+    assert sorted(len(p["quantized"]) for p in plans) == [196, 196, 210, 210]
