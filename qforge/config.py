@@ -15,6 +15,7 @@ MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled 
 
 ROOT = Path(__file__).resolve().parent.parent
 
+METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second_gain_percent")  # what judge compares
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 
 
@@ -140,7 +141,7 @@ class Bench:
 class Criterion:
     """One line of the verdict. Exactly one of at_most and at_least, on the change against bf16 in the given unit."""
 
-    metric: str = MISSING  # a name of judge.METRICS
+    metric: str = MISSING  # one of METRICS
     at_most: float | None = None
     at_least: float | None = None
     concurrency: int | None = None  # for speed: at how many streams
@@ -204,6 +205,10 @@ class Job:
         for name, criterion in self.gate.criteria.items():
             if (criterion.at_most is None) == (criterion.at_least is None):
                 raise ValueError(f"gate.criteria.{name}: give exactly one of at_most and at_least")
+            if criterion.metric not in METRICS:
+                raise ValueError(
+                    f"gate.criteria.{name}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}"
+                )
             if criterion.concurrency is not None and criterion.concurrency not in self.bench.concurrency:
                 raise ValueError(
                     f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "

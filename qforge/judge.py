@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from qforge.config import Criterion, Gate
+from qforge.config import METRICS, Criterion, Gate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second_gain_percent")
 TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
 RESAMPLES = 2000
 LEVEL = (2.5, 97.5)  # percentiles: a 95 % interval
@@ -57,13 +56,7 @@ def judge(gate: Gate, measured: dict[str, Any], baseline: dict[str, Any]) -> dic
 
 
 def _findings(name: str, criterion: Criterion, measured: dict[str, Any], baseline: dict[str, Any]) -> Iterator[Finding]:
-    compare = {
-        "perplexity_increase_percent": _perplexity,
-        "task_drop_points": _tasks,
-        "tokens_per_second_gain_percent": _speed,
-    }.get(criterion.metric)
-    if compare is None:
-        raise ValueError(f"gate.criteria.{name}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}")
+    compare = COMPARISONS[criterion.metric]
     threshold = f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
     stage = "bench" if compare is _speed else "evaluate"
     for side in (measured, baseline):
@@ -143,6 +136,9 @@ def _speed(criterion: Criterion, measured: dict[str, Any], baseline: dict[str, A
     yield Comparison(
         f"concurrency {at}", 100 * (medians[0] / medians[1] - 1), (float(interval[0]), float(interval[1])), *medians
     )
+
+
+COMPARISONS = dict(zip(METRICS, (_perplexity, _tasks, _speed), strict=True))
 
 
 def _resamples(count: int) -> NDArray[Any]:

@@ -56,8 +56,9 @@ def runtime_environment(job: Job) -> Environment:
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     python = job.runtime.python
+    env = envs.existing(python).identity if python else envs.identity(str(job.runtime.env))
     served = {
-        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": envs.existing(python).identity if python else envs.identity(str(job.runtime.env)),
+        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
         "machine": provenance.machine(), "emulated": plan.emulated,
         "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
     }  # fmt: skip

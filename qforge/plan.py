@@ -126,7 +126,8 @@ def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str
         return found, config, str(folder)
     if job.model.architecture is None:
         raise ValueError(
-            f"model={job.model.name}: not here yet, and model.architecture names no config.json to plan from"
+            f"model={job.model.name}: there is nothing to plan from; give model.path=FOLDER, or for a model that is "
+            "fetched later model.architecture=CONFIG_JSON"
         )
     file = repository_path(job.model.architecture)
     config = checkpoint.read_json(file)

@@ -38,7 +38,7 @@ def refused(done: Finished, *words: str) -> None:
         (["method=nvfp4", "runtime=transformers"], ["does not read ModelOpt's packed checkpoints", "method=nvfp4_llmc"]),
         (["hw=h100"], ["hw=h100: this machine has no nvidia GPU", "plan_only=true"]),
         (["model=local", "model.name=x", "model.path=/no/such/folder"], ["model.path=/no/such/folder: no such folder"]),
-        (["model=local", "model.name=x"], ["model.path", "Missing mandatory value"]),
+        (["model=local", "model.name=x"], ["model=x: there is nothing to plan from; give model.path=FOLDER"]),
         (["exempt=boundary", "exempt.first_block.match=[block:40]"], ["exempt.first_block: 'block:40' matches no module"]),
         (["exempt.lm_head.match=['re:.*q_proj']"], ["exempt.lm_head", "exempt all of them or none"]),
         (["artifact=/no/such/artifact"], ["artifact=/no/such/artifact: no checkpoint there"]),
@@ -128,10 +128,12 @@ def test_a_full_disk(cli: Cli, model: Path, tmp_path: Path) -> None:
         before = cli(f"store={disk}", "method=rtn", "stages=[quantize]")
         refused(before, f"store={disk}: the disk has 0.21 GB free", "free some space or give another store=PATH")
         # room enough by the plan, and another process fills the disk meanwhile
-        subprocess.run(["mount", "-o", "remount,size=700m", disk], check=True)
+        subprocess.run(["mount", "-o", "remount,size=900m", disk], check=True)
         arguments, folder = cli.command(f"store={disk}", "method=rtn", "stages=[quantize]")
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            subprocess.run(["fallocate", "-l", "640M", disk / "filler"], check=True)
+            while process.poll() is None and not list(disk.glob("fetch/*.partial")):
+                time.sleep(0.01)
+            subprocess.run(["fallocate", "-l", "730M", disk / "filler"], check=True)
             output = process.communicate()[0]
         refused(Finished(process.returncode, output, folder), "the disk is full")
         assert not list(disk.glob("*/*.partial"))
