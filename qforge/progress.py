@@ -15,6 +15,8 @@ TQDM = re.compile(r"(?P<what>[^\r\n:%|]*?)\s*:?\s*(?P<percent>\d+)%\|")
 NUMBERED = re.compile(r"\((?P<step>\d+)/(?P<steps>\d+)\):\s*(?P<what>\w+)")
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 120  # a log file or CI; rich would take 80
 
 
 class Line:

@@ -34,7 +34,7 @@ def make(
         "notes": plan.notes,
         "caution": job.model.caution,
         "verdict": verdict["verdict"],
-        "gate": {name: criterion.why for name, criterion in job.gate.criteria.items()},
+        "gate": job.gate,
         "criteria": verdict["criteria"],
         "size": {
             "parameters": plan.parameters, "bytes": plan.bytes, "bf16_bytes": plan.bf16_bytes,

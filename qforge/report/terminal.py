@@ -72,11 +72,11 @@ def row(result: dict[str, Any]) -> None:
     """The verdict and what it rests on."""
     if result["criteria"]:
         table = Table(title=None, box=None, pad_edge=False, header_style="dim")
-        for name in ("criterion", "of", "bf16", result["method"], "change", "95 % interval", "wanted", "verdict"):
+        for name in ("criterion", "of", "bf16", result["method"], "change", "interval", "wanted", "verdict"):
             table.add_column(name)
         for c in result["criteria"]:
             table.add_row(
-                c["metric"], c["of"], _number(c["baseline"]), _number(c["measured"]), _number(c["value"]),
+                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]), _number(c["value"]),
                 _interval(c["interval"]), c["threshold"], _coloured(c["verdict"]),
             )  # fmt: skip
             if c["reason"]:
