@@ -19,7 +19,8 @@ def main(config: DictConfig) -> int:
     from qforge.pipeline import run  # late: `--help` must not pay for it
 
     folder = HydraConfig.get().runtime.output_dir
-    exit_codes.append(run(lambda: OmegaConf.to_object(config), folder, debug=bool(OmegaConf.select(config, "debug"))))
+    exit_codes.append(1)  # if it ends with a bug of ours
+    exit_codes[-1] = run(lambda: OmegaConf.to_object(config), folder, debug=bool(OmegaConf.select(config, "debug")))
     return exit_codes[-1]
 
 

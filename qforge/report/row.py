@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +12,7 @@ from qforge import provenance
 from qforge.checkpoint import read_json
 from qforge.config import Job
 from qforge.plan import Plan
+from qforge.request import to_json
 
 
 def make(
@@ -23,7 +25,7 @@ def make(
 ) -> dict[str, Any]:
     """The row, from the results as they are stored. What was not measured says so, and why."""
     quantized = folder / "quantize.json"
-    return {
+    row = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "model": job.model.name,
         "method": job.method.name,
@@ -54,6 +56,8 @@ def make(
         "qforge": provenance.commit(),
         "command": command(folder),
     }  # fmt: skip
+    plain: dict[str, Any] = json.loads(to_json(row))
+    return plain
 
 
 def command(folder: Path) -> str:
