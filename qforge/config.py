@@ -187,37 +187,44 @@ class Job:
             raise ValueError(
                 f"runtime={self.runtime.name}: give either runtime.env (a managed environment) or runtime.python (a path)"
             )
+        self._check_lengths()
+        for name, criterion in self.gate.criteria.items():
+            self._check_criterion(name, criterion)
+        for source, texts in (("calib", self.calib.texts), ("eval", self.eval.texts)):
+            for name, text in texts.items():
+                if not repository_path(text.path).is_file():
+                    raise ValueError(f"{source}.texts.{name}.path={text.path}: no such file; give one that is there")
+
+    def _check_lengths(self) -> None:
         if self.calib.sequences < 1 or self.calib.length < 2:
             raise ValueError("calib: sequences must be at least 1 and length at least 2 tokens")
         if self.eval.windows < 1 or self.eval.context < 2:
             raise ValueError("eval: windows must be at least 1 and context at least 2 tokens")
-        max_model_len = self.runtime.args.get("max_model_len")
-        if max_model_len is not None and max_model_len <= self.eval.context:
+        limit = self.runtime.args.get("max_model_len")
+        if limit is not None and limit <= self.eval.context:
             raise ValueError(
                 f"eval.context={self.eval.context} needs runtime.args.max_model_len > {self.eval.context} (one token is "
-                f"generated), which is {max_model_len}; raise it or shorten eval.context"
+                f"generated), which is {limit}; raise it or shorten eval.context"
             )
-        if max_model_len is not None and max_model_len < self.bench.input_len + self.bench.output_len:
+        asked = self.bench.input_len + self.bench.output_len
+        if limit is not None and limit < asked:
             raise ValueError(
-                f"bench.input_len + bench.output_len = {self.bench.input_len + self.bench.output_len} exceeds "
-                f"runtime.args.max_model_len={max_model_len}; raise it or shorten them"
+                f"bench.input_len + bench.output_len = {asked} exceeds runtime.args.max_model_len={limit}; raise it or "
+                "shorten them"
             )
-        for name, criterion in self.gate.criteria.items():
-            if (criterion.at_most is None) == (criterion.at_least is None):
-                raise ValueError(f"gate.criteria.{name}: give exactly one of at_most and at_least")
-            if criterion.metric not in METRICS:
-                raise ValueError(
-                    f"gate.criteria.{name}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}"
-                )
-            if criterion.concurrency is not None and criterion.concurrency not in self.bench.concurrency:
-                raise ValueError(
-                    f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
-                    f"bench.concurrency={self.bench.concurrency}; add it there or judge another"
-                )
-        for source, texts in (("calib", self.calib.texts), ("eval", self.eval.texts)):
-            for name, text in texts.items():
-                if not repository_path(text.path).is_file():
-                    raise ValueError(f"{source}.texts.{name}.path={text.path}: no such file")
+
+    def _check_criterion(self, name: str, criterion: Criterion) -> None:
+        if (criterion.at_most is None) == (criterion.at_least is None):
+            raise ValueError(f"gate.criteria.{name}: give exactly one of at_most and at_least")
+        if criterion.metric not in METRICS:
+            raise ValueError(
+                f"gate.criteria.{name}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}"
+            )
+        if criterion.concurrency is not None and criterion.concurrency not in self.bench.concurrency:
+            raise ValueError(
+                f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
+                f"bench.concurrency={self.bench.concurrency}; add it there or judge another"
+            )
 
 
 def repository_path(path: str) -> Path:

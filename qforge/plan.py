@@ -76,16 +76,11 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; exempt less")
     _refuse_shapes(job, quantized, layout, group)
-    expected = dict(tensors)
-    for module in quantized:
-        del expected[f"{module.name}.weight"]
-        for suffix, tensor in layout.packed(module.out_features, module.in_features, group or 0).items():
-            expected[f"{module.name}.{suffix}"] = tensor
     serving = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime)
     if serving.how is compat.How.refused:
         raise ValueError(f"method={job.method.name} hw={job.hw.name}: {serving.reason}; use {serving.fix}")
-    parameters = sum(t.count for t in tensors.values())
-    size = sum(t.nbytes for t in expected.values())
+    expected = _expected(tensors, quantized, layout, group)
+    parameters, size = sum(t.count for t in tensors.values()), sum(t.nbytes for t in expected.values())
     linear = {m.name for m in tree if m.linear}
     plan = Plan(
         model=job.model.name,
@@ -112,6 +107,17 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     return plan
 
 
+def _expected(
+    tensors: dict[str, Tensor], quantized: list[Module], layout: Format, group: int | None
+) -> dict[str, Tensor]:
+    expected = dict(tensors)
+    for module in quantized:
+        del expected[f"{module.name}.weight"]
+        for suffix, tensor in layout.packed(module.out_features, module.in_features, group or 0).items():
+            expected[f"{module.name}.{suffix}"] = tensor
+    return expected
+
+
 def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     if folder is not None:
         config = checkpoint.read_json(folder / "config.json")
@@ -120,7 +126,11 @@ def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str
                 f"model.path={folder}: this checkpoint is quantized already; give the bf16 original as the model and "
                 "this one as artifact=PATH"
             )
-        found: dict[str, Tensor] = {k: Tensor(v.dtype, v.shape) for k, v in checkpoint.headers(folder).items()}
+        # the quantizers load in bf16, whatever the file holds
+        found = {
+            name: Tensor("BF16" if tensor.dtype in ("F16", "F32") else tensor.dtype, tensor.shape)
+            for name, tensor in checkpoint.headers(folder).items()
+        }
         if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
             found.pop("lm_head.weight", None)
         return found, config, str(folder)
