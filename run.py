@@ -1,6 +1,5 @@
 """python run.py [group=option ...] [key=value ...]     see python run.py --help"""
 
-import os
 import sys
 
 import hydra
@@ -25,9 +24,10 @@ def main(config: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     try:
         main()
     except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
         sys.exit(error.code if exit_codes or not error.code else 2)
+    except KeyboardInterrupt:  # said already; a sweep ends here as well
+        sys.exit(130)
     sys.exit(max(exit_codes, default=0))

@@ -60,7 +60,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         packed = size["quantized_bits_per_weight"]
         cells += [f"{packed:.2f}" if packed else ""]
         cells += [f"{measured['evaluate']['texts'][t]['perplexity']:.2f}" for t in texts]
-        cells += [f"{measured['evaluate']['tasks'][t]['acc']:.2f}" for t in tasks]
+        cells += [f"{measured['evaluate']['tasks'][t]['metrics']['acc']:.2f}" for t in tasks]
         bench = measured["bench"]
         cells += [f"{bench['runs'][c]['output_throughput']:.0f}" if "runs" in bench else "-" for c in streams]
         cells += [f"{bench['resident_gib']:.2f}" if "runs" in bench else "-"]

@@ -1,7 +1,8 @@
 """What serves what: for a scheme, a group size, a hardware and an engine, the kernel to expect, or why there is none.
 
 The facts are those of vLLM 0.33 (GPU) and 0.32 (CPU build). `read`: from its source, named by file and line under
-vllm/model_executor. `ran`: seen by running it, with the version. An H200 ran vLLM 0.26, where a few kernels differ.
+vllm/model_executor. `ran`: seen by running it, with the version. `assumed`: neither. An H200 ran vLLM 0.26, where a few
+kernels differ.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ FACTS = [
           evidence="read: kernels/linear/mixed_precision/triton_w4a16.py:32"),
     _fact("int4", ("cpu",), How.weight_only, "CPUWNA16", "needs AVX-512", groups=(-1, 32, 64, 128),
           evidence="ran: CPU 0.32"),
-    # FP8, per channel, activations quantized on the fly
-    _fact("fp8", ("8.9", "9.0", "10.0", "11.0", "12.0"), How.native, "Cutlass or FlashInfer FP8", "",
-          "read: kernels/linear/__init__.py"),
-    _fact("fp8", ("8.0",), How.weight_only, "Marlin", "Ampere has no FP8 arithmetic", "read: fp8 Marlin"),
-    _fact("fp8", ("gfx942",), How.native, "rowwise scaled_mm", "", "read: kernels/linear/__init__.py"),
-    _fact("fp8", ("cpu",), How.native, "CPU FP8", "", "read: platforms/cpu.py"),
+    # FP8, per channel, activations quantized on the fly. Only the CPU row was run; no line of vLLM's source was kept
+    # for the others.
+    _fact("fp8", ("8.9", "9.0", "10.0", "11.0", "12.0"), How.native, "an FP8 GEMM", "", "assumed, not checked"),
+    _fact("fp8", ("8.0",), How.weight_only, "Marlin", "Ampere has no FP8 arithmetic", "assumed, not checked"),
+    _fact("fp8", ("gfx942",), How.native, "an FP8 GEMM", "", "assumed, not checked"),
+    _fact("fp8", ("cpu",), How.native, "", "", "ran: CPU 0.32"),
 ]  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def serving(scheme: str, layout: str, group_size: int | None, hw: Hardware, runt
             return fact.serving
     return Serving(
         How.refused, "", f"no kernel of vLLM is known for {scheme}, group {group_size}, on {hw.name} ({platform})",
-        "no row in qforge/compat.py", fix="another group_size or method; see the table in the README",
+        "no row in qforge/compat.py", fix="another group_size or method",
     )  # fmt: skip
 
 

@@ -1,7 +1,4 @@
-"""The job: everything a run is told, typed, and the checks that need nothing but the job itself.
-
-Imports nothing heavy: this is what `run.py --help` pays for. Checks that need the model's shapes live in plan.py.
-"""
+"""The job: everything a run is told, typed. Imports nothing heavy: this is what `run.py --help` pays for."""
 
 from __future__ import annotations
 
@@ -66,7 +63,8 @@ class Method:
 
 @dataclass
 class Rule:
-    """Modules to leave in bf16: an exact module name, `re:` and a pattern, or a role (see modules.ROLES)."""
+    """Modules to leave in bf16: an exact module name, `re:` and a pattern, a block (`block:first`, `block:3/o_proj`) or a role
+    (`role:` and a kind or the last part of a module's name: lm_head, mlp, down_proj ...)."""
 
     match: list[str] = MISSING
     why: str = MISSING
@@ -93,8 +91,7 @@ class Hardware:
     name: str = MISSING
     vendor: Vendor = MISSING
     capability: str | None = None  # CUDA compute capability or AMD gfx name
-    memory_gib: float | None = None  # none: read from the machine
-    bandwidth_gbs: float | None = None
+    memory_gib: float | None = None  # of one device; none: this machine's own
     args: dict[str, Any] = field(default_factory=dict)  # vLLM's own options that this hardware wants
 
 
@@ -102,6 +99,7 @@ class Hardware:
 class Runtime:
     name: str = MISSING
     engine: Engine = MISSING
+    vendors: list[Vendor] = MISSING  # whose hardware it is for
     env: str | None = None  # managed environment
     python: str | None = None  # or an existing interpreter: somebody's own vLLM
     args: dict[str, Any] = field(default_factory=dict)  # the engine's own options, under its own names
@@ -173,58 +171,6 @@ class Job:
     verify: str | None = None  # check this artifact against its own provenance, and stop
     store: str = ".store"
     debug: bool = False
-
-    def check(self) -> None:
-        """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
-        unknown = [s for s in self.stages if s not in STAGES]
-        if unknown:
-            raise ValueError(f"stages: {unknown[0]!r} is no stage; choose from {', '.join(STAGES)}")
-        if self.group_size is not None and self.group_size != -1 and self.group_size < 16:
-            raise ValueError(
-                f"group_size={self.group_size}: no kernel serves it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
-            )
-        if (self.runtime.env is None) == (self.runtime.python is None):
-            raise ValueError(
-                f"runtime={self.runtime.name}: give either runtime.env (a managed environment) or runtime.python (a path)"
-            )
-        self._check_lengths()
-        for name, criterion in self.gate.criteria.items():
-            self._check_criterion(name, criterion)
-        for source, texts in (("calib", self.calib.texts), ("eval", self.eval.texts)):
-            for name, text in texts.items():
-                if not repository_path(text.path).is_file():
-                    raise ValueError(f"{source}.texts.{name}.path={text.path}: no such file; give one that is there")
-
-    def _check_lengths(self) -> None:
-        if self.calib.sequences < 1 or self.calib.length < 2:
-            raise ValueError("calib: sequences must be at least 1 and length at least 2 tokens")
-        if self.eval.windows < 1 or self.eval.context < 2:
-            raise ValueError("eval: windows must be at least 1 and context at least 2 tokens")
-        limit = self.runtime.args.get("max_model_len")
-        if limit is not None and limit <= self.eval.context:
-            raise ValueError(
-                f"eval.context={self.eval.context} needs runtime.args.max_model_len > {self.eval.context} (one token is "
-                f"generated), which is {limit}; raise it or shorten eval.context"
-            )
-        asked = self.bench.input_len + self.bench.output_len
-        if limit is not None and limit < asked:
-            raise ValueError(
-                f"bench.input_len + bench.output_len = {asked} exceeds runtime.args.max_model_len={limit}; raise it or "
-                "shorten them"
-            )
-
-    def _check_criterion(self, name: str, criterion: Criterion) -> None:
-        if (criterion.at_most is None) == (criterion.at_least is None):
-            raise ValueError(f"gate.criteria.{name}: give exactly one of at_most and at_least")
-        if criterion.metric not in METRICS:
-            raise ValueError(
-                f"gate.criteria.{name}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}"
-            )
-        if criterion.concurrency is not None and criterion.concurrency not in self.bench.concurrency:
-            raise ValueError(
-                f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
-                f"bench.concurrency={self.bench.concurrency}; add it there or judge another"
-            )
 
 
 def repository_path(path: str) -> Path:

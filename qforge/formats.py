@@ -25,6 +25,7 @@ class Format:
     packed: Packed  # (out_features, in_features, group_size) -> suffix -> tensor
     group_sizes: tuple[int, ...]  # that exist as a format at all, -1: per output channel; empty: has no groups
     quant_method: str | None  # in config.json, as vLLM reads it
+    largest: float = 1  # what a weight can be in units of its scale: 6 in FP4, 448 in E4M3, 8 or 15 steps in INT4
 
 
 def _int4(rows: int, columns: int, group: int, *, symmetric: bool) -> dict[str, Tensor]:
@@ -66,11 +67,11 @@ def _bf16(rows: int, columns: int, group: int) -> dict[str, Tensor]:
 INT4_GROUPS = (-1, 32, 64, 128)
 FORMATS = {
     "bf16": Format("bf16", 16, _bf16, (), None),
-    "int4": Format("int4", 4, lambda *a: _int4(*a, symmetric=True), INT4_GROUPS, "compressed-tensors"),
-    "int4_asym": Format("int4", 4, lambda *a: _int4(*a, symmetric=False), INT4_GROUPS, "compressed-tensors"),
-    "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), "compressed-tensors"),
-    "nvfp4_modelopt": Format("nvfp4", 4, _nvfp4_modelopt, (16,), "modelopt"),
-    "fp8": Format("fp8", 8, _fp8, (), "compressed-tensors"),
+    "int4": Format("int4", 4, lambda *a: _int4(*a, symmetric=True), INT4_GROUPS, "compressed-tensors", 8),
+    "int4_asym": Format("int4", 4, lambda *a: _int4(*a, symmetric=False), INT4_GROUPS, "compressed-tensors", 15),
+    "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), "compressed-tensors", 6),
+    "nvfp4_modelopt": Format("nvfp4", 4, _nvfp4_modelopt, (16,), "modelopt", 6),
+    "fp8": Format("fp8", 8, _fp8, (), "compressed-tensors", 448),
 }
 
 

@@ -1,6 +1,7 @@
 """Run a command and outlive nobody: when the parent of this process dies, end the command and all its children.
 
-`python -m qforge.guard COMMAND ...`, as the leader of a process group. A server that is only told by signal that its
+`python -m qforge.guard PARENT COMMAND ...`, PARENT being the number of the process that starts it, as the leader of a
+process group. A server that is only told by signal that its
 parent has died may lose that signal (vLLM 0.32 does, while it starts); this process does not.
 """
 
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from types import FrameType
 
-from qforge.request import die_with_parent
+from qforge.request import die_with
 
 PATIENCE = 15  # seconds between asking and killing
 
@@ -29,8 +30,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
     child = None
     try:
-        die_with_parent()
-        child = subprocess.Popen(sys.argv[1:])
+        die_with(int(sys.argv[1]))
+        child = subprocess.Popen(sys.argv[2:], close_fds=False)  # the locks of the parent live as long as the child
         code = child.wait()
     except Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

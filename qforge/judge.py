@@ -36,7 +36,7 @@ class Finding:
 class Comparison:
     of: str
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None  # none: too few samples to say
     measured: float
     baseline: float
 
@@ -63,14 +63,20 @@ def _findings(name: str, criterion: Criterion, measured: dict[str, Any], baselin
         if reason := side[stage].get("not_measured"):
             yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
             return
-    for found in compare(criterion, measured[stage], baseline[stage]):
+    comparisons = list(compare(criterion, measured[stage], baseline[stage]))
+    if not comparisons:
+        reason = f"{stage} measured nothing for it: see eval.texts, eval.tasks and {', '.join(TASK_METRICS)}"
+        yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
+    for found in comparisons:
         yield Finding(
             name, criterion.metric, found.of, _verdict(criterion, found.interval), threshold,
             found.value, found.interval, found.measured, found.baseline,
         )  # fmt: skip
 
 
-def _verdict(criterion: Criterion, interval: tuple[float, float]) -> str:
+def _verdict(criterion: Criterion, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return "inconclusive"
     low, high = interval
     if criterion.at_most is not None:
         return "pass" if high <= criterion.at_most else "fail" if low > criterion.at_most else "inconclusive"
@@ -99,7 +105,7 @@ def _perplexity(criterion: Criterion, measured: dict[str, Any], baseline: dict[s
         # the ratio of two perplexities over the same tokens: exp of the mean difference in loss
         changes = 100 * np.expm1((loss - reference)[drawn].sum(1) / tokens[drawn].sum(1))
         value = 100 * float(np.expm1((loss - reference).sum() / tokens.sum()))
-        yield Comparison(name, value, _interval(changes), text["perplexity"], other["perplexity"])
+        yield Comparison(name, value, _interval(changes, len(tokens)), text["perplexity"], other["perplexity"])
 
 
 def _tasks(criterion: Criterion, measured: dict[str, Any], baseline: dict[str, Any]) -> Iterator[Comparison]:
@@ -109,18 +115,31 @@ def _tasks(criterion: Criterion, measured: dict[str, Any], baseline: dict[str, A
     for name, task in measured["tasks"].items():
         other = baseline["tasks"][name]
         _same(f"the prompts of {name}", task["prompt_hashes"], other["prompt_hashes"])
-        metric = next((m for m in TASK_METRICS if m in task["per_sample"]), None)
+        metric = main_metric(task)
         if metric is None:
-            raise ValueError(f"eval.tasks: {name} has none of {', '.join(TASK_METRICS)} per sample; judge another task")
+            continue
         drop = 100 * (np.array(other["per_sample"][metric]) - np.array(task["per_sample"][metric]))
         drops = drop[_resamples(len(drop))].mean(1)
         yield Comparison(
-            f"{name} {metric}", float(drop.mean()), _interval(drops), task["metrics"][metric], other["metrics"][metric]
+            f"{name} {metric}",
+            float(drop.mean()),
+            _interval(drops, len(drop)),
+            task["metrics"][metric],
+            other["metrics"][metric],
         )
 
 
+def main_metric(task: dict[str, Any]) -> str | None:
+    """The metric of a task that is judged, with its filter if it has one."""
+    by_name = {metric.partition(",")[0]: metric for metric in reversed(task["per_sample"])}
+    return next((by_name[name] for name in TASK_METRICS if name in by_name), None)
+
+
 def _speed(criterion: Criterion, measured: dict[str, Any], baseline: dict[str, Any]) -> Iterator[Comparison]:
-    """Gain in percent of the medians. Interval: the slowest repeat against the fastest and the other way round."""
+    """Gain in percent of the medians. Interval: the slowest repeat against the fastest and the other way round.
+
+    Fewer than three repeats say nothing about the spread.
+    """
     import numpy as np
 
     _same(
@@ -132,10 +151,10 @@ def _speed(criterion: Criterion, measured: dict[str, Any], baseline: dict[str, A
     ours = np.array([run["output_throughput"] for run in measured["runs"][at]])
     theirs = np.array([run["output_throughput"] for run in baseline["runs"][at]])
     medians = float(np.median(ours)), float(np.median(theirs))
-    interval = 100 * (ours.min() / theirs.max() - 1), 100 * (ours.max() / theirs.min() - 1)
-    yield Comparison(
-        f"concurrency {at}", 100 * (medians[0] / medians[1] - 1), (float(interval[0]), float(interval[1])), *medians
-    )
+    interval = None
+    if min(len(ours), len(theirs)) >= 3:
+        interval = float(100 * (ours.min() / theirs.max() - 1)), float(100 * (ours.max() / theirs.min() - 1))
+    yield Comparison(f"concurrency {at}", 100 * (medians[0] / medians[1] - 1), interval, *medians)
 
 
 COMPARISONS = dict(zip(METRICS, (_perplexity, _tasks, _speed), strict=True))
@@ -147,8 +166,9 @@ def _resamples(count: int) -> NDArray[Any]:
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
 
 
-def _interval(values: NDArray[Any]) -> tuple[float, float]:
+def _interval(values: NDArray[Any], samples: int) -> tuple[float, float] | None:
+    """The percentiles of resampled values; none where two samples or fewer were resampled."""
     import numpy as np
 
     low, high = np.percentile(values, LEVEL)
-    return float(low), float(high)
+    return (float(low), float(high)) if samples > 2 else None

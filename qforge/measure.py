@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from qforge import envs, progress, provenance
 from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job
+from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
 from qforge.report import terminal
 from qforge.request import to_json
 from qforge.runtimes import vllm
-from qforge.store import key_of
+from qforge.store import key_of, locked, result
 
 if TYPE_CHECKING:
     from qforge.plan import Plan
@@ -36,17 +40,33 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         progress.reused(f"{run.prefix}{name}", run.job.method.name)
     if missing:
         environment = runtime_environment(run.job)
-        with _maybe_server(run, plan, artifact, environment) as server:
+        with _alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
-                build = partial(_build, run, name, artifact, environment, server)
-                run.store.get(name, keys[name], build)
+                run.store.get(name, keys[name], partial(_build, run, name, artifact, environment, server))
     for name in wanted:
         found = run.store.find(name, keys[name])
         assert found is not None
-        results[name] = {"key": found.name, **read_json(found / "result.json")}
-    for name, result in results.items():
-        run.write(f"{name}.json", result)
+        results[name] = result(found)
+    for name in MEASUREMENTS:
+        run.write(f"{name}.json", results[name])
     return results
+
+
+def not_measured(reason: str) -> dict[str, Any]:
+    """The results of a checkpoint that cannot be measured here."""
+    return {name: {"not_measured": reason} for name in MEASUREMENTS}
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """One measurement at a time on the same devices: two servers at once would spoil each other's speed."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    with locked(run.store.root / f"measuring-{socket.gethostname()}-{devices}.lock", waiting=_say_waiting):
+        yield
+
+
+def _say_waiting() -> None:
+    progress.waiting("the devices of this machine")
 
 
 def runtime_environment(job: Job) -> Environment:
@@ -62,14 +82,20 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
         "machine": provenance.machine(), "emulated": plan.emulated,
         "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
     }  # fmt: skip
-    files = [t.path for t in job.eval.texts.values()] + [t for t in job.eval.tasks if t.endswith(".yaml")]
-    texts = {file: hashlib.sha256((ROOT / file).read_bytes()).hexdigest() for file in files}
+    tasks = [task for task in job.eval.tasks if task.endswith(".yaml")]
+    beside = [repository_path(task).parent / data for task in tasks for data in _data_files(repository_path(task))]
+    files = [*(repository_path(f) for f in [*(t.path for t in job.eval.texts.values()), *tasks]), *beside]
+    texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
     evaluated = {"eval": job.eval, "texts": texts, "code": code("stages/evaluate.py", "perplexity.py")}
     return {
         "serve": served,
         "evaluate": {"served": key_of(served), "env": envs.identity(EVAL_ENV), **evaluated},
         "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py")},
     }
+
+
+def _data_files(task: Path) -> list[str]:
+    return list(yaml.safe_load(task.read_text())["dataset_kwargs"]["data_files"].values())
 
 
 def code(*files: str) -> str:
@@ -90,8 +116,11 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
 
 
 @contextmanager
-def _maybe_server(run: Run, plan: Plan, artifact: Path, environment: Environment) -> Iterator[vllm.Server | None]:
-    if run.job.runtime.engine is Engine.vllm:
+def _maybe_server(
+    run: Run, plan: Plan, artifact: Path, environment: Environment, keys: dict[str, Any], missing: list[str]
+) -> Iterator[vllm.Server | None]:
+    """A server, if the runtime has one and no other job has measured what is missing while this one waited."""
+    if run.job.runtime.engine is Engine.vllm and any(run.store.find(name, keys[name]) is None for name in missing):
         with server(run, plan.emulated, artifact, environment) as running:
             yield running
     else:
@@ -115,15 +144,23 @@ def _build(
 ) -> None:
     if stage == "serve":
         assert server is not None
-        facts = {**server.facts, "canary": vllm.canary(server), "resident_gib": vllm.resident_gib(server.pid)}
+        facts = {**server.facts, "canary": vllm.canary(server), "resident_gib": vllm.resident_gib(server)}
         (out / "result.json").write_text(to_json(facts))
         return
     where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)
-    connection = {"base_url": server.base_url, "api_key": server.api_key} if server else {}
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
-        run.stage(stage, where, out, line.feed, inputs={"artifact": str(artifact)}, server=connection)
-        result = read_json(out / "result.json")
+        inputs = {"artifact": str(artifact)}
+        run.stage(
+            stage,
+            where,
+            out,
+            line.feed,
+            server.api_key if server else "",
+            inputs=inputs,
+            server=server and server.base_url,
+        )
+        found = read_json(out / "result.json")
         if server and stage == "bench":
-            result["resident_gib"] = vllm.resident_gib(server.pid)
-            (out / "result.json").write_text(to_json(result))
-        line.note = terminal.headline(stage, result)
+            found["resident_gib"] = vllm.resident_gib(server)
+            (out / "result.json").write_text(to_json(found))
+        line.note = terminal.headline(stage, found)

@@ -145,9 +145,6 @@ def exempted(modules: list[Module], rules: dict[str, Rule], tied: bool) -> dict[
     return hits
 
 
-ROLES = "lm_head, embed_tokens, attention, mlp, expert, q_proj ... down_proj"
-
-
 def _matches(module: Module, pattern: str, last: int, tied: bool) -> bool:
     """`role:X`, `block:first`, `block:last`, `block:N`, `block:first/down_proj`, `re:...` or an exact name."""
     if pattern.startswith("re:"):

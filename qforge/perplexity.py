@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from qforge.request import Refused
+
 
 def windows(text: str, tokenizer: Any, context: int, count: int) -> list[list[int]]:
-    """`count` windows of `context` token ids. Raises ValueError where the text is too short."""
+    """`count` windows of `context` token ids. Raises Refused where the text is too short."""
     with_bos = tokenizer("a")["input_ids"]
     bos = with_bos[: len(with_bos) - len(tokenizer("a", add_special_tokens=False)["input_ids"])]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     step = context - len(bos)
     if len(ids) < step * count:
-        raise ValueError(
+        raise Refused(
             f"eval.windows={count} of eval.context={context} tokens were asked for, the text has {len(ids)} tokens; ask "
             f"for at most {len(ids) // step} windows, or add a longer text"
         )

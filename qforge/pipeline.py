@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qforge import compat, formats, plan, provenance
 from qforge.checkpoint import read_json
+from qforge.checks import check
 from qforge.config import Job, Method
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import measure, runtime_environment, server
+from qforge.measure import measure, not_measured, runtime_environment, server
 from qforge.progress import console
 from qforge.report import pages, row, terminal
 from qforge.runtimes import vllm
@@ -26,8 +28,9 @@ BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
 
 def go(job: Job, folder: Path) -> None:
     """Quantize, inspect, serve, evaluate, bench, judge, report: as far as job.stages says."""
-    job.check()
+    check(job)
     run = Run(job, folder)
+    pages.clear(folder)
     if job.verify:
         return terminal.verified(job.verify, provenance.verify(Path(job.verify)))
     if job.serve.keep and job.artifact:
@@ -38,6 +41,7 @@ def go(job: Job, folder: Path) -> None:
     if job.plan_only:
         return
     run.preflight(planned)
+    unplanned = baseline_refusal(job, run)
     source = run.fetch()
     planned = plan.make(job, source)  # again, from the model's own files
     run.write("plan.json", planned.summary())
@@ -48,11 +52,11 @@ def go(job: Job, folder: Path) -> None:
     measured, baseline = measure(run, planned, artifact), None
     verdict: dict[str, Any] = {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
     if "judge" in job.stages and job.method.function:
-        bf16 = Run(replace(job, method=BF16, group_size=None, exempt={}, artifact=None), folder, "bf16-")
-        baseline = measure(bf16, plan.make(bf16.job, source), source)
+        bf16 = Run(bf16_of(job), folder, "bf16-")
+        baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
         verdict = judge(job.gate, measured, baseline)
     run.write("verdict.json", verdict)
-    result = row.make(job, planned, measured, baseline, verdict, folder)
+    result = row.make(job, planned, artifact, measured, baseline, verdict, folder)
     run.write("row.json", result)
     if job.method.function and not job.artifact:
         pages.artifact(folder, artifact, job, planned, result)
@@ -61,11 +65,28 @@ def go(job: Job, folder: Path) -> None:
     terminal.row(result)
 
 
+def bf16_of(job: Job) -> Job:
+    """The same conditions for the unquantized model."""
+    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None)
+
+
+def baseline_refusal(job: Job, run: Run) -> str | None:
+    """Why bf16 cannot be measured here (mostly: it does not fit, which is why one quantizes); said before the work."""
+    try:
+        plan.make(bf16_of(job), run.known_model())
+    except ValueError as refusal:
+        terminal.warn(f"bf16 cannot be measured here, so nothing will be judged against it: {refusal}")
+        return str(refusal)
+    return None
+
+
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
     job, layout = run.job, formats.detect(read_json(artifact / "config.json")) or "bf16"
     groups = formats.FORMATS[layout].group_sizes
     how = compat.serving(formats.FORMATS[layout].scheme, layout, groups[-1] if groups else None, job.hw, job.runtime)
+    if how.how is compat.How.refused:
+        raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
     run.refuse_missing_device()
     with server(run, False, artifact, runtime_environment(job)) as running:
@@ -82,14 +103,12 @@ def run(load: Callable[[], Any], folder: str, debug: bool) -> int:
         return _end(f"refused: {_text(error)}", 2, debug)
     except StageError as error:
         return _end(f"failed: {error}", 1, debug)
-    except OSError as error:  # a full disk, a folder that cannot be written
-        return _end(
-            f"refused: {error.filename or 'the disk'}: {error.strerror}; free some space or choose another place",
-            2,
-            debug,
-        )
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        return _end(f"failed: {error}" + ("; free some space and run again" if full else ""), 2 if full else 1, debug)
     except KeyboardInterrupt:
-        return _end("interrupted; what was finished is kept, and the same command goes on from there", 130, debug)
+        _end("interrupted; what was finished is kept, and the same command goes on from there", 130, debug)
+        raise  # a sweep must not go on with its next row
     console.print(str(out), style="bold", markup=False)
     return 0
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from qforge import checkpoint, compat, modules
 from qforge.checkpoint import Tensor
-from qforge.config import Job, Vendor, repository_path
+from qforge.config import Engine, Job, Vendor, repository_path
 from qforge.formats import FORMATS, Format
 from qforge.modules import Module
 
@@ -145,8 +147,13 @@ def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str
 
 
 def _group_size(job: Job, layout: Format) -> int | None:
-    if not layout.group_sizes:
-        return None  # the format has no groups: bf16, or one scale per channel
+    if not layout.group_sizes:  # bf16, or one scale per channel
+        if job.group_size is not None:
+            raise ValueError(
+                f"group_size={job.group_size} method={job.method.name}: {layout.scheme} has no groups; leave "
+                "group_size out, or use method=rtn, gptq or awq"
+            )
+        return None
     group = job.group_size if job.group_size is not None else job.method.group_size
     if group not in layout.group_sizes:
         sizes = " or ".join(map(str, layout.group_sizes))
@@ -172,24 +179,24 @@ def _refuse_shapes(job: Job, quantized: list[Module], layout: Format, group: int
                 f"({len(bad)} of {len(quantized)} matrices); for {job.model.name} use group_size="
                 f"{' or '.join(map(str, fits)) or '-1'}, or exempt those layers"
             )
-    if layout.scheme == "int4" and job.hw.vendor is Vendor.cpu:
+    if layout.scheme == "int4" and job.hw.vendor is Vendor.cpu and job.runtime.engine is Engine.vllm:
         for m in quantized:
             if m.in_features % 32 or m.out_features % 32:  # vLLM, kernels/linear/mixed_precision/cpu.py
                 raise ValueError(
                     f"method={job.method.name} hw=cpu: {m.name} is {m.out_features} x {m.in_features}, and the CPU's INT4 "
-                    f"kernel needs multiples of 32; exempt it: exempt.odd={{match: [{m.name}], why: shape}}"
+                    f"kernel needs multiples of 32; leave it in bf16 "
+                    "with a rule of your own (see conf/exempt/), or use hw=... of a GPU"
                 )
 
 
 def _refuse_memory(job: Job, plan: Plan) -> None:
-    if job.hw.memory_gib is None:
-        return
+    memory = job.hw.memory_gib or psutil.virtual_memory().total / 2**30
     devices = int(job.runtime.args.get("tensor_parallel_size", 1))
-    if plan.bytes > devices * job.hw.memory_gib * 2**30:
+    if plan.bytes > devices * memory * 2**30:
         raise ValueError(
             f"hw={job.hw.name}: the weights of {plan.model} with method={plan.method} take {plan.bytes / 2**30:.1f} GiB, "
-            f"{devices} x {job.hw.name} have {devices * job.hw.memory_gib:g}; use more of them "
-            "(runtime.args.tensor_parallel_size), a larger hw or a smaller method"
+            f"{devices} x {job.hw.name} have {devices * memory:.1f}; use more of them "
+            "(+runtime.args.tensor_parallel_size), a larger hw or a smaller method"
         )
 
 

@@ -70,6 +70,11 @@ def line(name: str, detail: str = "") -> Iterator[Line]:
     console.print(f"  [green]✓[/] {name:10} {time.monotonic() - started:6.1f} s  {shown.note or detail}")
 
 
+def waiting(what: str) -> None:
+    """Say that another job has what this one needs."""
+    console.print(f"  [yellow]~[/] waiting for another job that has {what}")
+
+
 def reused(name: str, detail: str) -> None:
     """Say that a stage's result was there already."""
     console.print(f"  [cyan]=[/] {name:10}  reused  {detail}")

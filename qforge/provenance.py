@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import platform
 import shutil
@@ -15,6 +16,12 @@ from qforge import __version__, checkpoint
 from qforge.config import ROOT
 
 HASHES = "qforge/hashes.json"
+
+
+def now() -> dict[str, Any]:
+    """Date, machine and qforge: what a result is stamped with when it is made."""
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    return {"date": today, "machine": machine(), "qforge": commit()}
 
 
 def machine() -> dict[str, Any]:

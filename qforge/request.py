@@ -8,14 +8,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from qforge.config import Job
 
-REFUSED = 2  # exit code of a stage whose input is at fault; its last line on stderr says why
+REFUSED = 2  # exit code of a stage whose input is at fault; <out>/refused.txt says why
+API_KEY = "QFORGE_API_KEY"  # how a stage gets the server's key: never through a file
+
+
+class Refused(ValueError):
+    """A stage's input is at fault; the message is for the user. Any other exception is a failure, with its traceback."""
 
 
 @dataclass
@@ -24,10 +29,16 @@ class Request:
     out: str  # folder for the stage's files; it appears in the store when the stage has succeeded
     inputs: dict[str, str] = field(default_factory=dict)  # paths by name: source, artifact, calibration ...
     exempt: list[str] = field(default_factory=list)  # modules to leave in bf16
-    server: dict[str, str] = field(default_factory=dict)  # base_url, api_key, pid
+    server: str | None = None  # its base URL; the key is in the environment
 
     def write(self, file: Path) -> None:
-        file.write_text(to_json(self))
+        """As JSON, without secrets: the file is kept with the result."""
+        file.write_text(to_json(replace(self, job=without_secrets(self.job))))
+
+
+def without_secrets(job: Job) -> Job:
+    """The job as it may be kept and published."""
+    return replace(job, serve=replace(job.serve, api_key=None))
 
 
 def to_json(value: Any) -> str:
@@ -49,26 +60,19 @@ def stage(work: Callable[[Request], dict[str, Any]]) -> None:
     """Run a stage as a process: `python -m qforge.stages.X request.json`; the result goes to <out>/result.json."""
     from pydantic import TypeAdapter
 
-    die_with_parent()
+    die_with(os.getppid())
     request = TypeAdapter(Request).validate_json(Path(sys.argv[1]).read_text())
     try:
         result = work(request)
-    except ValueError as error:
-        if request.job.debug:
-            raise
-        sys.exit(_refuse(error))
+    except Refused as refusal:
+        Path(request.out, "refused.txt").write_text(str(refusal))
+        sys.exit(REFUSED)
     Path(request.out, "result.json").write_text(to_json(result))
 
 
-def _refuse(error: ValueError) -> int:
-    print(str(error).replace("\n", " "), file=sys.stderr)
-    return REFUSED
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, so that a killed run leaves no orphan."""
+def die_with(parent: int) -> None:
+    """Ask Linux to end this process when its parent, whose number this is, dies; end now if it has died already."""
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)

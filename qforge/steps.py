@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from qforge import checkpoint, envs, formats, progress
-from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job, Vendor
+from qforge.checkpoint import PICKLED, read_json
+from qforge.config import ROOT, Engine, Job, Vendor, repository_path
 from qforge.envs import Environment, StageError
 from qforge.measure import code
 from qforge.plan import Plan
 from qforge.request import Request, to_json
+from qforge.runtimes import vllm
 from qforge.stages.inspect import inspect
-from qforge.store import Store
+from qforge.store import Store, result
 
 QUANT_ENV = "quant"  # converts and tokenizes
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 DEVICES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
+
+
+def cpu_flags() -> str:
+    """What this machine's CPU can do, as Linux names it."""
+    return Path("/proc/cpuinfo").read_text()
 
 
 class Run:
@@ -43,8 +49,20 @@ class Run:
     def preflight(self, plan: Plan) -> None:
         """Refuse what this machine cannot do, before anything is downloaded."""
         job = self.job
+        if job.artifact:
+            self.given_artifact()
+        elif job.method.function and "quantize" not in job.stages:
+            raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
+        if job.runtime.python:
+            envs.existing(job.runtime.python)
+        vllm.check_port(job.serve.port)
         if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
             self.refuse_missing_device()
+            if plan.layout.startswith("int4") and job.hw.vendor is Vendor.cpu and "avx512f" not in cpu_flags():
+                raise ValueError(
+                    f"method={plan.method} hw=cpu: vLLM's INT4 kernel needs AVX-512, which this CPU has not; use "
+                    "runtime=transformers to measure its quality here"
+                )
         if job.serve.keep:
             self.refuse_useless_server(plan.emulated, plan.serving.reason)
         self.store.root.mkdir(parents=True, exist_ok=True)
@@ -94,7 +112,8 @@ class Run:
 
     def _fetch_key(self) -> dict[str, Any]:
         model = self.job.model
-        return {"hub": model.hub, "revision": model.revision, "gguf": model.gguf, "code": code("stages/fetch.py")}
+        where = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
+        return {**where, "code": code("stages/fetch.py"), "env": envs.identity(QUANT_ENV)}
 
     def fetch(self) -> Path:
         """The bf16 checkpoint's folder."""
@@ -121,8 +140,6 @@ class Run:
             return self.given_artifact()
         if self.job.method.function is None:
             return source
-        if "quantize" not in self.job.stages:
-            raise ValueError(f"stages={self.job.stages}: without quantize, say which checkpoint: artifact=PATH")
         return self._quantized(plan, source)
 
     def given_artifact(self) -> Path:
@@ -160,17 +177,18 @@ class Run:
                 line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
         folder = self._get("quantize", key, build, method.name)
-        self.write("quantize.json", {"key": folder.name, **read_json(folder / "result.json")})
+        self.write("quantize.json", result(folder))
         return folder / "artifact"
 
     def _calibration(self, source: Path) -> Path:
         calib = self.job.calib
         texts = {
-            name: hashlib.sha256((ROOT / text.path).read_bytes()).hexdigest() for name, text in calib.texts.items()
+            name: hashlib.sha256(repository_path(text.path).read_bytes()).hexdigest()
+            for name, text in calib.texts.items()
         }
         key = {
             "texts": texts, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
-            "tokenizer": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(source.glob("token*"))},
+            "tokenizer": self._small_files(source),
             "code": code("stages/calibrate.py"), "env": envs.identity(QUANT_ENV),
         }  # fmt: skip
         what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
@@ -181,7 +199,7 @@ class Run:
                 self.stage("calibrate", where, out, line.feed, inputs={"source": str(source)})
 
         folder = self._get("calibrate", key, build, what)
-        self.write("calibrate.json", {"key": folder.name, **read_json(folder / "result.json")})
+        self.write("calibrate.json", result(folder))
         return folder
 
     def inspect(self, plan: Plan, artifact: Path, source: Path) -> None:
@@ -200,9 +218,15 @@ class Run:
     def fingerprint(self, folder: Path) -> dict[str, Any]:
         """What a checkpoint is, without reading all of it: small files whole, weights by header, size and time."""
         checkpoint.headers(folder)  # refuses a damaged one here, with its own message
-        small = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("*.json"))}
         weights = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.glob("*.safetensors"))}
-        return {"files": small, "weights": weights}
+        return {"files": self._small_files(folder), "weights": weights}
+
+    def _small_files(self, folder: Path) -> dict[str, str]:
+        """Hashes of config, tokenizer, chat template ...: every file that holds no weights and is no README."""
+        files = [
+            f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix not in (".safetensors", *PICKLED, ".md")
+        ]
+        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
     def _get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
         folder, known = self.store.get(stage, key, build)
@@ -210,8 +234,9 @@ class Run:
             progress.reused(stage, f"{detail}, {folder.name}")
         return folder
 
-    def stage(self, name: str, where: Environment, out: Path, feed: Callable[[str], None], **inputs: Any) -> None:
+    def stage(
+        self, name: str, where: Environment, out: Path, feed: Callable[[str], None], api_key: str = "", **inputs: Any
+    ) -> None:
         """Run a stage's process; its log lies in the run's folder."""
-        envs.run_stage(
-            name, where, Request(self.job, str(out), **inputs), self.folder / f"{self.prefix}{name}.log", feed
-        )
+        log = self.folder / f"{self.prefix}{name}.log"
+        envs.run_stage(name, where, Request(self.job, str(out), **inputs), log, feed, api_key)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qforge import provenance
+from qforge.checkpoint import read_json
 from qforge.request import to_json
 
 
@@ -20,20 +22,30 @@ def key_of(parts: Any) -> str:
     return hashlib.sha256(json.dumps(json.loads(to_json(parts)), sort_keys=True).encode()).hexdigest()[:16]
 
 
+HELD: set[int] = set()  # descriptors of the locks held here: a child that inherits them keeps them, should we die
+
+
 @contextmanager
-def locked(file: Path, shared: bool = False) -> Iterator[int]:
-    """Hold a lock on `file`; yields its descriptor. The kernel drops it with the last process that holds it open."""
+def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock on `file`; calls `waiting` if another process has it. It ends with the last process that holds it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield descriptor
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, kind)
+        HELD.add(descriptor)
+        yield
     finally:
+        HELD.discard(descriptor)
         os.close(descriptor)
 
 
 class Store:
-    """Folders <root>/<stage>/<key>/, each with key.json: what the key was made of."""
+    """Folders <root>/<stage>/<key>/, each with key.json, what the key was made of, and made.json: when, where, by what."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -60,7 +72,13 @@ class Store:
             try:
                 build(partial)
                 (partial / "key.json").write_text(to_json(parts))
+                (partial / "made.json").write_text(to_json(provenance.now()))
                 partial.rename(final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """A stage's result, with its key and when, where and by which qforge it was made."""
+    return {"key": folder.name, "made": read_json(folder / "made.json"), **read_json(folder / "result.json")}

@@ -13,12 +13,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from qforge import plan
+from qforge.checks import check
 from qforge.compat import How
 from qforge.config import Job
+from qforge.pipeline import BF16
 
 ConfigStore.instance().store(name="schema", node=Job)
 CONF = ROOT / "conf"
-NEEDED = {"model=local": ["model.name=x", "model.path=/x"], "runtime=existing": ["runtime.python=/x"]}
+NEEDED = {
+    "model=local": ["model.name=x", "model.path=/x"],
+    "runtime=existing": ["runtime.python=/x"],
+    "runtime=vllm": ["hw=h100"],
+}
 ALWAYS_GIVEN = ("local",)  # models without shapes of their own
 
 
@@ -39,7 +45,7 @@ GROUPS = ("model", "method", "exempt", "calib", "hw", "runtime", "eval", "bench"
 
 @pytest.mark.parametrize("override", [f"{group}={option}" for group in GROUPS for option in options(group)])
 def test_every_option_composes_and_passes_its_own_checks(override: str) -> None:
-    job(override).check()
+    check(job(override))
 
 
 def test_every_group_in_conf_is_tested_here() -> None:
@@ -94,11 +100,22 @@ def test_the_group_size_reaches_the_library_under_its_own_name() -> None:
         (["gate.criteria.task.at_least=1"], "gate.criteria.task: give exactly one of at_most and at_least"),
         (["eval.texts.wikitext.path=no.txt"], "eval.texts.wikitext.path=no.txt: no such file"),
         (["group_size=8"], "group_size=8: no kernel serves it"),
+        (["eval.tasks=[nope.yaml]"], "eval.tasks: nope.yaml: no such file"),
+        (["serve.port=70000"], "serve.port=70000: ports go from 1 to 65535"),
+        (["bench.repeats=0"], "bench.repeats=0: at least 1 is needed"),
+        (["runtime.args.max_model_len=2k"], "runtime.args.max_model_len=2k: give a number of tokens"),
+        (["hw=h100", "runtime=vllm_cpu"], "runtime=vllm_cpu is for cpu, hw=h100 is nvidia"),
+        (["runtime.python=/x"], "runtime=vllm_cpu: give either runtime.env"),
+        (["gate.criteria.task.metric=elo"], "gate.criteria.task.metric=elo: unknown; choose from perplexity_increase"),
     ],
 )
 def test_what_no_model_could_make_right_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        job(*overrides).check()
+        check(job(*overrides))
+
+
+def test_the_baseline_is_the_bf16_method_of_conf() -> None:
+    assert job("method=bf16").method == BF16
 
 
 def test_the_shipped_texts_do_not_overlap() -> None:

@@ -94,8 +94,10 @@ SCALE = "model.layers.3.mlp.down_proj.weight_scale"
     ("name", "value", "said"),
     [
         (SCALE, NAN, f"scales: {SCALE} (NaN)"),
-        (SCALE, ZEROS, f"{SCALE} (7% zero)"),
+        (SCALE, ZEROS, f"{SCALE} (7.4% zero)"),
         ("model.layers.3.mlp.down_proj.weight_scale_2", b"\0\0\x80\x7f", "weight_scale_2 (infinite)"),
+        ("model.layers.3.mlp.down_proj.weight_scale_2", b"\0\0\x80\x3f", "weights up to "),  # 1.0: far too large
+        ("model.layers.4.input_layernorm.weight", b"\xc0\x7f", "not finite: model.layers.4.input_layernorm.weight"),
         ("model.layers.0.mlp.down_proj.weight", b"\x01\x02\x03", "changed: model.layers.0.mlp.down_proj.weight"),
         ("model.embed_tokens.weight", b"\x01\x02\x03", "changed: model.embed_tokens.weight"),
         ("model.norm.weight", b"\x01\x02\x03", "changed: model.norm.weight"),

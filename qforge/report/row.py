@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import datetime
 import json
+import shlex
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from qforge import provenance
-from qforge.checkpoint import read_json
+from qforge.checkpoint import headers, read_json
 from qforge.config import Job
+from qforge.judge import main_metric
 from qforge.plan import Plan
 from qforge.request import to_json
 
 
 def make(
-    job: Job,
-    plan: Plan,
-    measured: dict[str, Any],
-    baseline: dict[str, Any] | None,
-    verdict: dict[str, Any],
+    job: Job, plan: Plan, artifact: Path, measured: dict[str, Any], baseline: dict[str, Any] | None, verdict: dict[str, Any],
     folder: Path,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """The row, from the results as they are stored. What was not measured says so, and why."""
-    quantized = folder / "quantize.json"
+    quantized = read_json(folder / "quantize.json") if (folder / "quantize.json").exists() else None
+    size = sum(tensor.nbytes for tensor in headers(artifact).values())
     row = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "model": job.model.name,
         "method": job.method.name,
         "summary": job.method.summary,
@@ -39,33 +38,39 @@ def make(
         "gate": job.gate,
         "criteria": verdict["criteria"],
         "size": {
-            "parameters": plan.parameters, "bytes": plan.bytes, "bf16_bytes": plan.bf16_bytes,
-            "bits_per_weight": plan.bits_per_weight, "quantized_bits_per_weight": plan.quantized_bits_per_weight,
+            "parameters": plan.parameters, "bytes": size, "bf16_bytes": plan.bf16_bytes,
+            "bits_per_weight": 8 * size / plan.parameters, "quantized_bits_per_weight": plan.quantized_bits_per_weight,
         },
         "serving": plan.serving,
         "measured": _numbers(measured),
         "baseline": _numbers(baseline) if baseline else None,
-        "quantize": read_json(quantized) if quantized.exists() else None,
+        "quantize": quantized,
         "conditions": {
             "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.runtime.args},
             "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
             "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
             "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.method.calibrated else [],
         },
-        "machine": provenance.machine(),
-        "qforge": provenance.commit(),
+        **_made(measured, quantized),
         "command": command(folder),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(to_json(row))
     return plain
 
 
+def _made(measured: dict[str, Any], quantized: dict[str, Any] | None) -> dict[str, Any]:
+    """Date, machine and commit of the measurements, or of the checkpoint where nothing was measured."""
+    stamps = [measured[stage]["made"] for stage in ("evaluate", "bench", "serve") if "made" in measured[stage]]
+    stamps += [quantized["made"]] if quantized else []
+    made: dict[str, Any] = stamps[0] if stamps else provenance.now()
+    return made
+
+
 def command(folder: Path) -> str:
     """How to run it again, from what Hydra wrote down."""
     file = folder / ".hydra" / "overrides.yaml"
-    lines = file.read_text().splitlines() if file.exists() else []
-    overrides = [line[2:].strip("'") for line in lines if line.startswith("- ")]
-    return " ".join(["python run.py", *(f"'{o}'" if set(o) & set("[]{}* ") else o for o in overrides)])
+    overrides: Any = OmegaConf.load(file) if file.exists() else []
+    return shlex.join(["python", "run.py", *map(str, overrides)])
 
 
 def _exempted(job: Job, plan: Plan, rule: str) -> dict[str, Any]:
@@ -81,7 +86,10 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
         texts = {
             name: {k: text[k] for k in ("perplexity", "tokens", "kind")} for name, text in evaluate["texts"].items()
         }
-        tasks = {name: {**task["metrics"], "samples": task["samples"]} for name, task in evaluate["tasks"].items()}
+        tasks = {
+            name: {"metrics": task["metrics"], "samples": task["samples"], "judged": main_metric(task)}
+            for name, task in evaluate["tasks"].items()
+        }
         numbers["evaluate"] = {**evaluate, "texts": texts, "tasks": tasks}
     if "runs" in bench:
         runs = {c: {k: median(r[k] for r in repeats) for k in repeats[0]} for c, repeats in bench["runs"].items()}

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from qforge.compat import How
 from qforge.config import Job
+from qforge.judge import main_metric
 from qforge.plan import Plan
 from qforge.progress import console
 from qforge.runtimes.vllm import MODEL, Server
@@ -54,6 +55,11 @@ def plan(planned: Plan, job: Job) -> None:
     console.print(table)
 
 
+def warn(message: str) -> None:
+    """What the user should know before the work begins."""
+    console.print(message, style="yellow", markup=False)
+
+
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
@@ -62,7 +68,8 @@ def headline(stage: str, result: dict[str, Any]) -> str:
     """A stage's result in a few words."""
     if stage == "evaluate":
         texts = [f"PPL {name} {text['perplexity']:.2f}" for name, text in result["texts"].items()]
-        tasks = [f"{name} {task['metrics'].get('acc', 0):.3f}" for name, task in result["tasks"].items()]
+        judged = [(name, task["metrics"], main_metric(task)) for name, task in result["tasks"].items()]
+        tasks = [f"{name} {metric} {metrics[metric]:.3f}" for name, metrics, metric in judged if metric]
         return ", ".join(texts + tasks)
     runs = {c: median(r["output_throughput"] for r in repeats) for c, repeats in result["runs"].items()}
     return ", ".join(f"{rate:.0f} tokens/s at {c}" for c, rate in runs.items())

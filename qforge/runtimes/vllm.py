@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Server:
 
     base_url: str
     api_key: str
-    pid: int
+    process: subprocess.Popen[bytes]
     log: Path
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -54,15 +55,21 @@ def serving(
 ) -> Iterator[Server]:
     """A server for `artifact` on 127.0.0.1. Raises ValueError for a taken port, StageError with a diagnosis otherwise."""
     port = _port(job.serve.port)
-    server = Server(f"http://127.0.0.1:{port}", job.serve.api_key or secrets.token_urlsafe(16), 0, log)
+    key = job.serve.api_key or secrets.token_urlsafe(16)
     started = time.monotonic()
     with log.open("wb") as output:
         command = ["-m", "qforge.runtimes.vllm_server", *arguments(job, artifact, port)]
-        with envs.process(environment, command, environ(job, emulated, server.api_key), output.fileno()) as child:
-            server.pid = child.pid
-            _wait(server, child.poll, job.runtime.start_timeout, feed)
+        with envs.process(environment, command, environ(job, emulated, key), output.fileno()) as child:
+            server = Server(f"http://127.0.0.1:{port}", key, child, log)
+            _wait(server, job.runtime.start_timeout, feed)
             server.facts = {"start_seconds": time.monotonic() - started, **_facts(log.read_text(errors="replace"))}
-            yield server
+            try:
+                yield server
+            except (httpx.HTTPError, StageError):
+                time.sleep(1)  # a client notices before the server is gone
+                if child.poll() is not None:  # then what the client says is not the cause
+                    raise _failure("the server ended while it was used", log) from None
+                raise
 
 
 def arguments(job: Job, artifact: Path, port: int) -> list[str]:
@@ -73,7 +80,9 @@ def arguments(job: Job, artifact: Path, port: int) -> list[str]:
         flag = "--" + name.replace("_", "-")
         if value is True:
             flags.append(flag)
-        elif value is not False and value is not None:
+        elif value is False:
+            flags.append("--no-" + name.replace("_", "-"))
+        elif value is not None:
             flags += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
     return flags
 
@@ -91,21 +100,27 @@ def environ(job: Job, emulated: bool, api_key: str) -> dict[str, str]:
     }
 
 
+def check_port(port: int | None) -> None:
+    """Raises ValueError where no server can listen on `port`."""
+    _port(port)
+
+
 def _port(wanted: int | None) -> int:
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
         try:
             probe.bind(("127.0.0.1", wanted or 0))
-        except OSError:
+        except OSError as error:
             raise ValueError(
-                f"serve.port={wanted}: something is listening there already; choose another, or leave it out for a free one"
+                f"serve.port={wanted}: {error.strerror}; choose another, or leave it out for a free one"
             ) from None
         return int(probe.getsockname()[1])
 
 
-def _wait(server: Server, ended: Callable[[], int | None], seconds: int, feed: Callable[[str], None]) -> None:
+def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
     deadline = time.monotonic() + seconds
     with server.log.open(errors="replace") as log:
-        while ended() is None:
+        while server.process.poll() is None:
             for line in log.readlines():
                 feed(line)
             try:
@@ -146,19 +161,20 @@ def _kernel(line: str) -> str | None:
 
 
 def wait_for_end(server: Server) -> None:
-    """Return when the server's process has ended."""
-    psutil.Process(server.pid).wait()
+    """Wait as long as the server runs. Raises StageError, with a diagnosis, when it ends by itself."""
+    server.process.wait()
+    raise _failure("the server ended by itself", server.log)
 
 
 def canary(server: Server) -> dict[str, Any]:
     """Ask the server something twice, greedily. Raises StageError unless the answer is language and the same twice."""
-    answers = [_answer(server) for _ in range(2)]
-    text = answers[0]
-    if fault := not_language(text):
-        raise StageError(
-            f"serve: the model answers {text[:120]!r}, which is {fault}: the checkpoint is damaged  (log: {server.log})"
-        )
-    return {"question": QUESTION, "answer": text, "same_twice": answers[0] == answers[1]}
+    first, second = (_answer(server) for _ in range(2))
+    if fault := not_language(first):
+        said = f"the model answers {first[:120]!r}, which is {fault}: the checkpoint is damaged"
+        raise StageError(f"serve: {said}  (log: {server.log})")
+    if first != second:
+        raise StageError(f"serve: greedy text differs: {first!r}, then {second!r}  (log: {server.log})")
+    return {"question": QUESTION, "answer": first, "same_twice": True}
 
 
 def _answer(server: Server) -> str:
@@ -185,14 +201,13 @@ def not_language(text: str) -> str | None:
     return None
 
 
-def resident_gib(pid: int) -> float:
+def resident_gib(server: Server) -> float:
     """Memory of the server's whole process group, shared pages counted once (Linux PSS), in GiB."""
-    members = [p for p in psutil.process_iter() if _group(p.pid) == pid]
-    return float(sum(p.memory_full_info().pss for p in members)) / 2**30
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
+    total = 0
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == server.process.pid:
+                total += process.memory_full_info().pss
+        except (psutil.Error, ProcessLookupError):
+            continue  # it has ended meanwhile
+    return total / 2**30

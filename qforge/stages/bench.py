@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any
 
-from qforge.request import Request, stage
+from qforge.request import API_KEY, Request, stage
 from qforge.runtimes.vllm import MODEL
 
 # of the result of vllm bench serve (vllm/benchmarks/serve.py); times in ms, throughput in tokens/s
@@ -24,13 +24,14 @@ def bench(request: Request) -> dict[str, Any]:
     from tqdm import tqdm
 
     job = request.job.bench
-    os.environ["OPENAI_API_KEY"] = request.server["api_key"]  # where vllm bench looks for it
+    os.environ["OPENAI_API_KEY"] = os.environ[API_KEY]  # where vllm bench looks for it
     runs: dict[str, list[dict[str, float]]] = {str(c): [] for c in job.concurrency}
     _measure(request, job.concurrency[-1], seed=1_000_000)  # warm-up: its numbers are dropped
     # repeats outermost, so that a slow minute of the machine does not fall on one concurrency alone
     todo = [(repeat, c) for repeat in range(job.repeats) for c in job.concurrency]
     for repeat, concurrency in tqdm(todo, desc="bench"):
-        runs[str(concurrency)].append(_measure(request, concurrency, seed=repeat))
+        # no prompt twice: vLLM caches prefixes, and one seed gives the same first prompts for any number of them
+        runs[str(concurrency)].append(_measure(request, concurrency, seed=1000 * repeat + concurrency))
     return {"input_len": job.input_len, "output_len": job.output_len, "tool": "vllm bench serve", "runs": runs}
 
 
@@ -40,7 +41,7 @@ def _measure(request: Request, concurrency: int, seed: int) -> dict[str, float]:
 
     job = request.job.bench
     options = {
-        "backend": "openai", "base-url": request.server["base_url"], "model": request.inputs["artifact"],
+        "backend": "openai", "base-url": request.server, "model": request.inputs["artifact"],
         "served-model-name": MODEL, "dataset-name": "random", "random-input-len": job.input_len,
         "random-output-len": job.output_len, "random-range-ratio": 0, "num-prompts": job.requests * concurrency,
         "max-concurrency": concurrency, "temperature": 0, "seed": seed, "ready-check-timeout-sec": 0,

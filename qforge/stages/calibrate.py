@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config import repository_path
-from qforge.request import Request, stage
+from qforge.request import Refused, Request, stage
 
 
 def calibrate(request: Request) -> dict[str, Any]:
     """Writes sequences.json: a list of `calib.sequences` lists of `calib.length` token ids. Returns the manifest.
 
     Every text is cut into consecutive sequences; exact repeats are dropped; the rest is drawn without replacement by
-    `calib.seed`, each text in proportion to its length. Raises ValueError where the texts are too short.
+    `calib.seed`, each text in proportion to its length. Raises Refused where the texts are too short.
     """
     from transformers import AutoTokenizer
 
@@ -35,7 +35,7 @@ def calibrate(request: Request) -> dict[str, Any]:
         for sequence in sequences:
             pool.setdefault(sequence, name)
     if len(pool) < calib.sequences:
-        raise ValueError(
+        raise Refused(
             f"calib.sequences={calib.sequences} of {calib.length} tokens were asked for, the texts give {len(pool)}; "
             "add a text or ask for fewer or shorter ones"
         )

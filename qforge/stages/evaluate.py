@@ -11,7 +11,7 @@ from typing import Any
 
 from qforge.config import repository_path
 from qforge.perplexity import summary, windows
-from qforge.request import Request, stage
+from qforge.request import API_KEY, Request, stage
 from qforge.runtimes.vllm import MODEL
 
 Score = Callable[[list[int]], list[float]]  # token ids of a window -> -log p of every token but the first
@@ -51,7 +51,8 @@ def evaluate(request: Request) -> dict[str, Any]:
 def _through_server(request: Request) -> tuple[Any, Score]:
     import httpx
 
-    url, key = request.server["base_url"], request.server["api_key"]
+    assert request.server
+    url, key = request.server, os.environ[API_KEY]
     client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=900)
 
     def score(ids: list[int]) -> list[float]:
@@ -100,7 +101,7 @@ def _tasks(request: Request, model: tuple[Any, Any]) -> dict[str, Any]:
         engine, model_args=arguments, tasks=tasks, limit=request.job.eval.limit, log_samples=True, bootstrap_iters=0,
         random_seed=0, numpy_random_seed=0, torch_random_seed=0, fewshot_random_seed=0,
     )  # fmt: skip
-    return {name: _task_result(name, metrics, found) for name, metrics in found["results"].items()}
+    return {name: _task_result(samples, found["results"][name]) for name, samples in found["samples"].items()}
 
 
 def _task(name: str) -> dict[str, Any]:
@@ -108,24 +109,35 @@ def _task(name: str) -> dict[str, Any]:
     import yaml
 
     file = repository_path(name)
-    if not file.is_file():
-        raise ValueError(f"eval.tasks: {name}: no such file")
     task: dict[str, Any] = yaml.safe_load(file.read_text())
     files = task["dataset_kwargs"]["data_files"]
     task["dataset_kwargs"]["data_files"] = {split: str(file.parent / data) for split, data in files.items()}
     return task
 
 
-def _task_result(name: str, metrics: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The task's metrics and, to compare two models sample by sample, what each sample scored."""
-    values = {key.partition(",")[0]: value for key, value in metrics.items() if key.endswith(",none")}
-    values = {key: value for key, value in values.items() if isinstance(value, float | int) and "stderr" not in key}
-    samples = sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"]))
+def _task_result(samples: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, Any]:
+    """The task's metrics and, to compare two models sample by sample, what each sample scored.
+
+    lm-eval names a metric `metric,filter`; the filter stays in the name unless it is `none`. A group of tasks (mmlu)
+    has its results at its members, which are what comes here.
+    """
+    values = {
+        key.removesuffix(",none"): value
+        for key, value in metrics.items()
+        if isinstance(value, float | int) and "," in key and "_stderr" not in key
+    }
+    per_sample: dict[str, list[float]] = {}
+    for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
+        suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
+        for metric in sample["metrics"]:
+            if isinstance(sample[metric], float | int):
+                per_sample.setdefault(f"{metric}{suffix}", []).append(float(sample[metric]))
+    prompts = [s["prompt_hash"] for s in sorted(samples, key=lambda s: (int(s["doc_id"]), s["filter"]))]
     return {
         "metrics": values,
-        "samples": len(samples),
-        "prompt_hashes": hashlib.sha256("".join(s["prompt_hash"] for s in samples).encode()).hexdigest(),
-        "per_sample": {metric: [s[metric] for s in samples] for metric in values if metric in samples[0]},
+        "samples": len({sample["doc_id"] for sample in samples}),
+        "prompt_hashes": hashlib.sha256("".join(prompts).encode()).hexdigest(),
+        "per_sample": {metric: scores for metric, scores in per_sample.items() if metric in values},
     }
 
 

