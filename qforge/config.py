@@ -169,7 +169,7 @@ class Job:
     plan_only: bool = False
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
-    store: str = ".store"
+    store: str = ".store"  # relative to the checkout
     debug: bool = False
 
 

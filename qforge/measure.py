@@ -149,16 +149,8 @@ def _build(
         return
     where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
-        inputs = {"artifact": str(artifact)}
-        run.stage(
-            stage,
-            where,
-            out,
-            line.feed,
-            server.api_key if server else "",
-            inputs=inputs,
-            server=server and server.base_url,
-        )
+        url, key = (server.base_url, server.api_key) if server else (None, "")
+        run.stage(stage, where, out, line.feed, key, inputs={"artifact": str(artifact)}, server=url)
         found = read_json(out / "result.json")
         if server and stage == "bench":
             found["resident_gib"] = vllm.resident_gib(server)

@@ -41,7 +41,8 @@ def go(job: Job, folder: Path) -> None:
     if job.plan_only:
         return
     run.preflight(planned)
-    unplanned = baseline_refusal(job, run)
+    judged = "judge" in job.stages and job.method.function is not None
+    unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
     planned = plan.make(job, source)  # again, from the model's own files
     run.write("plan.json", planned.summary())
@@ -51,7 +52,7 @@ def go(job: Job, folder: Path) -> None:
         return serve(run, artifact)
     measured, baseline = measure(run, planned, artifact), None
     verdict: dict[str, Any] = {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
-    if "judge" in job.stages and job.method.function:
+    if judged:
         bf16 = Run(bf16_of(job), folder, "bf16-")
         baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
         verdict = judge(job.gate, measured, baseline)

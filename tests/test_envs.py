@@ -122,7 +122,9 @@ def test_a_killed_owner_takes_its_processes_along(tmp_path: Path) -> None:
         with envs.process(envs.Environment(Path(sys.executable), "x", None), [{str(child)!r}], {{}}):
             time.sleep(600)"""
     process = subprocess.Popen([sys.executable, "-c", owner])
+    deadline = time.monotonic() + 60
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     pid = int((tmp_path / "pid").read_text())
     os.kill(process.pid, signal.SIGKILL)
@@ -133,9 +135,16 @@ def test_a_killed_owner_takes_its_processes_along(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_a_guard_whose_parent_died_before_it_looked_ends_at_once(tmp_path: Path) -> None:
+    nobody = 2**22 + 1  # above pid_max
+    command = [sys.executable, "-m", "qforge.guard", str(nobody), sys.executable, "-c", "import time; time.sleep(600)"]
+    guard = subprocess.run(command, cwd=ROOT, start_new_session=True, timeout=60)
+    assert guard.returncode == -signal.SIGKILL
+
+
 def test_a_failing_stage_says_what_and_where(tmp_path: Path) -> None:
     """qforge.stages.bench has no vLLM here: the stage's own last words and its log are in the message."""
-    request = Request(Job(), str(tmp_path), server={"base_url": "x", "api_key": "x"})
+    request = Request(Job(), str(tmp_path), server="x")
     with pytest.raises(StageError, match=r"bench failed \(exit code 1\): .*log: .*bench.log"):
         envs.run_stage("bench", HERE, request, tmp_path / "bench.log", lambda text: None)
     assert not (tmp_path / "result.json").exists()

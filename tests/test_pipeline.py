@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 from conftest import QUICK, ROOT, Cli, Finished
 from test_bad_input import processes_with
@@ -54,6 +55,7 @@ def test_the_verdict_rests_on_bf16_under_the_same_conditions(whole: Finished) ->
     verdict = whole.json("verdict")
     assert verdict["verdict"] in ("accept", "reject", "inconclusive")
     assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "speed"}
+    assert verdict["criteria"][-1]["verdict"] == "inconclusive", "one repeat says nothing about speed"
 
 
 def test_the_same_again_runs_nothing_and_a_new_eval_quantizes_nothing(cli: Cli, whole: Finished) -> None:
@@ -141,7 +143,7 @@ def test_the_report_shows_the_verdict_and_the_numbers(whole: Finished) -> None:
     verdict = whole.json("verdict")
     assert f'id="verdict">{verdict["verdict"]}<' in page
     for criterion in verdict["criteria"]:
-        assert f"{criterion['value']:.4g}" in page
+        assert f"{criterion['value']:.4g}" in page, criterion
     assert "http://" not in page
     assert "https://" not in page
     assert "python run.py" in page
@@ -185,6 +187,21 @@ def test_the_openai_package_chats_with_it(kept: tuple[str, str, subprocess.Popen
 def test_without_the_key_it_answers_nobody(kept: tuple[str, str, subprocess.Popen[str]]) -> None:
     assert httpx.get(f"{kept[0]}/v1/models").status_code == 401
     assert kept[0].startswith("http://127.0.0.1:")
+
+
+def test_a_server_that_dies_is_diagnosed_not_waited_for(cli: Cli, whole: Finished) -> None:
+    arguments, _ = cli.command("stages=[serve]", "serve.keep=true", f"artifact={whole.folder / 'artifact'}")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("curl "):
+                break
+        (server,) = [p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in p.name()]
+        server.kill()
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1, output
+    assert "the server ended by itself" in output
+    assert "Traceback" not in output
 
 
 def test_a_server_that_cannot_start_ends_with_a_diagnosis(cli: Cli, whole: Finished) -> None:

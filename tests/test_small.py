@@ -18,6 +18,7 @@ from qforge.diagnose import PATTERNS, diagnose
 from qforge.perplexity import perplexity, summary, windows
 from qforge.progress import fraction
 from qforge.runtimes.vllm import not_language
+from qforge.stages.evaluate import _task_result
 
 GATE = Gate(
     "test",
@@ -79,6 +80,20 @@ def test_what_was_not_measured_is_neither_passed_nor_failed() -> None:
     assert found["criteria"][-1]["reason"] == "emulated: no kernel"
 
 
+def test_a_criterion_that_finds_nothing_is_not_passed() -> None:
+    nothing = results(rate=200)
+    nothing["evaluate"]["tasks"] = {}
+    found = judge.judge(GATE, nothing, results())
+    assert found["verdict"] == "not_measured"
+    assert "evaluate measured nothing for it" in found["criteria"][1]["reason"]
+
+
+def test_too_few_repeats_say_nothing_about_speed() -> None:
+    once = results(rate=200)
+    once["bench"]["runs"] = {c: runs[:1] for c, runs in once["bench"]["runs"].items()}
+    assert verdicts(once, results())["speed"] == "inconclusive"
+
+
 @pytest.mark.parametrize("key", ["windows_sha256", "prompt_hashes", "through"])
 def test_a_comparison_under_other_conditions_is_refused(key: str) -> None:
     other = results()
@@ -120,6 +135,22 @@ def test_windows_follow_one_another_and_begin_with_bos_where_the_tokenizer_does(
 def test_perplexity_is_the_exponential_of_the_mean_loss(losses: list[list[float]]) -> None:
     flat = [x for window in losses for x in window]
     assert perplexity(losses) == pytest.approx(math.exp(sum(flat) / len(flat)))
+
+
+def test_a_task_with_filters_keeps_them_in_the_names_of_its_metrics() -> None:
+    """As lm-eval 0.4.13 gives gsm8k: every sample once per filter."""
+    samples = [
+        {"doc_id": doc, "filter": name, "prompt_hash": f"p{doc}", "metrics": ["exact_match"], "exact_match": right}
+        for doc in (1, 0)
+        for name, right in (("strict-match", 0.0), ("flexible-extract", 1.0))
+    ]
+    metrics = {"alias": "gsm8k", "exact_match,strict-match": 0.0, "exact_match_stderr,strict-match": "N/A",
+               "exact_match,flexible-extract": 1.0}  # fmt: skip
+    found = _task_result(samples, metrics)
+    assert found["samples"] == 2
+    assert found["metrics"] == {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}
+    assert found["per_sample"]["exact_match,flexible-extract"] == [1.0, 1.0]
+    assert judge.main_metric(found) == "exact_match,strict-match"
 
 
 # -- progress

@@ -79,7 +79,9 @@ def test_a_killed_builder_blocks_nobody(tmp_path: Path) -> None:
     root, started, log = str(tmp_path / "store"), tmp_path / "started", str(tmp_path / "log")
     victim = multiprocessing.Process(target=_hang, args=(root, str(started)))
     victim.start()
+    deadline = time.monotonic() + 60
     while not started.exists():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(victim.pid or 0, signal.SIGKILL)
     victim.join()

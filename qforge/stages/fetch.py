@@ -16,6 +16,7 @@ def fetch(request: Request) -> dict[str, Any]:
     if model.gguf:
         from_gguf(request, out / "model")
         return {"source": model.gguf.packages, "sha256": model.gguf.sha256}
+    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -25,7 +26,7 @@ def fetch(request: Request) -> dict[str, Any]:
             str(model.hub), revision=revision, local_dir=out / "model",
             allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
         )  # fmt: skip
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise Refused(
             f"model.hub={model.hub}: cannot be fetched ({str(error).splitlines()[0]}); check the name, the network and "
             "HF_TOKEN, or give a local folder: model=local model.path=... model.name=..."
