@@ -39,7 +39,9 @@ class Cli:
         folder = self.outputs / f"{self.count}"
         given = {o.partition("=")[0] for o in overrides}
         default = [] if "store" in given else [f"store={self.store}"]
-        return [sys.executable, str(ROOT / "run.py"), f"hydra.run.dir={folder}", *default, *overrides], folder
+        flags = [o for o in overrides if o.startswith("--")]
+        keys = [f"hydra.run.dir={folder}", *default, *(o for o in overrides if o not in flags)]
+        return [sys.executable, str(ROOT / "run.py"), *flags, *keys], folder
 
     def __call__(self, *overrides: str, environ: dict[str, str] | None = None) -> Finished:
         command, folder = self.command(*overrides)

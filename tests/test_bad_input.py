@@ -80,7 +80,7 @@ def test_a_taken_port_is_refused(cli: Cli, rtn: Finished) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = cli("stages=[serve]", "serve.keep=true", f"artifact={rtn.folder / 'artifact'}", f"serve.port={port}")
-    refused(done, f"serve.port={port}: something is listening there already")
+    refused(done, f"serve.port={port}: Address already in use; choose another")
 
 
 def broken_copy(model: Path, folder: Path) -> Path:

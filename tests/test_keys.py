@@ -57,11 +57,11 @@ def test_a_baseline_that_does_not_fit_is_said_before_the_work_and_nothing_is_jud
 
 
 def test_secrets_are_in_no_file(tmp_path: Path) -> None:
-    secret = replace(job(), serve=Serve(api_key="secret"))
+    secret = replace(job(), serve=Serve(api_key="hunter2"))
     Request(secret, str(tmp_path)).write(tmp_path / "request.json")
-    assert "secret" not in (tmp_path / "request.json").read_text()
+    assert "hunter2" not in (tmp_path / "request.json").read_text()
     assert without_secrets(secret).serve.api_key is None
-    assert secret.serve.api_key == "secret"
+    assert secret.serve.api_key == "hunter2"
 
 
 def test_an_option_that_is_switched_off_reaches_vllm(tmp_path: Path) -> None:
