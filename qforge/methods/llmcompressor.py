@@ -38,6 +38,12 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             "shuffle_calibration_samples": False,
         }
     tokenizer = AutoTokenizer.from_pretrained(source)
+    vectors = {name: value.detach().clone() for name, value in model.named_parameters() if value.ndim == 1}
     oneshot(model=model, processor=tokenizer, recipe=yaml.safe_dump(recipe, sort_keys=False), **dataset)
+    if not job.method.rescales:
+        # Gemma's norms are w + 1: llm-compressor adds the 1 and takes it off again, in bf16, which rounds w
+        for name, value in model.named_parameters():
+            if name in vectors:
+                value.data.copy_(vectors[name])
     model.save_pretrained(out, save_compressed=True)
     return recipe
