@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from qforge.checkpoint import read_json
+
+settings.register_profile("here", deadline=None)  # a busy machine is no bug
+settings.load_profile("here")
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ("eval=quick", "bench=quick")

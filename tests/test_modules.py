@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
@@ -14,6 +15,7 @@ from qforge import modules
 from qforge.config import Rule
 
 
+@functools.cache
 def tree(name: str) -> list[modules.Module]:
     config = json.loads((ROOT / f"data/architectures/{name}.json").read_text())
     return modules.from_tensors(modules.from_config(config), config)
