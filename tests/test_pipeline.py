@@ -200,7 +200,7 @@ def test_a_server_that_dies_is_diagnosed_not_waited_for(cli: Cli, whole: Finishe
         server.kill()
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 1, output
-    assert "the server ended by itself" in output
+    assert "the server ended while it was used" in output
     assert "Traceback" not in output
 
 

@@ -161,9 +161,9 @@ def _kernel(line: str) -> str | None:
 
 
 def wait_for_end(server: Server) -> None:
-    """Wait as long as the server runs. Raises StageError, with a diagnosis, when it ends by itself."""
+    """Wait as long as the server runs. Raises StageError when it ends by itself; `serving` adds the diagnosis."""
     server.process.wait()
-    raise _failure("the server ended by itself", server.log)
+    raise StageError("serve: the server ended")
 
 
 def canary(server: Server) -> dict[str, Any]:
