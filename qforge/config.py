@@ -92,6 +92,8 @@ class Hardware:
     vendor: Vendor = MISSING
     capability: str | None = None  # CUDA compute capability or AMD gfx name
     memory_gib: float | None = None  # of one device; none: this machine's own
+    bandwidth_gbs: float | None = None  # of that memory, in 1e9 bytes/s
+    tflops: dict[str, float] = field(default_factory=dict)  # dense, by arithmetic: bf16, fp8, fp4, int8
     args: dict[str, Any] = field(default_factory=dict)  # vLLM's own options that this hardware wants
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,20 @@ def serve(run: Run, artifact: Path) -> None:
         vllm.wait_for_end(running)
 
 
-def run(load: Callable[[], Any], folder: str, debug: bool) -> int:
-    """Run the job that `load` gives; returns the exit code. One message says what was refused or what failed."""
+@dataclass(frozen=True)
+class Command:
+    """What the user asked for: the job, how to compose it with other choices, and what was given as a list."""
+
+    load: Callable[[], Job]
+    again: Callable[..., Job]  # again("method=gptq", ...)
+    several: dict[str, list[str]]  # hw=[h100,mi325x]: of which `load` holds the merger, which is neither
+
+
+def run(command: Command, folder: str, debug: bool) -> int:
+    """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     out = Path(folder)
     try:
-        go(load(), out)
+        go(command.load(), out)
     except (ValueError, OmegaConfBaseException) as error:
         return _end(f"refused: {_text(error)}", 2, debug)
     except StageError as error:

@@ -9,9 +9,10 @@ from typing import Any
 
 import psutil
 
-from qforge import checkpoint, compat, modules
+from qforge import architectures, checkpoint, compat, modules
 from qforge.checkpoint import Tensor
 from qforge.config import Engine, Job, Vendor, repository_path
+from qforge.exempt import exempted
 from qforge.formats import FORMATS, Format
 from qforge.modules import Module
 
@@ -72,7 +73,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     layout = FORMATS[job.method.format]
     group = _group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
-    exempt = modules.exempted(tree, job.exempt, tied)
+    exempt = exempted(tree, job.exempt, tied)
     packs = job.method.function is not None
     quantized = [m for m in tree if m.linear and m.name not in exempt] if packs else []
     if packs and not quantized:
@@ -143,7 +144,7 @@ def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str
         )
     file = repository_path(job.model.architecture)
     config = checkpoint.read_json(file)
-    return modules.from_config(config), config, f"{job.model.architecture} (the model itself is not fetched yet)"
+    return architectures.tensors(config), config, f"{job.model.architecture} (the model itself is not fetched yet)"
 
 
 def _group_size(job: Job, layout: Format) -> int | None:

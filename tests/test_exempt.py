@@ -11,25 +11,26 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qforge import modules
+from qforge import architectures, modules
 from qforge.config import Rule
+from qforge.exempt import exempted
 
 
 @functools.cache
 def tree(name: str) -> list[modules.Module]:
     config = json.loads((ROOT / f"data/architectures/{name}.json").read_text())
-    return modules.from_tensors(modules.from_config(config), config)
+    return modules.from_tensors(architectures.tensors(config), config)
 
 
 def hit(name: str, *patterns: str, tied: bool = False) -> set[str]:
-    return set(modules.exempted(tree(name), {"rule": Rule(list(patterns), "because")}, tied))
+    return set(exempted(tree(name), {"rule": Rule(list(patterns), "because")}, tied))
 
 
 def test_parameter_counts_are_the_published_ones() -> None:
     published = {"llama3_1_8b": 8.03e9, "qwen3_8b": 8.19e9, "qwen3_30b_a3b": 30.53e9, "gemma3_270m": 268e6}
     for name, count in published.items():
         config = json.loads((ROOT / f"data/architectures/{name}.json").read_text())
-        found = sum(t.count for t in modules.from_config(config).values())
+        found = sum(t.count for t in architectures.tensors(config).values())
         assert found == pytest.approx(count, rel=0.002), name
 
 
@@ -68,7 +69,7 @@ def test_rules_that_make_garbage_are_refused(name: str, pattern: str, message: s
 
 def test_an_unknown_architecture_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="model_type='mamba' is not known; known architectures: llama"):
-        modules.from_config({"model_type": "mamba"})
+        architectures.tensors({"model_type": "mamba"})
 
 
 @given(st.sets(st.sampled_from([m.name for m in tree("smollm2_135m") if m.linear]), max_size=12))
@@ -81,7 +82,7 @@ def test_a_set_of_names_is_accepted_exactly_if_it_splits_nothing_that_vllm_fuses
     whole = all(members <= names or not members & names for members in groups.values())
     rules = {f"r{i}": Rule([name], "") for i, name in enumerate(sorted(names))}
     if whole:
-        assert set(modules.exempted(tree("smollm2_135m"), rules, tied=True)) == names
+        assert set(exempted(tree("smollm2_135m"), rules, tied=True)) == names
     else:
         with pytest.raises(ValueError, match="exempt all of them or none"):
-            modules.exempted(tree("smollm2_135m"), rules, tied=True)
+            exempted(tree("smollm2_135m"), rules, tied=True)
