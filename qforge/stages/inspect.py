@@ -5,14 +5,13 @@ Runs before anything is served, without torch, reading each file once through a 
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qforge import checkpoint
+from qforge import checkpoint, ignore
 from qforge.checkpoint import Stored
 from qforge.formats import FORMATS
 from qforge.plan import Plan
@@ -191,23 +190,15 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
             "it as something else"
         )
         return
-    ignore = quantization.get("ignore", [])
-    linear = [m.name for m in plan.modules if m.linear]
-    ignored = {name for name in linear if any(_ignores(entry, name, str(wanted)) for entry in ignore)}
-    report.checked["linear modules against the ignore list"] = len(linear)
-    packed = set(plan.quantized)
-    report.add("ignored but packed", sorted(ignored & packed), "vLLM would look for plain weights")
-    report.add("in bf16 but not ignored", sorted(set(linear) - packed - ignored), "vLLM would look for packed weights")
-    if "lm_head" not in ignore and wanted == "modelopt":
+    linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
+    try:
+        plain = ignore.left_plain(quantization, linear, config)
+    except ValueError as split:
+        report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")
+        return
+    report.checked["linear modules against the ignore list, as vLLM reads it"] = len(linear)
+    report.add("ignored but packed", sorted(plain & packed), "vLLM would look for plain weights")
+    wanting = {m.name for m in linear if m.served} - packed - plain
+    report.add("in bf16 but not ignored", sorted(wanting), "vLLM would look for packed weights")
+    if "lm_head" not in quantization.get("ignore", []) and wanted == "modelopt":
         report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")
-
-
-def _ignores(entry: str, module: str, quant_method: str) -> bool:
-    """Whether vLLM leaves `module` in 16 bits because of this entry of the ignore list.
-
-    ModelOpt (quantization/modelopt.py:191): exact, then substring, then wildcard. compressed-tensors
-    (compressed_tensors/utils.py): exact, or `re:` matched from the start.
-    """
-    if quant_method == "modelopt":
-        return entry in module or fnmatch.fnmatch(module, entry)
-    return entry == module or (entry.startswith("re:") and re.match(entry[3:], module) is not None)
