@@ -115,7 +115,7 @@ def _expected(
 ) -> dict[str, Tensor]:
     expected = dict(tensors)
     for module in quantized:
-        del expected[f"{module.name}.weight"]
+        del expected[module.tensor]
         for suffix, tensor in layout.packed(module.out_features, module.in_features, group or 0).items():
             expected[f"{module.name}.{suffix}"] = tensor
     return expected
@@ -203,8 +203,8 @@ def _refuse_memory(job: Job, plan: Plan) -> None:
 
 def _tensor_parallel(config: dict[str, Any], quantized: list[Module], group: int | None) -> list[int]:
     """Sizes at which no head and no group of a row-parallel layer is cut (vllm/distributed/utils.py:148)."""
-    heads = config["num_attention_heads"]
-    rows = [m for m in quantized if m.leaf in ("o_proj", "down_proj")]
+    heads = architectures.language(config)["num_attention_heads"]
+    rows = [m for m in quantized if m.leaf in ("o_proj", "down_proj", "w2")]
     unit = group if group and group > 0 else 1
     return [tp for tp in TP_SIZES if heads % tp == 0 and not any(m.in_features % (tp * unit) for m in rows)]
 
