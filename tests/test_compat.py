@@ -122,6 +122,7 @@ def test_the_table_of_the_reference(layouts: tuple[str, ...], sizes: tuple[int, 
 
 
 # Experts: the reference's table. 9.0: MXFP4 goes through Marlin, not Humming (compressed_tensors_moe_w4a4_mxfp4.py:77);
+# asymmetric INT4 of other groups than 32 through Marlin (fused_humming_moe.py:96);
 # 10.0: INT4 of group 32 goes to FlashInfer first. On ROCm compressed-tensors reaches Triton without moe_wna16.
 EXPERTS = [
     ("nvfp4", 16, ("HUMMING experts", "MARLIN experts", "MARLIN experts", "NO", "NO")),
@@ -130,6 +131,8 @@ EXPERTS = [
     ("int4", 32, ("HUMMING experts", "FLASHINFER_TRTLLM experts", "MARLIN INT4 experts", "TRITON experts", "NO")),
     ("int4", 128, ("HUMMING experts", "MARLIN INT4 experts", "MARLIN INT4 experts", "TRITON experts", "NO")),
     ("int4", -1, ("NO", "MARLIN INT4 experts", "MARLIN INT4 experts", "NO", "NO")),
+    ("int4_asym", 64, ("MARLIN INT4 experts", "MARLIN INT4 experts", "MARLIN INT4 experts", "TRITON experts", "NO")),
+    ("int4_asym", 32, ("HUMMING experts", "MARLIN INT4 experts", "MARLIN INT4 experts", "TRITON experts", "NO")),
     ("gptq", 64, ("HUMMING experts", "MARLIN INT4 experts", "MARLIN INT4 experts", "TRITON experts", "NO")),
 ]
 
@@ -140,6 +143,9 @@ def test_experts_have_kernels_of_their_own(layout: str, size: int, cells: tuple[
         found = ask(layout, platform, size, "experts")
         assert {How.refused: "NO", How.emulated: "EMU"}.get(found.how, found.kernel) == cell, platform
     assert ask("int4", "cpu-amx", 64, "experts").kernel == "CPUExpertsInt4"
+    assert ask("gptq", "cpu-amx", 32, "experts").kernel == "CPUExpertsInt4"
+    assert ask("int4", "cpu-amx", 32, "experts").how is How.refused
+    assert ask("int4_asym", "cpu-amx", 64, "experts").how is How.refused
 
 
 def test_versions_decide_where_kernels_changed() -> None:
@@ -186,7 +192,7 @@ REFUSALS = [
     ("int4", "cpu-avx512", 64, "experts", "needs AMX", "method=bf16"),
     ("int4", "9.0", -1, "experts", "reaches an assertion without groups", "group_size=32, 64 or 128"),
     ("int4", "gfx942", -1, "experts", "needs groups", "group_size=32, 64 or 128"),
-    ("int4", "10.0", 16, "experts", "made for group 16", "group_size=32, 64 or 128"),
+    ("int4", "10.0", 16, "experts", "right at group 16", "group_size=32, 64 or 128"),
     ("fp8", "cpu-amx", None, "experts", "128 x 128 blocks only", "method=bf16"),
     ("fp8_block", "cpu-avx512", None, "linear", "need AMX", "method=fp8"),
     ("int8", "12.0", None, "linear", "Int8 not supported on SM", "method=fp8"),
