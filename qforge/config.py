@@ -96,7 +96,8 @@ class Calibration:
 class Hardware:
     name: str = MISSING
     vendor: Vendor = MISSING
-    capability: str | None = None  # CUDA compute capability or AMD gfx name
+    product: list[str] = field(default_factory=list)  # what its driver calls it, for hw=auto
+    capability: str | None = None  # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
     memory_gib: float | None = None  # of one device; none: this machine's own
     bandwidth_gbs: float | None = None  # of that memory, in 1e9 bytes/s
     tflops: dict[str, float] = field(default_factory=dict)  # dense, by arithmetic: bf16, fp8, fp4, int8
