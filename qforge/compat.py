@@ -23,6 +23,9 @@ class How(Enum):
     native = "native"  # the format's own arithmetic or a kernel made for it
     weight_only = "weight-only"  # packed weights, 16-bit arithmetic
     emulated = "emulated"  # unpacked to bf16: the right numbers, neither the memory nor the speed
+    simulated = (
+        "simulated"  # nothing serves it packed: weights that were quantized and unpacked, for their quality alone
+    )
     refused = "refused"
 
 

@@ -36,7 +36,9 @@ def left_plain(quantization: dict[str, Any], modules: Sequence[Module], config: 
     return plain
 
 
-def _entries(quantization: Mapping[str, Any], method: str, name: Callable[[str], tuple[str | None, str | None]]) -> list[str]:
+def _entries(
+    quantization: Mapping[str, Any], method: str, name: Callable[[str], tuple[str | None, str | None]]
+) -> list[str]:
     """The list, with vLLM's names: patterns that begin with re: stay as they are (compressed_tensors.py:142)."""
     listed = quantization.get("ignore") or quantization.get("modules_to_not_convert") or []
     entries = []
@@ -62,7 +64,9 @@ def modelopt(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> bool
     if skipped:
         return True
     stripped = matrix.removeprefix("language_model.")
-    return any((entry != matrix and (entry in matrix or entry in stripped)) or fnmatch(matrix, entry) for entry in entries)
+    return any(
+        (entry != matrix and (entry in matrix or entry in stripped)) or fnmatch(matrix, entry) for entry in entries
+    )
 
 
 def compressed_tensors(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> bool:

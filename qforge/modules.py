@@ -74,6 +74,10 @@ class Module:
         return int(match[1]) if match else None
 
     @property
+    def parameters(self) -> int:
+        return self.stack * self.out_features * self.in_features
+
+    @property
     def kept(self) -> str | None:
         """Why no method here may quantize it; None for the linear layers that 4-bit methods are made for."""
         return KEPT.get(self.kind)

@@ -20,6 +20,7 @@ from qforge.judge import judge
 from qforge.measure import measure, not_measured, runtime_environment, server
 from qforge.progress import console
 from qforge.report import pages, row, terminal
+from qforge.report import planned as plans
 from qforge.runtimes import vllm
 from qforge.steps import Run
 
@@ -37,7 +38,7 @@ def go(job: Job, folder: Path) -> None:
         return serve(run, run.given_artifact())
     planned = plan.make(job, run.known_model())
     run.write("plan.json", planned.summary())
-    terminal.plan(planned, job)
+    plans.plan(planned, job)
     if job.plan_only:
         return
     run.preflight(planned)

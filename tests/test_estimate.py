@@ -51,9 +51,7 @@ def test_memory_adds_up_and_says_what_fits() -> None:
     longer = plan.make(job("model=llama3_1_8b", "method=gptq", "hw=h100", "runtime.args.max_model_len=65536"), None)
     assert longer.estimates.memory.largest_concurrency < found.largest_concurrency
     assert longer.estimates.memory.largest_context == found.largest_context
-    halved = plan.make(
-        job("model=llama3_1_8b", "method=gptq", "hw=h100", "+runtime.args.tensor_parallel_size=2"), None
-    )
+    halved = plan.make(job("model=llama3_1_8b", "method=gptq", "hw=h100", "+runtime.args.tensor_parallel_size=2"), None)
     assert halved.estimates.memory.weights == pytest.approx(found.weights / 2)
 
 
@@ -75,7 +73,9 @@ def made_bandwidth(hw: str) -> float:
 
 
 def test_a_batch_visits_more_experts_than_a_token() -> None:
-    weights = roofline.Weights(shared_bytes=10, expert_bytes=1000, shared_parameters=5, expert_parameters=500, chosen=8 / 128)
+    weights = roofline.Weights(
+        shared_bytes=10, expert_bytes=1000, shared_parameters=5, expert_parameters=500, chosen=8 / 128
+    )
     assert weights.read(1) == pytest.approx(10 + 1000 / 16)
     assert weights.read(1) < weights.read(8) < weights.read(64) < 1010
     assert weights.operations == pytest.approx(2 * (5 + 500 / 16))
@@ -86,7 +86,9 @@ def test_four_bits_bound_single_streams_and_fp8_bounds_prefill() -> None:
     made = {m: plan.make(job("model=llama3_1_8b", f"method={m}", "hw=h100"), None).estimates for m in ("gptq", "fp8")}
     gptq, fp8 = made["gptq"].speed, made["fp8"].speed
     bf16 = made["gptq"].bf16_speed
-    assert gptq and fp8 and bf16
+    assert gptq is not None
+    assert fp8 is not None
+    assert bf16 is not None
     assert gptq.decode_1 > 1.5 * fp8.decode_1 > 2.5 * bf16.decode_1
     assert gptq.prefill == pytest.approx(bf16.prefill)
     assert fp8.prefill == pytest.approx(2 * bf16.prefill, rel=0.1)

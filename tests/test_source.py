@@ -109,7 +109,15 @@ def test_a_hub_that_does_not_have_it(cli: Cli, hub: tuple, tmp_path: Path) -> No
 
 
 def local(folder: Path, *more: str) -> tuple[str, ...]:
-    return ("model=local", "model.name=tiny", f"model.path={folder}", "plan_only=true", "method=rtn", "group_size=32", *more)
+    return (
+        "model=local",
+        "model.name=tiny",
+        f"model.path={folder}",
+        "plan_only=true",
+        "method=rtn",
+        "group_size=32",
+        *more,
+    )
 
 
 def test_a_folder_with_a_config_alone_can_be_planned(cli: Cli, tmp_path: Path) -> None:
@@ -129,7 +137,9 @@ def test_code_of_the_models_own_is_refused_until_it_is_trusted(cli: Cli, tmp_pat
     folder = checkpoint(tmp_path / "model", **own)
     done = cli(*local(folder))
     assert done.code == 2
-    assert "names code of its own, which would run when the model is loaded: modeling_mine.MineForCausalLM" in done.output
+    assert (
+        "names code of its own, which would run when the model is loaded: modeling_mine.MineForCausalLM" in done.output
+    )
     assert "model.trust_remote_code=true" in done.output
     assert len(cli.succeed(*local(folder, "model.trust_remote_code=true")).json("plan")["quantized"]) == 14
 

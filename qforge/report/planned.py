@@ -21,7 +21,9 @@ def plan(planned: Plan, job: Job) -> None:
     """The plan: what happens to which modules, how big, served how, and what to expect."""
     table = Table.grid(padding=(0, 2))
     group = f", group {planned.group_size}" if planned.group_size else ""
-    table.add_row("model", f"{planned.model}  {_parameters(planned.parameters)} parameters, shapes from {planned.source}")
+    table.add_row(
+        "model", f"{planned.model}  {_parameters(planned.parameters)} parameters, shapes from {planned.source}"
+    )
     table.add_row("method", f"{planned.method}: {job.method.summary} ({planned.layout}{group})")
     table.add_row("modules", _parts(planned))
     for rule, hits in planned.rules.items():
@@ -92,7 +94,9 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     for choice in choices:
         table.add_row(choice.method, choice.hw, *_cells(choice))
     console.print(table)
-    console.print("at most: the roofline's bound over bf16's, for one stream and for prefill; no prediction", style="dim")
+    console.print(
+        "at most: the roofline's bound over bf16's, for one stream and for prefill; no prediction", style="dim"
+    )
     for advised in advice:
         console.print(f"[bold]{advised.hw}[/], {advised.goal}: [bold green]{advised.method}[/], {advised.reason}")
     for choice in choices:
