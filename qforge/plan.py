@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,9 +117,18 @@ def _expected(
     expected = dict(tensors)
     for module in quantized:
         del expected[module.tensor]
-        for suffix, tensor in layout.packed(module.out_features, module.in_features, group or 0).items():
-            expected[f"{module.name}.{suffix}"] = tensor
+        biased = module.stack > 1 and expected.pop(f"{module.tensor}_bias", None) is not None
+        for name, rows, columns in module.matrices:
+            for suffix, tensor in _packed(layout, rows, columns, group or 0).items():
+                expected[f"{name}.{suffix}"] = tensor
+            if biased:
+                expected[f"{name}.bias"] = Tensor("BF16", (rows,))
     return expected
+
+
+@functools.cache  # the matrices of a model have a few dozen shapes
+def _packed(layout: Format, rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return layout.packed(rows, columns, group)
 
 
 def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
@@ -212,8 +222,10 @@ def _tensor_parallel(config: dict[str, Any], quantized: list[Module], group: int
 def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> float | None:
     if not quantized:
         return None
-    packed = sum(t.nbytes for m in quantized for t in layout.packed(m.out_features, m.in_features, group or 0).values())
-    return 8 * packed / sum(m.out_features * m.in_features for m in quantized)
+    shapes = Counter((rows, columns) for module in quantized for _, rows, columns in module.matrices)
+    bits = {shape: 8 * sum(t.nbytes for t in _packed(layout, *shape, group or 0).values()) for shape in shapes}
+    weights = sum(count * rows * columns for (rows, columns), count in shapes.items())
+    return sum(count * bits[shape] for shape, count in shapes.items()) / weights
 
 
 def _notes(job: Job, exempt: dict[str, str], linear: set[str], tied: bool) -> list[str]:

@@ -25,6 +25,7 @@ NEEDED = {
     "runtime=existing": ["runtime.python=/x"],
     "runtime=vllm": ["hw=h100"],
 }
+LARGE = ("deepseek_v3", "kimi_k2", "qwen3_235b_a22b", "qwen3_omni_30b")  # up to 70,000 matrices: on one hardware only
 ALWAYS_GIVEN = ("local",)  # models without shapes of their own
 
 
@@ -56,6 +57,8 @@ def test_every_model_method_and_hardware_plans_or_is_refused_with_a_way_out() ->
     planned, without_way_out = 0, []
     models = [m for m in options("model") if m not in ALWAYS_GIVEN]
     for model, method, hw in itertools.product(models, options("method"), options("hw")):
+        if model in LARGE and hw != "h200":
+            continue
         made = job(f"model={model}", f"method={method}", f"hw={hw}")
         try:
             found = plan.make(made, None)
