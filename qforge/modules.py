@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -31,6 +30,7 @@ TOWERS = {
     "talker": "talker",
     "code2wav": "code2wav",
 }
+BLOCK, NUMBER = re.compile(r"\.layers\.(\d+)\."), re.compile(r"(\d+)")
 TOWER = re.compile(rf"(?:model\.|thinker\.)?({'|'.join(TOWERS)})\.")
 
 UNSEEN = "calibration and evaluation are text, which never runs through it, so nothing would show the damage"
@@ -47,8 +47,8 @@ class Module:
     """A weight matrix [out_features, in_features] of the model, or a stack of them.
 
     `name` is its module in the checkpoint, and in what llm-compressor and ModelOpt export: both write the names they
-    read. Only a stack changes: llm-compressor writes `experts.N.gate_proj`, `.up_proj`, `.down_proj` for each expert
-    (its modeling/moe/gpt_oss.py), ModelOpt keeps it whole (its export/unified_export_hf.py).
+    read. Only a stack changes: llm-compressor takes it apart (see `matrices`; its modeling/moe/gpt_oss.py), ModelOpt
+    keeps it whole (its export/unified_export_hf.py).
     """
 
     name: str
@@ -57,6 +57,7 @@ class Module:
     in_features: int
     dtype: str = "BF16"
     stack: int = 1  # how many: the experts of a layer that lie in one tensor [stack, in_features, out_features]
+    block: int | None = None  # the number of its transformer block in the language model
     served: str | None = None  # its name in vLLM; None: vLLM does not load it
     fused: str | None = None  # the matrix in which vLLM computes it, by vLLM's name; `served` where it stands alone
     tensor: str = ""  # the tensor in the checkpoint that holds it
@@ -65,13 +66,18 @@ class Module:
     def leaf(self) -> str:
         return self.name.rpartition(".")[2]
 
-    @cached_property
-    def block(self) -> int | None:
-        """The number of its transformer block in the language model."""
-        if self.kind in TOWERS.values():
-            return None
-        match = re.search(r"\.layers\.(\d+)\.", self.name)
-        return int(match[1]) if match else None
+    @property
+    def matrices(self) -> list[tuple[str, int, int]]:
+        """What a quantizer makes of it, as (name, out_features, in_features): itself, or the matrices of a stack.
+
+        They are llm-compressor's names of the experts; it takes gate and up, which alternate, out of gate_up_proj.
+        """
+        if self.stack == 1:
+            return [(self.name, self.out_features, self.in_features)]
+        experts, _, leaf = self.name.rpartition(".")
+        leaves = ["gate_proj", "up_proj"] if leaf == "gate_up_proj" else [leaf]
+        rows = self.out_features // len(leaves)
+        return [(f"{experts}.{n}.{leaf}", rows, self.in_features) for n in range(self.stack) for leaf in leaves]
 
     @property
     def parameters(self) -> int:
@@ -106,7 +112,9 @@ def from_tensors(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> list[
             stack, inputs, out = shape
         else:
             stack, out, inputs = 1, shape[0], prod(shape[1:])
-        modules.append(Module(name, kind, out, inputs, tensor.dtype, stack, *in_vllm(name), tensor_name))
+        modules.append(
+            Module(name, kind, out, inputs, tensor.dtype, stack, _block(name, kind), *in_vllm(name), tensor_name)
+        )
     return sorted(modules, key=_order)
 
 
@@ -122,5 +130,13 @@ def _kind(name: str, dimensions: int) -> str | None:
     return "shared_expert" if kind == "mlp" and ".shared_expert" in name else kind
 
 
-def _order(module: Module) -> tuple[Any, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", module.name))
+def _block(name: str, kind: str) -> int | None:
+    match = None if kind in TOWERS.values() else BLOCK.search(name)
+    return int(match[1]) if match else None
+
+
+def _order(module: Module) -> list[Any]:
+    """Block 10 after block 9: text and numbers in turn."""
+    parts: list[Any] = NUMBER.split(module.name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts

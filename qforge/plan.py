@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,35 +142,27 @@ def _packed(
     tensors: Mapping[str, Tensor], quantized: list[Module], layout: Format, group: int | None
 ) -> dict[str, Tensor]:
     packed = dict(tensors)
-    shapes = {}
     for module in quantized:
         del packed[module.tensor]
-        for name, rows in _matrices(module):
-            shape = (rows, module.in_features)
-            if shape not in shapes:  # few, however many matrices there are
-                shapes[shape] = layout.packed(*shape, group or 0)
-            for suffix, tensor in shapes[shape].items():
+        biased = module.stack > 1 and packed.pop(f"{module.tensor}_bias", None) is not None
+        for name, rows, columns in module.matrices:
+            for suffix, tensor in _matrix(layout, rows, columns, group or 0).items():
                 packed[f"{name}.{suffix}"] = tensor
+            if biased:
+                packed[f"{name}.bias"] = Tensor("BF16", (rows,))
     return packed
 
 
-def _matrices(module: Module) -> Iterator[tuple[str, int]]:
-    """Names and rows of the matrices that are exported. The experts in a stack come apart (see modules.Module)."""
-    if module.stack == 1:
-        yield module.name, module.out_features
-        return
-    layer, leaves = module.name.rpartition(".")[0], {"gate_up_proj": ("gate_proj", "up_proj")}
-    parts = leaves.get(module.leaf, (module.leaf,))
-    for expert in range(module.stack):
-        for leaf in parts:
-            yield f"{layer}.{expert}.{leaf}", module.out_features // len(parts)
+@functools.cache  # the matrices of a model have a few dozen shapes
+def _matrix(layout: Format, rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return layout.packed(rows, columns, group)
 
 
 def _parts(
     tree: Sequence[Module], quantized: list[Module], tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]
 ) -> dict[str, Part]:
     kinds = {m.name: m.kind for m in tree}
-    kinds |= {name: m.kind for m in quantized if m.stack > 1 for name, _ in _matrices(m)}
+    kinds |= {name: m.kind for m in quantized if m.stack > 1 for name, _, _ in m.matrices}
     bf16, after = Counter[str](), Counter[str]()
     for counted, held in ((bf16, tensors), (after, packed)):
         for name, tensor in held.items():
@@ -181,12 +174,9 @@ def _parts(
 def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> float | None:
     if not quantized:
         return None
-    packed = sum(
-        m.stack * tensor.nbytes
-        for m in quantized
-        for tensor in layout.packed(m.out_features, m.in_features, group or 0).values()
-    )
-    return 8 * packed / sum(m.parameters for m in quantized)
+    shapes = Counter((rows, columns) for module in quantized for _, rows, columns in module.matrices)
+    sizes = {shape: sum(t.nbytes for t in _matrix(layout, *shape, group or 0).values()) for shape in shapes}
+    return 8 * sum(n * sizes[shape] for shape, n in shapes.items()) / sum(m.parameters for m in quantized)
 
 
 def _notes(job: Job, rules: Mapping[str, Hits], tied: bool) -> list[str]:

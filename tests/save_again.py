@@ -16,5 +16,4 @@ for folder in map(Path, sys.argv[1:]):
         folder, dtype="bfloat16", output_loading_info=True, ignore_mismatched_sizes=True
     )
     (folder / "report.json").write_text(json.dumps({key: sorted(map(str, found)) for key, found in report.items()}))
-    (folder / "loaded.json").write_text(json.dumps(sorted(name for name, _ in model.named_modules())))
     model.save_pretrained(folder / "saved")

@@ -243,3 +243,15 @@ def test_a_missing_number_is_named() -> None:
 def test_an_unknown_matrix_is_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=f"{name}: qforge does not know this matrix's part in a llama model; known"):
         modules.from_tensors({name: Tensor("BF16", shape)}, {"model_type": "llama"})
+
+
+def test_stacked_experts_are_exported_one_by_one() -> None:
+    found = tree("gpt_oss_20b")
+    gate_up, down = (found[f"model.layers.0.mlp.experts.{leaf}"] for leaf in ("gate_up_proj", "down_proj"))
+    assert len(gate_up.matrices) == 64
+    assert len(down.matrices) == 32
+    assert gate_up.matrices[:2] == [
+        ("model.layers.0.mlp.experts.0.gate_proj", 2880, 2880),
+        ("model.layers.0.mlp.experts.0.up_proj", 2880, 2880),
+    ]
+    assert down.matrices[-1] == ("model.layers.0.mlp.experts.31.down_proj", 2880, 2880)
