@@ -4,7 +4,7 @@ none and what to use instead. The facts, each with where it was read or run, are
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ class How(Enum):
     weight_only = "weight-only"  # packed weights, 16-bit arithmetic
     emulated = "emulated"  # unpacked to bf16: the right numbers, neither the memory nor the speed
     simulated = (
-        "simulated"  # nothing serves it packed: weights that were quantized and unpacked, for their quality alone
+        "simulated"  # nothing serves it packed: quantized and unpacked weights, for their quality (plan says so)
     )
     refused = "refused"
 
@@ -39,6 +39,7 @@ class Serving:
     evidence: str
     fix: str = ""
     instead: tuple[str, int | None] | None = None  # of `fix`: a layout and a group size that are served there
+    experts_kernel: str = ""  # of a mixture: its experts have another kernel than its linear layers
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,36 @@ def facts() -> dict[str, Any]:
 
 
 def serving(
-    scheme: str, layout: str, group_size: int | None, hw: Hardware, runtime: Runtime, *,
-    experts: bool = False, version: str = NEWEST,
+    scheme: str, layout: str, group_size: int | None, hw: Hardware, runtime: Runtime, moe: bool = False,
+    version: str = NEWEST,
 ) -> Serving:  # fmt: skip
-    """How `runtime` (vLLM `version`) on `hw` serves `scheme` in this checkpoint layout (a key of formats.FORMATS): its linear
-    layers, or the experts of a mixture, which have kernels of their own."""
+    """How `runtime` (vLLM `version`) on `hw` serves `scheme` in this checkpoint layout (a key of formats.FORMATS).
+
+    With `moe` the experts are asked for as well, and the worse of the two answers counts.
+    """
     where = platform(hw, runtime)
+    linear, experts = (_first(layout, where, group_size, layers, version) for layers in ("linear", "experts"))
+    for found in (experts, linear) if moe else (linear,):
+        if found is None:
+            reason = f"nothing is known of {scheme} ({layout}), group {group_size}, on {hw.name} ({where})"
+            fix = "another method, group_size or hw, or add the row with its evidence"
+            return Serving(How.refused, "", reason, "no row in qforge/compat.yaml", fix)
+        if found.how is How.refused:
+            return found
+    assert linear
+    if not moe or not experts:
+        return linear
+    worse = max(linear, experts, key=lambda answer: list(How).index(answer.how))
+    evidence = "; ".join(dict.fromkeys((linear.evidence, experts.evidence)))
+    return replace(worse, kernel=linear.kernel, experts_kernel=experts.kernel, evidence=evidence)
+
+
+def _first(layout: str, where: str, group: int | None, layers: str, version: str) -> Serving | None:
     for row in facts()["rows"]:
-        if row.fits(layout, where, group_size, "experts" if experts else "linear", version):
+        if row.fits(layout, where, group, layers, version):
             instead = (row.instead[0], row.instead[1]) if row.instead else None
             return Serving(How(row.how), row.kernel, row.reason, row.evidence, row.fix, instead)
-    return Serving(
-        How.refused, "", f"nothing is known of {scheme} ({layout}), group {group_size}, on {hw.name} ({where})",
-        "no row in qforge/compat.yaml", fix="another method, group_size or hw, or add the row with its evidence",
-    )  # fmt: skip
+    return None
 
 
 def platform(hw: Hardware, runtime: Runtime) -> str:

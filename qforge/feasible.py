@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 
 from qforge import compat
 from qforge.compat import How, Matrix, Serving
@@ -39,37 +37,23 @@ def group_size(job: Job, layout: Format) -> int | None:
 
 
 def serving(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> Serving:
-    """How the checkpoint will be served: its linear layers, or what is said of its experts where they fare worse.
-
-    Raises ValueError where nothing serves it, unless its quality is wanted anyway.
-    """
+    """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway."""
     _refuse_groups(job, layout, group, quantized)
-    found = kernels(job, layout, group, quantized)
-    refused = next((s for s in found.values() if s.how is How.refused), None)
+    moe = any(m.kind == "expert" for m in quantized)
+    found = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe)
     if layout.group_sizes and group not in layout.group_sizes:
-        refused = Serving(
-            How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/formats.py"
-        )
-    if refused is None:
-        worst = max(found.values(), key=lambda s: list(How).index(s.how))
-        names = dict.fromkeys(s.kernel for s in found.values() if s.kernel)
-        return replace(worst, kernel=", experts: ".join(names))
+        found = Serving(How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/formats.py")
+    if found.how is not How.refused:
+        return found
     if job.unservable is Unservable.measure and job.method.function:
         return Serving(
-            How.simulated, "", f"{refused.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
-            "their quality can be measured. Nothing serves them packed: no speed, no memory", refused.evidence,
+            How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
+            "their quality can be measured. Nothing serves them packed: no speed, no memory", found.evidence,
         )  # fmt: skip
     raise ValueError(
-        f"method={job.method.name} hw={job.hw.name}: {refused.reason}; use {refused.fix}, or unservable=measure to measure "
-        "its quality all the same"
+        f"method={job.method.name} hw={job.hw.name}: {found.reason}; use {found.fix}, or unservable=measure to measure its "
+        "quality all the same"
     )
-
-
-def kernels(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> dict[bool, Serving]:
-    """What serves the linear layers (False) and, if there are any, the experts (True)."""
-    kinds = {m.kind == "expert" for m in quantized} or {False}
-    ask = partial(compat.serving, layout.scheme, job.method.format, group, job.hw, job.runtime)
-    return {experts: ask(experts=experts) for experts in sorted(kinds)}
 
 
 def tensor_parallel(
@@ -80,12 +64,12 @@ def tensor_parallel(
     Raises ValueError where the size that the job asks for is not among them.
     """
     asked = int(job.runtime.args.get("tensor_parallel_size", 1))
-    found = {experts: serving.kernel for experts, serving in kernels(job, layout, group, quantized).items()}
+    kernels = {False: serving.kernel, True: serving.experts_kernel}
     shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
     heads, legal = int(config["num_attention_heads"]), []
     for size in sorted({*TP_SIZES, asked}):
         fault = None if heads % size == 0 else f"{heads} attention heads are not divisible by {size} devices"
-        if fault is None and (bad := compat.first_unservable(shapes, job.method.format, group, found, size)):
+        if fault is None and (bad := compat.first_unservable(shapes, job.method.format, group, kernels, size)):
             fault = f"{shapes[bad[0]].name} has {bad[1]}"
         if fault is None:
             legal.append(size)

@@ -122,7 +122,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
         notes=_notes(job, rules, tied) if packs else [],
         serving=serving,
-        tensor_parallel=feasible.tensor_parallel(job, text, layout, quantized, group),
+        tensor_parallel=feasible.tensor_parallel(job, text, quantized, group, serving),
         parameters=parameters,
         bf16_bytes=sum(t.nbytes for t in model.tensors.values()),
         bytes=size,
