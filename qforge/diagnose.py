@@ -1,10 +1,11 @@
-"""A server's log to cause and remedy. The patterns were taken from vLLM 0.33's source; see vllm_errors.json."""
+"""A server's log to cause and remedy. The first 58 patterns are those of vLLM 0.33's source; `evidence` says which ran."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PATTERNS = Path(__file__).with_name("vllm_errors.json")
@@ -22,10 +23,16 @@ class Diagnosis:
 
 
 def diagnose(log: str) -> Diagnosis | None:
-    """The first known error in `log`, reading from its top: later ones follow from it."""
-    patterns = [(e, re.compile(e["match"])) for e in json.loads(PATTERNS.read_text()) if e["id"] not in WRAPPERS]
-    for line in log.splitlines():
-        for entry, pattern in patterns:
-            if pattern.search(line):
-                return Diagnosis(entry["id"], line.strip(), entry["cause"], entry["remedy"])
-    return None
+    """The known error that begins first in `log`, since later ones follow from it; of two there, the catalogue's first."""
+    found = [(match, entry) for entry, pattern in _patterns() if (match := pattern.search(log))]
+    if not found:
+        return None
+    match, entry = min(found, key=lambda pair: pair[0].start())
+    start, end = log.rfind("\n", 0, match.end()) + 1, log.find("\n", match.end())
+    return Diagnosis(entry["id"], log[start : end if end >= 0 else None].strip(), entry["cause"], entry["remedy"])
+
+
+@cache
+def _patterns() -> list[tuple[dict[str, str], re.Pattern[str]]]:
+    entries = json.loads(PATTERNS.read_text())
+    return [(entry, re.compile(entry["match"])) for entry in entries if entry["id"] not in WRAPPERS]
