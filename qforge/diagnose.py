@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from qforge.envs import StageError
+
 PATTERNS = Path(__file__).with_name("vllm_errors.json")
+SHOWN, LAST_WORDS = 400, 5  # characters of a line, lines
 WRAPPERS = ("wrapper_engine",)  # says only that something above it went wrong
 
 
@@ -20,6 +23,21 @@ class Diagnosis:
     line: str
     cause: str
     remedy: str
+
+
+class ServerFailed(StageError):
+    """A server that did not start, or ended, or does not answer: what happened, why, what to do, its last words."""
+
+    def __init__(self, what: str, log: Path) -> None:
+        text = log.read_text(errors="replace")
+        self.diagnosis = found = diagnose(text)
+        parts = [f"serve: {what}"]
+        if found:
+            parts[0] += f": {found.line[:SHOWN]}"
+            parts += [f"  cause: {found.cause}", f"  remedy: {found.remedy}"]
+        last = [line[:SHOWN] for line in text.splitlines() if line.strip()][-LAST_WORDS:]
+        parts += ["  its last words:", *(f"    {line}" for line in last), f"  (log: {log})"]
+        super().__init__("\n".join(parts))
 
 
 def diagnose(log: str) -> Diagnosis | None:
