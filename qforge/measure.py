@@ -7,16 +7,18 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from qforge import envs, progress, provenance
+from qforge import envs, formats, probe, progress, provenance
 from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job, repository_path
+from qforge.config import ROOT, Engine, Job, Method, repository_path
 from qforge.envs import Environment
+from qforge.progress import console
 from qforge.report import terminal
 from qforge.request import to_json
 from qforge.runtimes import vllm
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from qforge.plan import Plan
     from qforge.steps import Run
 
+BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
 MEASUREMENTS = ("serve", "evaluate", "bench")
 EVAL_ENV = "quant"  # holds lm-eval and the tokenizers
 
@@ -52,6 +55,11 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     return results
 
 
+def bf16_of(job: Job) -> Job:
+    """The same conditions for the unquantized model."""
+    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None)
+
+
 def not_measured(reason: str) -> dict[str, Any]:
     """The results of a checkpoint that cannot be measured here."""
     return {name: {"not_measured": reason} for name in MEASUREMENTS}
@@ -72,6 +80,18 @@ def _say_waiting() -> None:
 def runtime_environment(job: Job) -> Environment:
     """Where the runtime lives: a managed environment, made if need be, or somebody's own interpreter."""
     return envs.existing(job.runtime.python) if job.runtime.python else envs.managed(str(job.runtime.env))
+
+
+def check_runtime(run: Run) -> None:
+    """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json."""
+    job, found = run.job, probe.probe(run.job.runtime, run.store)
+    run.write("probe.json", found)
+    if job.artifact:
+        config = read_json(run.given_artifact() / "config.json")
+        probe.check(job, found, config.get("quantization_config", {}).get("quant_method"))
+    else:
+        probe.check(job, found, formats.FORMATS[job.method.format].quant_method)
+    console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
 
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
@@ -144,7 +164,12 @@ def _build(
 ) -> None:
     if stage == "serve":
         assert server is not None
-        facts = {**server.facts, "canary": vllm.canary(server), "resident_gib": vllm.resident_gib(server)}
+        facts = {
+            **server.facts,
+            "probe": probe.probe(run.job.runtime, run.store),
+            "canary": vllm.canary(server),
+            "resident_gib": vllm.resident_gib(server),
+        }
         (out / "result.json").write_text(to_json(facts))
         return
     where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)

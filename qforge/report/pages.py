@@ -15,7 +15,19 @@ from qforge.plan import Plan
 from qforge.request import to_json, without_secrets
 
 TEMPLATES = Path(__file__).with_name("templates")
-RESULTS = ("plan", "calibrate", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
+RESULTS = (
+    "plan",
+    "calibrate",
+    "quantize",
+    "inspect",
+    "serve",
+    "evaluate",
+    "bench",
+    "verdict",
+    "row",
+    "probe",
+    "attempts",
+)
 
 
 def html(file: Path, row: dict[str, Any]) -> None:
