@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import yaml
 
 from qforge import envs, formats, probe, progress, provenance
 from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job, Method, repository_path
+from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
 from qforge.progress import console
 from qforge.report import terminal
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from qforge.plan import Plan
     from qforge.steps import Run
 
-BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
 MEASUREMENTS = ("serve", "evaluate", "bench")
 EVAL_ENV = "quant"  # holds lm-eval and the tokenizers
 
@@ -53,11 +51,6 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     for name in MEASUREMENTS:
         run.write(f"{name}.json", results[name])
     return results
-
-
-def bf16_of(job: Job) -> Job:
-    """The same conditions for the unquantized model."""
-    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None)
 
 
 def not_measured(reason: str) -> dict[str, Any]:

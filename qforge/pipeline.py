@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from omegaconf.errors import OmegaConfBaseException
 from qforge import attempts, compat, formats, plan, provenance
 from qforge.checkpoint import read_json
 from qforge.checks import check
-from qforge.config import Job
+from qforge.config import Job, Method
 from qforge.diagnose import ServerFailed
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import MEASUREMENTS, bf16_of, check_runtime, measure, not_measured, runtime_environment, server
+from qforge.measure import MEASUREMENTS, check_runtime, measure, not_measured, runtime_environment, server
 from qforge.progress import console
 from qforge.report import pages, row, terminal
 from qforge.runtimes import vllm
 from qforge.steps import Run
+
+BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
 
 
 def go(job: Job, folder: Path) -> None:
@@ -65,6 +67,11 @@ def go(job: Job, folder: Path) -> None:
     if "report" in job.stages:
         pages.html(folder / "report.html", result)
     terminal.row(result)
+
+
+def bf16_of(job: Job) -> Job:
+    """The same conditions for the unquantized model."""
+    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None)
 
 
 def baseline_refusal(job: Job, run: Run) -> str | None:
