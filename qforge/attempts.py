@@ -2,7 +2,7 @@
 
 The questions are those of a person with a checkpoint that does not load. Does this runtime serve the quantized model? If
 not, does it serve the original? If it does, the checkpoint is at fault: quantize with another exporter. If it does not,
-the runtime is: take the next one.
+the runtime is at fault: take the next one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qforge.config import Job, OnFailure
 from qforge.diagnose import Diagnosis, ServerFailed
+from qforge.envs import StageError
 from qforge.progress import console
 from qforge.request import to_json
 
@@ -25,7 +26,7 @@ class Attempt:
 
     runtime: str
     method: str
-    outcome: str  # taken, refused (before any work) or failed (to load)
+    outcome: str = "ended"  # taken, refused, failed (in a stage), or ended with the run itself
     why: str = ""
     diagnosis: Diagnosis | None = None
     original_works: bool | None = None  # whether the same runtime serves the unquantized model; none: not asked
@@ -48,11 +49,13 @@ def run(
     while ways:
         way = ways.pop(0)
         job = _own_python(compose(*way))
-        attempt = Attempt(job.runtime.name, job.method.name, "taken", "its plan and its probe succeeded")
+        attempt = Attempt(job.runtime.name, job.method.name)
         tried.append(attempt)
         try:
-            return go(job, folder)
-        except (ValueError, ServerFailed) as error:
+            go(job, folder)
+            attempt.outcome, attempt.why = "taken", "its plan, its probe and its load succeeded"
+            return
+        except (ValueError, StageError) as error:
             _note(attempt, error)
             other = (job.runtime.name, job.method.fallback)
             known = [(each.runtime, each.method) for each in tried]
@@ -75,9 +78,8 @@ def _own_python(job: Job) -> Job:
 
 
 def _note(attempt: Attempt, error: Exception) -> None:
-    attempt.outcome, attempt.why = "refused", str(error)
-    if isinstance(error, ServerFailed):
-        attempt.outcome, attempt.diagnosis = "failed", error.diagnosis
+    attempt.outcome, attempt.why = "failed" if isinstance(error, StageError) else "refused", str(error)
+    attempt.diagnosis = error.diagnosis if isinstance(error, ServerFailed) else None
 
 
 def _say(attempt: Attempt, following: list[str]) -> None:
