@@ -41,13 +41,13 @@ class ServerFailed(StageError):
 
 
 def diagnose(log: str) -> Diagnosis | None:
-    """The known error that begins first in `log`, since later ones follow from it; of two there, the catalogue's first."""
-    found = [(match, entry) for entry, pattern in _patterns() if (match := pattern.search(log))]
-    if not found:
+    """The known error whose line comes first in `log`; later ones follow from it. Of two on one line the catalogue's first."""
+    found = [(match.end(), entry) for entry, pattern in _patterns() if (match := pattern.search(log))]
+    lines = [(log.rfind("\n", 0, end) + 1, entry) for end, entry in found]
+    if not lines:
         return None
-    match, entry = min(found, key=lambda pair: pair[0].start())
-    start, end = log.rfind("\n", 0, match.end()) + 1, log.find("\n", match.end())
-    return Diagnosis(entry["id"], log[start : end if end >= 0 else None].strip(), entry["cause"], entry["remedy"])
+    start, entry = min(lines, key=lambda pair: pair[0])
+    return Diagnosis(entry["id"], log[start:].partition("\n")[0].strip(), entry["cause"], entry["remedy"])
 
 
 @cache
