@@ -38,6 +38,15 @@ NVFP4 = {
 }  # fmt: skip
 
 
+MODELOPT = {
+    "quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "ignore": ["lm_head"],
+    "config_groups": {"group_0": {
+        "targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 16},
+    }},
+    "producer": {"name": "modelopt", "version": "0.47.0"},
+}  # fmt: skip
+
+
 def missing_shard(folder: Path) -> dict[str, Any]:
     names = list(headers(folder))
     second = "model-00002-of-00002.safetensors"
@@ -111,6 +120,9 @@ CASES = {
     "shard": Case("missing_shard", "model-00002-of-00002.safetensors", doctor=missing_shard),
     "unpacked": Case(
         "no_module_or_param", "weight_packed", doctor=lambda _: {"quantization_config": NVFP4}, emulated=True
+    ),
+    "unpacked, ModelOpt": Case(
+        "shape_assert", "never packed", doctor=lambda _: {"quantization_config": MODELOPT}, emulated=True
     ),
     "no kernel": Case(
         "forced_nvfp4_kernel", "Marlin FP4 not available", doctor=lambda _: {"quantization_config": NVFP4}
