@@ -16,6 +16,11 @@ METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 
 
+class OnFailure(Enum):
+    stop = "stop"
+    fallback = "fallback"
+
+
 class Vendor(Enum):
     nvidia = "nvidia"
     amd = "amd"
@@ -25,11 +30,6 @@ class Vendor(Enum):
 class Engine(Enum):
     vllm = "vllm"
     transformers = "transformers"
-
-
-class OnFailure(Enum):
-    stop = "stop"
-    fallback = "fallback"
 
 
 @dataclass
