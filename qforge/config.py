@@ -16,6 +16,11 @@ METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 
 
+class OnFailure(Enum):
+    stop = "stop"
+    fallback = "fallback"
+
+
 class Vendor(Enum):
     nvidia = "nvidia"
     amd = "amd"
@@ -64,6 +69,7 @@ class Method:
     group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
     calibrated: bool = False  # whether it looks at calibration text
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
 
 
@@ -179,6 +185,7 @@ class Job:
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
+    on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout
     debug: bool = False
 

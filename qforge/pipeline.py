@@ -11,13 +11,14 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import compat, formats, plan, provenance
+from qforge import attempts, compat, formats, plan, provenance
 from qforge.checkpoint import read_json
 from qforge.checks import check
 from qforge.config import Job, Method
+from qforge.diagnose import ServerFailed
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import measure, not_measured, runtime_environment, server
+from qforge.measure import MEASUREMENTS, check_runtime, measure, not_measured, runtime_environment, server
 from qforge.progress import console
 from qforge.report import pages, row, terminal
 from qforge.report import planned as plans
@@ -42,6 +43,8 @@ def go(job: Job, folder: Path) -> None:
     if job.plan_only:
         return
     run.preflight(planned)
+    if job.serve.keep or set(MEASUREMENTS) & set(job.stages):
+        check_runtime(run)
     judged = "judge" in job.stages and job.method.function is not None
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
@@ -82,6 +85,20 @@ def baseline_refusal(job: Job, run: Run) -> str | None:
     return None
 
 
+def original_works(job: Job, folder: Path, load: bool) -> bool:
+    """Whether the job's runtime takes the unquantized model: by its plan, or with `load` by serving it."""
+    run = Run(bf16_of(job), folder, "bf16-")
+    try:
+        planned = plan.make(run.job, run.known_model())
+        if load:
+            with server(run, planned.emulated, run.fetch(), runtime_environment(run.job)):
+                pass
+    except (ValueError, ServerFailed) as error:
+        terminal.warn(f"the original does not work there either: {error}")
+        return False
+    return True
+
+
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
     job, layout = run.job, formats.detect(read_json(artifact / "config.json")) or "bf16"
@@ -91,6 +108,7 @@ def serve(run: Run, artifact: Path) -> None:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
     run.refuse_missing_device()
+    check_runtime(run)
     with server(run, False, artifact, runtime_environment(job)) as running:
         terminal.serving(running)
         vllm.wait_for_end(running)
@@ -104,12 +122,16 @@ class Command:
     again: Callable[..., Job]  # again("method=gptq", ...)
     several: dict[str, list[str]]  # hw=[h100,mi325x]: of which `load` holds the merger, which is neither
 
+    def compose(self, *overrides: str) -> Job:
+        """The job as asked for, or with other choices."""
+        return self.again(*overrides) if overrides else self.load()
+
 
 def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     out = Path(folder)
     try:
-        go(command.load(), out)
+        attempts.run(command.several.get("runtime", []), command.compose, go, original_works, out)
     except (ValueError, OmegaConfBaseException) as error:
         return _end(f"refused: {_text(error)}", 2, debug)
     except StageError as error:

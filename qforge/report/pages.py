@@ -15,7 +15,7 @@ from qforge.plan import Plan
 from qforge.request import to_json, without_secrets
 
 TEMPLATES = Path(__file__).with_name("templates")
-RESULTS = ("plan", "calibrate", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
+RESULTS = ("plan", "calibrate", "quantize", "inspect", "probe", "serve", "evaluate", "bench", "verdict", "row")
 
 
 def html(file: Path, row: dict[str, Any]) -> None:
