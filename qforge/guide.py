@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qforge import measured, plan
 from qforge.config import ROOT, Job
@@ -29,6 +30,19 @@ class Choice:
     plan: Plan | None
     refusal: str
     measurements: list[Measurement]
+
+    def summary(self) -> dict[str, Any]:
+        """For guide.json."""
+        plan = self.plan
+        planned = {"serving": plan.serving, "bytes": plan.bytes, "bits_per_weight": plan.bits_per_weight,
+                   "estimates": plan.estimates} if plan else None  # fmt: skip
+        return {
+            "method": self.method,
+            "hw": self.hw,
+            "plan": planned,
+            "refused": self.refusal,
+            "measured": self.measurements,
+        }
 
     def speed(self, streams: int) -> float | None:
         """Measured tokens/s over bf16's, at the number of streams measured nearest to `streams`; the median of the rows."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import attempts, compat, formats, plan, provenance
+from qforge import attempts, compat, formats, guide, plan, provenance
 from qforge.checkpoint import read_json
 from qforge.checks import check
 from qforge.config import Job, Method
@@ -127,11 +127,39 @@ class Command:
         return self.again(*overrides) if overrides else self.load()
 
 
+def start(command: Command, folder: Path) -> None:
+    """Rank the methods (method=auto), or go the first way that works."""
+    job, hardware = command.load(), command.several.get("hw", [])
+    if job.method.name == guide.AUTO:
+        return advise(command, hardware or [job.hw.name], Run(job, folder))
+    if hardware:
+        raise ValueError(
+            f"hw=[{','.join(hardware)}]: a run is on one hardware; use method=auto plan_only=true to compare them, or "
+            f"--multirun hw={','.join(hardware)}"
+        )
+    attempts.run(command.several.get("runtime", []), command.compose, go, original_works, folder)
+
+
+def advise(command: Command, hardware: list[str], run: Run) -> None:
+    """The decision guide: a table in the terminal, and guide.json."""
+    if not run.job.plan_only:
+        raise ValueError(
+            "method=auto ranks the methods and runs none; use plan_only=true, then the method of your choice"
+        )
+    check(run.job)
+    choices = guide.choices(command.again, hardware, run.known_model())
+    advice = guide.advice(choices, hardware)
+    if not advice:
+        raise ValueError(f"hw={','.join(hardware)}: no method serves {run.job.model.name} there: {choices[0].refusal}")
+    plans.guide(choices, advice)
+    run.write("guide.json", {"choices": [choice.summary() for choice in choices], "advice": advice})
+
+
 def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     out = Path(folder)
     try:
-        attempts.run(command.several.get("runtime", []), command.compose, go, original_works, out)
+        start(command, out)
     except (ValueError, OmegaConfBaseException) as error:
         return _end(f"refused: {_text(error)}", 2, debug)
     except StageError as error:

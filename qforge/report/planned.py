@@ -93,8 +93,12 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     for name in ("method", "hw", "served", "kernel", "GiB", "bits", "at most, 1", "arithmetic", "measured, bf16 = 1"):
         table.add_column(name, overflow="fold")
     for choice in choices:
-        table.add_row(choice.method, choice.hw, *_cells(choice))
+        if choice.plan:
+            table.add_row(choice.method, choice.hw, *_cells(choice, choice.plan))
     console.print(table)
+    for choice in choices:
+        if choice.plan is None:
+            console.print(f"[red]refused[/] {choice.refusal}")
     console.print(
         "at most, 1: the roofline's bound for one stream; arithmetic: the kernel's rate; both over bf16's, no prediction",
         style="dim",
@@ -106,10 +110,7 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
             console.print(f"{choice.method}: {row.source}", style="dim")
 
 
-def _cells(choice: Choice) -> list[str]:
-    if choice.plan is None:
-        return ["[red]refused[/]", choice.refusal]
-    planned = choice.plan
+def _cells(choice: Choice, planned: Plan) -> list[str]:
     how = planned.serving.how
     bounds = [f"{b:.2f}" if b is not None else "" for b in (choice.bound(many=False), choice.bound(many=True))]
     seen = [f"{r:.2f} at {s}" for m in choice.measurements for s, r in m.speed.items()]
