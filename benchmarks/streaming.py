@@ -125,8 +125,10 @@ def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str,
     with (options.out / f"{source.name}-{method}.log").open("w") as log:
         subprocess.run(command, check=True, env=environ, stdout=log, stderr=subprocess.STDOUT)
     result = checkpoint.read_json(out / "measured.json")
+    made = {n: (t.dtype, t.shape) for n, t in checkpoint.headers(out / "artifact").items()}
     row = {
         "method": method, "model_gb": planned.bf16_bytes / 1e9, "artifact_gb": planned.bytes / 1e9,
+        "as_planned": made == {n: (t.dtype, t.shape) for n, t in planned.tensors.items()},
         "matrices": len(planned.quantized), "files": len(list(source.glob("*.safetensors"))), "bytes_s": seconds,
         "ratio": result["stream_s"] / seconds, "gb_per_s": planned.bf16_bytes / 1e9 / result["stream_s"], **result,
         "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
