@@ -163,7 +163,8 @@ class Run:
         inputs = {"source": str(source)}
         key: dict[str, Any] = {
             "plan": plan.identity(), "function": method.function, "args": method.args, "env": envs.identity(method.env),
-            "source": self.fingerprint(source), "code": code("stages/quantize.py", f"{library}.py"),
+            "source": self.fingerprint(source),
+            "code": code("stages/quantize.py", "shards.py", "methods/packing.py", f"{library}.py"),
         }  # fmt: skip
         if method.calibrated:
             calibration = self._calibration(source)
