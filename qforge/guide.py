@@ -77,7 +77,7 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
-            rows = measured.of_method(measured.rows(job.hw), method)
+            rows = measured.of_method(measured.rows(job.hw), method, job.group_size)
             try:
                 found.append(Choice(method, job.hw.name, plan.make(job, model), "", rows))
             except ValueError as refusal:
@@ -87,7 +87,7 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
 
 def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
     """For each hardware the best method by goal; for several, what runs on all of them first."""
-    served = [c for c in found if c.plan and not c.plan.emulated]
+    served = [c for c in found if c.plan and not (c.plan.emulated or c.plan.simulated)]
     everywhere = {c.method for c in served if {o.hw for o in served if o.method == c.method} >= set(hardware)}
     advised = []
     if len(hardware) > 1:

@@ -75,15 +75,18 @@ def runtime_environment(job: Job) -> Environment:
     return envs.existing(job.runtime.python) if job.runtime.python else envs.managed(str(job.runtime.env))
 
 
-def check_runtime(run: Run) -> None:
-    """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json."""
+def check_runtime(run: Run, unpacked: bool = False) -> None:
+    """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json.
+
+    `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads.
+    """
     job, found = run.job, probe.probe(run.job.runtime, run.store)
     run.write("probe.json", found)
     if job.artifact:
         config = read_json(run.given_artifact() / "config.json")
         probe.check(job, found, config.get("quantization_config", {}).get("quant_method"))
     else:
-        probe.check(job, found, formats.FORMATS[job.method.format].quant_method)
+        probe.check(job, found, None if unpacked else formats.FORMATS[job.method.format].quant_method)
     console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
 
 
@@ -123,8 +126,8 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
         return "runtime=transformers is no server; speed is measured through vLLM only"
     if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
-    if stage == "bench" and plan.emulated:
-        return f"emulated: {plan.serving.reason}"
+    if stage == "bench" and (plan.emulated or plan.simulated):
+        return f"{plan.serving.how.value}: {plan.serving.reason}"
     return None
 
 

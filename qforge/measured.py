@@ -40,9 +40,9 @@ def rows(hw: Hardware, folder: Path = RESULTS) -> list[Measurement]:
     return [m for m in found if m is not None and (m.hw == hw.name or _capability(m.hw) == hw.capability is not None)]
 
 
-def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurement]:
-    """Those of one method."""
-    return [m for m in measurements if m.method == method]
+def of_method(measurements: Sequence[Measurement], method: str, group_size: int | None) -> list[Measurement]:
+    """Those of one method at one group size."""
+    return [m for m in measurements if (m.method, m.group_size) == (method, group_size)]
 
 
 def _measurement(file: Path) -> Measurement | None:

@@ -44,7 +44,7 @@ def go(job: Job, folder: Path) -> None:
         return
     run.preflight(planned)
     if job.serve.keep or set(MEASUREMENTS) & set(job.stages):
-        check_runtime(run)
+        check_runtime(run, planned.simulated)
     judged = "judge" in job.stages and job.method.function is not None
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()

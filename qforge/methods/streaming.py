@@ -23,7 +23,6 @@ from tqdm import tqdm
 from qforge import checkpoint
 from qforge.checkpoint import Stored, Tensor
 from qforge.config import Job
-from qforge.exempt import FUSED
 from qforge.formats import FORMATS
 from qforge.methods.packing import Packer
 from qforge.modules import Module, from_tensors
@@ -126,8 +125,9 @@ class Stream:
         sets: dict[tuple[Any, ...], list[Module]] = {}
         for matrix in matrices:
             parent, _, leaf = matrix.name.rpartition(".")
-            fused = next((group for group in FUSED if leaf in group), leaf)
-            sets.setdefault((parent, fused, matrix.in_features), []).append(matrix)
+            expert = f"{parent}.{'gate_up' if leaf in ('gate_proj', 'up_proj', 'w1', 'w3') else leaf}"
+            together = expert if matrix.kind == "expert" else matrix.fused
+            sets.setdefault((together, matrix.in_features), []).append(matrix)
         begun: dict[tuple[str, int], Batch] = {}
         for members in sorted(sets.values(), key=self._place):
             key = (self._place(members)[0], members[0].in_features)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = 3  # examples per finding
+GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
 SCALES = ("weight_scale", "weight_scale_2", "weight_global_scale")
 
@@ -47,6 +48,11 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
         tensors.pop("lm_head.weight", None)
+    if plan.simulated:
+        _names_and_shapes(tensors, plan, report)
+        _untouched(tensors, plan, checkpoint.headers(source), report)
+        _on_a_grid(tensors, plan, report)
+        return report
     if not _packed_at_all(tensors, plan, report):
         return report
     _names_and_shapes(tensors, plan, report)
@@ -71,6 +77,21 @@ def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) ->
         "(ModelOpt: export_hf_checkpoint; llm-compressor: save_pretrained(save_compressed=True))",
     )
     return not plain
+
+
+def _on_a_grid(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
+    """Weights that were quantized and unpacked take few values in each group: 2 to the number of bits at most."""
+    import numpy as np
+
+    most, loose = 2 ** int(FORMATS[plan.layout].bits), []
+    for module in plan.quantized:
+        rows = tensors[f"{module}.weight"].read()[:GRID_ROWS].astype(np.float32)
+        group = plan.group_size if plan.group_size and plan.group_size > 0 else rows.shape[1]
+        values = np.sort(rows.reshape(-1, group), axis=1)
+        if ((np.diff(values, axis=1) > 0).sum(axis=1) + 1).max() > most:
+            loose.append(module)
+    report.checked["matrices whose weights lie on the format's grid"] = len(plan.quantized) - len(loose)
+    report.add("not quantized", loose, f"more than {most} values in a group: these are not the format's weights")
 
 
 def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
