@@ -69,7 +69,7 @@ def _check_lengths(job: Job) -> None:
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"runtime.args.max_model_len={limit}: give a number of tokens")
     most = job.runtime.args.get("max_logprobs", MAX_LOGPROBS)
-    if job.runtime.engine is Engine.vllm and job.eval.divergence.windows and job.eval.divergence.top_k > most:
+    if job.runtime.engine is Engine.vllm and job.eval.divergence.windows and 0 <= most < job.eval.divergence.top_k:
         raise ValueError(
             f"eval.divergence.top_k={job.eval.divergence.top_k}: the server gives at most {most}; ask for fewer, or start "
             f"it with +runtime.args.max_logprobs={job.eval.divergence.top_k}"
@@ -107,6 +107,8 @@ def _check_long_context(job: Job, limit: int | None) -> None:
             f"eval.kv_dtypes={job.eval.kv_dtypes}: they are compared on long context through vLLM; give "
             "eval.long_context.lengths and a runtime that serves (runtime=vllm or vllm_cpu), or leave them out"
         )
+    if job.eval.stability.prompts and job.eval.stability.load_seconds and not job.eval.texts:
+        raise ValueError("eval.stability.load_seconds: the load is made of eval.texts; give a text, or 0 seconds")
     if job.eval.stability.prompts and job.eval.stability.tokens >= job.eval.context:
         raise ValueError(
             f"eval.stability.tokens={job.eval.stability.tokens}: the answers must leave room in eval.context="

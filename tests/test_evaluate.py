@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,7 @@ def test_asking_for_more_than_the_server_gives_is_refused() -> None:
     with pytest.raises(ValueError, match=r"eval\.divergence\.top_k=50: the server gives at most 20; .*max_logprobs=50"):
         check(job("eval.divergence.top_k=50"))
     check(job("eval.divergence.top_k=50", "+runtime.args.max_logprobs=50"))
+    check(job("eval.divergence.top_k=50", "+runtime.args.max_logprobs=-1"))  # vLLM's word for all of them
     check(job("eval.divergence.top_k=50", "runtime=transformers"))
 
 
@@ -233,6 +235,12 @@ def test_degenerate_text_is_known(text: str, said: str | None) -> None:
 def test_what_cannot_be_measured_is_refused(override: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check(job(override))
+
+
+def test_a_load_without_a_text_is_refused() -> None:
+    made = job()
+    with pytest.raises(ValueError, match=r"eval\.stability\.load_seconds: the load is made of eval\.texts"):
+        check(replace(made, eval=replace(made.eval, texts={})))
 
 
 def test_every_file_that_is_read_is_named() -> None:
