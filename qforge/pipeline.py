@@ -18,7 +18,15 @@ from qforge.config import Job, Method
 from qforge.diagnose import ServerFailed
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import MEASUREMENTS, check_runtime, measure, not_measured, runtime_environment, server
+from qforge.measure import (
+    MEASUREMENTS,
+    check_runtime,
+    compared,
+    measure,
+    not_measured,
+    runtime_environment,
+    server,
+)
 from qforge.progress import console
 from qforge.report import pages, row, terminal
 from qforge.report import planned as plans
@@ -59,6 +67,7 @@ def go(job: Job, folder: Path) -> None:
     if judged:
         bf16 = Run(bf16_of(job), folder, "bf16-")
         baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
+        measured["divergence"] = compared(run, measured, baseline)
         verdict = judge(job.gate, measured, baseline)
     run.write("verdict.json", verdict)
     result = row.make(job, planned, artifact, measured, baseline, verdict, folder)

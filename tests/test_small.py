@@ -7,15 +7,12 @@ import math
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qforge import judge
 from qforge.config import Criterion, Gate
-from qforge.perplexity import perplexity, summary, windows
+from qforge.perplexity import summary
 from qforge.progress import fraction
 from qforge.runtimes.vllm import not_language
-from qforge.stages.evaluate import _task_result
 
 GATE = Gate(
     "test",
@@ -106,48 +103,6 @@ def test_the_change_and_its_interval_are_right() -> None:
     a, b = (r["evaluate"]["texts"]["text"]["perplexity"] for r in (worse, base))
     assert found["value"] == pytest.approx(100 * (a / b - 1))
     assert found["interval"][0] < found["value"] < found["interval"][1]
-
-
-# -- scoring
-
-
-class Letters:
-    """A tokenizer of one token per character, with a BOS if asked for."""
-
-    def __init__(self, bos: list[int]) -> None:
-        self.bos = bos
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": (self.bos if add_special_tokens else []) + [ord(c) for c in text]}
-
-
-def test_windows_follow_one_another_and_begin_with_bos_where_the_tokenizer_does() -> None:
-    assert windows("abcdef", Letters([]), 3, 2) == [[97, 98, 99], [100, 101, 102]]
-    assert windows("abcdef", Letters([1]), 3, 3) == [[1, 97, 98], [1, 99, 100], [1, 101, 102]]
-    with pytest.raises(ValueError, match="ask for at most 2 windows"):
-        windows("abcdef", Letters([]), 3, 3)
-
-
-@given(st.lists(st.lists(st.floats(0, 10), min_size=1, max_size=8), min_size=1, max_size=8))
-def test_perplexity_is_the_exponential_of_the_mean_loss(losses: list[list[float]]) -> None:
-    flat = [x for window in losses for x in window]
-    assert perplexity(losses) == pytest.approx(math.exp(sum(flat) / len(flat)))
-
-
-def test_a_task_with_filters_keeps_them_in_the_names_of_its_metrics() -> None:
-    """As lm-eval 0.4.13 gives gsm8k: every sample once per filter."""
-    samples = [
-        {"doc_id": doc, "filter": name, "prompt_hash": f"p{doc}", "metrics": ["exact_match"], "exact_match": right}
-        for doc in (1, 0)
-        for name, right in (("strict-match", 0.0), ("flexible-extract", 1.0))
-    ]
-    metrics = {"alias": "gsm8k", "exact_match,strict-match": 0.0, "exact_match_stderr,strict-match": "N/A",
-               "exact_match,flexible-extract": 1.0}  # fmt: skip
-    found = _task_result(samples, metrics)
-    assert found["samples"] == 2
-    assert found["metrics"] == {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}
-    assert found["per_sample"]["exact_match,flexible-extract"] == [1.0, 1.0]
-    assert judge.main_metric(found) == "exact_match,strict-match"
 
 
 # -- progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import socket
@@ -22,6 +21,7 @@ from qforge import envs
 from qforge.config import Job
 from qforge.diagnose import ServerFailed
 from qforge.envs import Environment, StageError
+from qforge.sampling import members
 
 MODEL = "model"  # the name that the server gives what it serves
 QUESTION = "What is the capital of France?"
@@ -29,6 +29,8 @@ QUESTION = "What is the capital of France?"
 # What vLLM says of itself while it starts (kernels/linear/__init__.py, v1/worker, v1/core/kv_cache_utils.py)
 FACTS = {
     "weights_gib": re.compile(r"Model loading took ([\d.]+) GiB"),
+    "kv_cache_gib": re.compile(r"(?:Available KV cache memory: |(?:Explicitly|Auto) set \()([\d.]+)"),
+    "kv_cache_dtype": re.compile(r"kv_cache_dtype=(\w+)"),
     "kv_cache_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
     "version": re.compile(r"Initializing a V1 LLM engine \(v([^)]+)\)"),
 }
@@ -157,7 +159,7 @@ def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
 def _processes(group: int) -> str:
     """What the server's processes are doing, as psutil names it: stopped, sleeping, running."""
     states = []
-    for process in _group(group):
+    for process in members(group):
         with suppress(psutil.Error):  # it has ended meanwhile
             states.append(f"{process.name()} {process.status()}, {sum(process.cpu_times()[:2]):.0f} s of CPU")
     return "its processes: " + "; ".join(states)
@@ -220,21 +222,3 @@ def not_language(text: str) -> str | None:
     if len(words) >= 12 and len(set(words)) <= len(words) / 6:
         return "the same words over and over"
     return None
-
-
-def resident_gib(server: Server) -> float:
-    """Memory of the server's whole process group, shared pages counted once (Linux PSS), in GiB."""
-    total = 0
-    for process in _group(server.process.pid):
-        with suppress(psutil.Error):  # it has ended meanwhile
-            total += process.memory_full_info().pss
-    return total / 2**30
-
-
-def _group(group: int) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError):
-            if os.getpgid(process.pid) == group:
-                found.append(process)
-    return found
