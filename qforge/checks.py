@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qforge.config import METRICS, STAGES, Criterion, Job, repository_path
+from qforge.comparisons import METRICS
+from qforge.config import STAGES, Criterion, Job, repository_path
 
 
 def check(job: Job) -> None:

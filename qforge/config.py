@@ -12,7 +12,6 @@ MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled 
 
 ROOT = Path(__file__).resolve().parent.parent
 
-METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second_gain_percent")  # what judge compares
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 
 
@@ -146,12 +145,12 @@ class Bench:
 
 @dataclass
 class Criterion:
-    """One line of the verdict. Exactly one of at_most and at_least, on the change against bf16 in the given unit."""
+    """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
 
-    metric: str = MISSING  # one of METRICS
+    metric: str = MISSING  # one of qforge.comparisons.METRICS
     at_most: float | None = None
     at_least: float | None = None
-    concurrency: int | None = None  # for speed: at how many streams
+    concurrency: int | None = None  # for speed and latency: at how many streams; none: the most that bench measures
     why: str = MISSING
 
 

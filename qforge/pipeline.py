@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from qforge import compat, formats, plan, provenance
-from qforge.checkpoint import read_json
+from qforge.checkpoint import read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
 from qforge.envs import StageError
@@ -42,7 +42,7 @@ def go(job: Job, folder: Path) -> None:
     if job.plan_only:
         return
     run.preflight(planned)
-    judged = "judge" in job.stages and job.method.function is not None
+    judged = "judge" in job.stages and bool(job.method.function or job.artifact)
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
     planned = plan.make(job, source)  # again, from the model's own files
@@ -52,10 +52,12 @@ def go(job: Job, folder: Path) -> None:
     if job.serve.keep:
         return serve(run, artifact)
     measured, baseline = measure(run, planned, artifact), None
+    measured["weights"] = {"bytes": tensor_bytes(artifact), "emulated": planned.emulated}
     verdict: dict[str, Any] = {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
     if judged:
         bf16 = Run(bf16_of(job), folder, "bf16-")
         baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
+        baseline["weights"] = {"bytes": planned.bf16_bytes, "emulated": False}
         verdict = judge(job.gate, measured, baseline)
     run.write("verdict.json", verdict)
     result = row.make(job, planned, artifact, measured, baseline, verdict, folder)

@@ -11,9 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qforge import provenance
-from qforge.checkpoint import headers, read_json
+from qforge.checkpoint import read_json, tensor_bytes
+from qforge.comparisons import main_metric
 from qforge.config import Job
-from qforge.judge import main_metric
 from qforge.plan import Plan
 from qforge.request import to_json
 
@@ -24,7 +24,7 @@ def make(
 ) -> dict[str, Any]:  # fmt: skip
     """The row, from the results as they are stored. What was not measured says so, and why."""
     quantized = read_json(folder / "quantize.json") if (folder / "quantize.json").exists() else None
-    size = sum(tensor.nbytes for tensor in headers(artifact).values())
+    size = tensor_bytes(artifact)
     row = {
         "model": job.model.name,
         "method": job.method.name,

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from qforge.judge import main_metric
+from qforge.comparisons import main_metric
 from qforge.progress import console
 from qforge.report.planned import size as size_of
 from qforge.runtimes.vllm import MODEL, Server
