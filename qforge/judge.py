@@ -15,14 +15,13 @@ WORST_FIRST = [("fail", "reject"), ("inconclusive", "inconclusive"), ("not_measu
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: `value` is in `unit`, mostly the change against bf16, with its interval."""
+    """One comparison: `value` is in the metric's unit, mostly the change against bf16, with its interval."""
 
     criterion: str
     metric: str
     of: str  # which text, task or concurrency
     verdict: str  # pass, fail, inconclusive, not_measured
     threshold: str
-    unit: str
     value: float | None = None
     interval: Interval | None = None
     measured: float | None = None
@@ -49,28 +48,18 @@ def _findings(name: str, criterion: Criterion, measured: Results, baseline: Resu
     threshold = f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
     for side in (measured, baseline) if metric.relative else (measured,):
         if reason := side[metric.stage].get("not_measured"):
-            yield Finding(name, criterion.metric, "", "not_measured", threshold, metric.unit, reason=reason)
+            yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
             return
     comparisons = list(metric.compare(criterion, measured, baseline))
     if not comparisons:
         tasks = f" with one of {', '.join(TASK_METRICS)}" if criterion.metric == "task_drop_points" else ""
         reason = f"{metric.stage} was told to measure nothing for it{tasks}"
-        yield Finding(name, criterion.metric, "", "not_measured", threshold, metric.unit, reason=reason)
+        yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
     for c in comparisons:
         verdict, reason = _verdict(criterion, c.interval)
         yield Finding(
-            name,
-            criterion.metric,
-            c.of,
-            verdict,
-            threshold,
-            metric.unit,
-            c.value,
-            c.interval,
-            c.measured,
-            c.baseline,
-            reason,
-        )
+            name, criterion.metric, c.of, verdict, threshold, c.value, c.interval, c.measured, c.baseline, reason
+        )  # fmt: skip
 
 
 def _verdict(criterion: Criterion, interval: Interval | None) -> tuple[str, str]:

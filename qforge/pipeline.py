@@ -65,7 +65,7 @@ def go(job: Job, folder: Path) -> None:
     if job.method.function and not job.artifact:
         pages.artifact(folder, artifact, job, planned, result)
     if "report" in job.stages:
-        pages.html(folder / "report.html", result)
+        pages.html(folder / "report.html", [result])
     terminal.row(result)
 
 
