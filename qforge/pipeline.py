@@ -111,10 +111,16 @@ def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     out = Path(folder)
     try:
-        go(command.load(), out)
+        job = command.load()
     except (ValueError, OmegaConfBaseException) as error:
         return _end(f"refused: {_text(error)}", 2, debug)
+    try:
+        go(job, out)
+    except ValueError as error:
+        _leave_row(job, out, "refused", str(error))
+        return _end(f"refused: {error}", 2, debug)
     except StageError as error:
+        _leave_row(job, out, "failed", str(error))
         return _end(f"failed: {error}", 1, debug)
     except OSError as error:
         full = error.errno == errno.ENOSPC
@@ -124,6 +130,15 @@ def run(command: Command, folder: str, debug: bool) -> int:
         raise  # a sweep must not go on with its next row
     console.print(str(out), style="bold", markup=False)
     return 0
+
+
+def _leave_row(job: Job, folder: Path, verdict: str, reason: str) -> None:
+    """What came to no result is a row too, with its reason."""
+    if job.verify or job.serve.keep:
+        return
+    left = row.failed(job, verdict, reason, folder)
+    Run(job, folder).write("row.json", left)
+    pages.html(folder / "report.html", [left])
 
 
 def _text(error: Exception) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Cli
 
 from qforge.checkpoint import read_json
 from qforge.report import figures, pages, table
@@ -258,6 +258,36 @@ def test_the_command_writes_a_page_and_refuses_what_is_no_row(tmp_path: Path) ->
     assert (tmp_path / "page.html").is_file()
     done = subprocess.run([*command, str(tmp_path / "none.json")], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, f"refused: {tmp_path / 'none.json'}: no such file\n")
+
+
+def test_what_was_refused_is_a_row_with_its_reason(cli: Cli, tmp_path: Path) -> None:
+    done = cli("method=rtn", "group_size=128")
+    assert done.code == 2
+    refused = done.json("row")
+    assert (refused["verdict"], refused["method"]) == ("refused", "rtn")
+    assert refused["failed"]["reason"] in done.output
+    assert refused["failed"]["reason"] in (done.folder / "report.html").read_text()
+    pages.html(tmp_path / "report.html", [*ROWS, refused])
+    found = ask(tmp_path / "report.html", f"""
+        const i = 0; return {{names: {CELLS}, mixed: document.getElementById('mixed').hidden,
+                             said: [...document.querySelectorAll('h2')].map(h => h.textContent)}}""")  # fmt: skip
+    assert found["names"][-1] == "rtn g128"
+    assert "Failed and refused" in found["said"]
+
+
+def test_rows_of_other_conditions_are_told_apart_and_have_no_common_front(tmp_path: Path) -> None:
+    other = copy.deepcopy(ROWS[-1])
+    other["conditions"] |= {"context": 2048, "runtime": "transformers"}
+    pages.html(tmp_path / "report.html", [*ROWS, other])
+    found = ask(tmp_path / "report.html", f"""
+        const state = () => [document.getElementById('mixed').hidden, document.querySelectorAll('path.front').length];
+        const mixed = state(), select = document.getElementById('conditions-filter');
+        select.selectedIndex = [...select.options].findIndex(o => o.textContent.includes('vllm_cpu'));
+        select.dispatchEvent(new Event('input'));
+        return {{mixed, chosen: state(), heads: {HEADS}}}""")  # fmt: skip
+    assert found["mixed"] == [False, 0]
+    assert found["chosen"] == [True, 2]
+    assert "runtime" in found["heads"], "shown where it differs"
 
 
 # -- what is computed for it

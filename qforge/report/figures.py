@@ -6,7 +6,7 @@ import re
 from itertools import groupby
 from typing import Any
 
-from qforge.report.table import LATENCIES, Column, Table
+from qforge.report.table import LATENCIES, Table
 
 DIGITS = 5  # of a number in the page; row.json and the CSV have all
 
@@ -77,11 +77,11 @@ def bar(criterion: dict[str, Any]) -> dict[str, float] | None:
 
 def heat(grid: list[list[float | None]]) -> list[list[float | None]]:
     """Shades from 0 to 1 for a grid of numbers; half-way where all are alike."""
+    low, high = span(grid)
+    return [[None if v is None else (v - low) / (high - low) if high > low else 0.5 for v in line] for line in grid]
+
+
+def span(grid: list[list[float | None]]) -> tuple[float, float]:
+    """The smallest and the largest number of a grid that has one."""
     known = [value for line in grid for value in line if value is not None]
-    low, span = (min(known), max(known) - min(known)) if known else (0.0, 0.0)
-    return [[None if v is None else (v - low) / span if span else 0.5 for v in line] for line in grid]
-
-
-def used(columns: Table) -> list[Column]:
-    """The columns that people see."""
-    return [column for column in columns if column.shown]
+    return min(known), max(known)

@@ -115,6 +115,7 @@ def _render(template: str, escape: bool, **context: Any) -> str:
         "unit": lambda metric: METRICS[metric].unit,
         "bar": figures.bar,
         "heat": figures.heat,
+        "span": figures.span,
         "why": table.why,
         "name": table.name_of,
         "sign": table.sign,

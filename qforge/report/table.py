@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def name_of(row: Row) -> str:
 def why(row: Row) -> str:
     """In a few words why a row was not accepted."""
     if row.get("failed"):
-        return str(row["failed"]["reason"])
+        return str(row["failed"]["reason"]).partition("\n")[0]
     for verdict in ("fail", "inconclusive", "not_measured"):
         for c in row.get("criteria", []):
             if c["verdict"] == verdict:
@@ -110,7 +110,9 @@ def table(rows: list[Row]) -> Table:
             values += [None] * (index - len(values)) + [value]
     for values in columns.values():
         values += [None] * (len(rows) - len(values))
-    return {column: columns[column] for column in sorted(columns, key=lambda c: not c.shown)}
+    differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
+    said = {replace(column, shown=column.shown or column in differing): columns[column] for column in columns}
+    return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, c.key == "why"))}
 
 
 def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
@@ -142,7 +144,7 @@ QUALITY = {
     "high": Column("high", "perplexity lost, upper bound", "%", 2, shown=False),
     "kl": Column("kl", "KL to bf16, worst text", "nats/token", 4, "low"),
     "agreed": Column("agreed", "same first choice as bf16, worst text", "%", 1, "high"),
-    "drop": Column("drop", "task points lost, worst task", "points", 1, "low"),
+    "drop": Column("drop", "task score lost, worst task", "points", 1, "low"),
 }
 
 

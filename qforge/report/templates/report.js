@@ -100,6 +100,13 @@ function ticks(low, high) {
   return found;
 }
 
+function logTicks(low, high) {
+  const found = [];
+  for (let power = 10 ** Math.floor(Math.log10(low)); power <= high; power *= 10)
+    for (const f of [1, 2, 5]) if (f * power >= low && f * power <= high) found.push(+(f * power).toPrecision(3));
+  return found;
+}
+
 function frame(parent, title, x, y) {
   // x and y: {label, low, high, ticks, log}; returns the drawing and how values become places in it
   const figure = make(parent, "figure");
@@ -206,9 +213,8 @@ function name(svg, said, [x, y], taken) {
 
 function drawParetos() {
   $("paretos").replaceChildren();
-  if (!quality.length) return;
-  const y = columns[+$("quality").value];
-  for (const index of against) pareto($("paretos"), columns[index], y);
+  for (const index of quality.length ? against : []) pareto($("paretos"), columns[index], columns[+$("quality").value]);
+  $("buy").hidden = !quality.length || !against.length;
   const sets = new Set(state.rows.map((row) => at("conditions", row))).size;
   $("mixed").hidden = sets < 2;
 }
@@ -225,6 +231,7 @@ function drawCurves() {
     item.append(at("name", row));
   });
   for (const plot of curves) curve(plot, rows, base.length ? 0 : 1);
+  $("load").hidden = !curves.length;
 }
 
 function curve(plot, rows, first) {
@@ -236,10 +243,11 @@ function curve(plot, rows, first) {
     }
   if (!drawn.length) return;
   const xs = [...new Set(drawn.flatMap((d) => d.points.map((p) => p[0])))].sort((a, b) => a - b);
-  const highest = drawn.reduce((m, d) => Math.max(m, ...d.points.map((p) => p[1])), 0) * 1.05;
+  const all = drawn.flatMap((d) => d.points.map((p) => p[1])), highest = 1.05 * Math.max(...all), least = Math.min(...all) / 1.05;
+  const log = least > 0 && highest / least > 25; // one slow row shall not flatten all others
   const { figure, svg, px, py } = frame($("curves"), plot.title,
     { label: plot.x, low: xs[0], high: xs.at(-1), ticks: xs, log: xs[0] > 0 && xs.at(-1) / xs[0] > 8 },
-    { label: plot.title, low: 0, high: highest, ticks: ticks(0, highest) });
+    { label: plot.title, low: log ? least : 0, high: highest, ticks: log ? logTicks(least, highest) : ticks(0, highest), log });
   const points = [];
   for (const { row, nth, line, colour, points: values } of drawn) {
     const places = values.map(([x, y]) => [px(x), py(y)]);
