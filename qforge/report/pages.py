@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
@@ -21,7 +22,7 @@ from qforge.report.table import Row
 from qforge.request import to_json, without_secrets
 
 TEMPLATES = Path(__file__).with_name("templates")
-RESULTS = ("plan", "calibrate", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
+RESULTS = ("plan", "calibrate", "quantize", "inspect", "serve", "evaluate", "divergence", "bench", "verdict", "row")
 DETAILS = 50  # rows that a page describes one by one
 OF_BENCH = {
     "output_throughput": "tokens/s", "total_token_throughput": "tokens/s, prompts included",
@@ -119,6 +120,7 @@ def _render(template: str, escape: bool, **context: Any) -> str:
         "why": table.why,
         "name": table.name_of,
         "sign": table.sign,
+        "mean": lambda cells: fmean(value for line in cells for value in line),
     }
     return environment.get_template(template).render(**context)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -17,6 +18,8 @@ from qforge.comparisons import main_metric
 from qforge.config import Job
 from qforge.plan import Plan
 from qforge.request import to_json
+
+UNMEASURED = {"evaluate": "quality", "bench": "speed", "divergence": "difference from bf16 token by token"}
 
 
 def make(
@@ -45,6 +48,7 @@ def make(
         "serving": plan.serving,
         "heat": _bits(plan),
         "measured": _numbers(measured),
+        "unmeasured": list(_unmeasured(job, measured)),
         "baseline": _numbers(baseline) if baseline else None,
         "quantize": quantized,
         "conditions": _conditions(job),
@@ -120,6 +124,32 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
         }
         numbers["bench"] = {**bench, "runs": runs, "tokens_per_second_range": spread}
     return numbers
+
+
+def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
+    """What a reader might take for granted and nobody looked at."""
+    evaluate, bench = measured["evaluate"], measured["bench"]
+    for name in ("evaluate", "bench", "divergence"):
+        if why := measured.get(name, {}).get("not_measured"):
+            yield f"{UNMEASURED[name]}: {why}"
+    if "texts" in evaluate:
+        if not evaluate["tasks"]:
+            yield "tasks: none was run"
+        if not evaluate.get("long_context"):
+            yield f"long context: nothing beyond {evaluate['context']} tokens"
+        if not evaluate.get("kv"):
+            yield "other dtypes of the KV cache than the one served with"
+        if not evaluate.get("stability"):
+            yield "stability: no repeated answers, no check for degenerate output, no sustained load"
+        elif not evaluate["stability"].get("load"):
+            yield "sustained load"
+        if not evaluate.get("chat"):
+            yield "conversation: no judge has read its answers"
+        yield f"other kinds of text than {' and '.join(text['kind'] for text in evaluate['texts'].values())}"
+    if "runs" in bench:
+        yield f"speed on other hardware than {job.hw.name}, beyond {max(bench['runs'], key=int)} concurrent requests, and at \
+other lengths than {bench['input_len']} tokens in and {bench['output_len']} out"
+    yield "safety, bias and everything else that bf16 itself was not asked here"
 
 
 def _texts(texts: dict[str, Any]) -> dict[str, Any]:
