@@ -178,6 +178,7 @@ class Job:
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
+    rescore: int = 0  # with verify: so many windows of each text are scored again
     store: str = ".store"  # relative to the checkout
     debug: bool = False
 

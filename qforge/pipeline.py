@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import compat, formats, plan, provenance
+from qforge import compat, formats, plan
 from qforge.checkpoint import read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
@@ -23,6 +23,7 @@ from qforge.report import pages, row, terminal
 from qforge.report import planned as plans
 from qforge.runtimes import vllm
 from qforge.steps import Run
+from qforge.verify import verify
 
 BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
 
@@ -33,7 +34,7 @@ def go(job: Job, folder: Path) -> None:
     run = Run(job, folder)
     pages.clear(folder)
     if job.verify:
-        return terminal.verified(job.verify, provenance.verify(Path(job.verify)))
+        return terminal.verified(job.verify, verify(job, folder))
     if job.serve.keep and job.artifact:
         return serve(run, run.given_artifact())
     planned = plan.make(job, run.known_model())

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import QUICK, ROOT, Cli, Finished
 from hydra.core.config_store import ConfigStore
 from test_config import job
 
 from qforge import bootstrap, judge
+from qforge.checkpoint import headers
 from qforge.comparisons import METRICS
 from qforge.config import Criterion, Gate, Job
 from qforge.perplexity import summary
@@ -242,3 +246,63 @@ def test_the_tiers_are_those_of_the_seed() -> None:
     assert [c["memory"].at_most for c in tiers.values()] == [30, 20, 16]
     assert [c["speed"].at_least for c in tiers.values()] == [2, 5, 10]
     assert "perplexity" in tiers["optimal"]
+
+
+# -- real models
+
+
+def drawn(pair: list[dict], seed: int, swap: bool = False) -> list[dict]:
+    """Two real results of evaluate with 20 windows and 200 documents drawn from theirs, the same for both.
+
+    `swap`: which of the two a window comes from is drawn as well, so that neither is the better one.
+    """
+    random = np.random.default_rng(seed)
+    made = [{**results(), "evaluate": {**copy.deepcopy(side), "through": "server"}} for side in pair]
+    for name in pair[0]["texts"]:
+        windows = random.integers(len(pair[0]["texts"][name]["window_loss"]), size=20)
+        turned = random.integers(2, size=20) if swap else np.zeros(20, int)
+        for key in ("window_loss", "window_tokens"):
+            values = np.array([side["texts"][name][key] for side in pair])
+            for i, side in enumerate(made):
+                side["evaluate"]["texts"][name][key] = list(values[i ^ turned, windows])
+    for name, task in pair[0]["tasks"].items():
+        documents = random.integers(task["samples"], size=200)
+        for side in made:
+            scores = side["evaluate"]["tasks"][name]["per_sample"]
+            side["evaluate"]["tasks"][name]["per_sample"] = {m: list(np.array(s)[documents]) for m, s in scores.items()}
+    return made
+
+
+@pytest.mark.real
+def test_bf16_against_itself_is_never_rejected(cli: Cli, whole: Finished) -> None:
+    """The noise is real: bf16 through vLLM and through transformers, whose kernels round differently."""
+    direct = cli.succeed("method=rtn", *QUICK, "runtime=transformers")
+    pair = [run.json("bf16-evaluate") for run in (whole, direct)]
+    assert pair[0]["texts"]["wikitext"]["window_loss"] != pair[1]["texts"]["wikitext"]["window_loss"]
+    for seed in range(20):
+        found = verdicts(*drawn(pair, seed, swap=True), job("gate=quality").gate)
+        assert found[""] != "reject", (seed, found)
+        assert found["perplexity"] == "pass", (seed, found)
+
+
+@pytest.mark.real
+def test_a_model_with_one_block_shuffled_is_rejected_with_the_reason(cli: Cli, model: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(model, tmp_path / "damaged"))
+    random = np.random.default_rng(0)
+    for name, tensor in headers(damaged).items():
+        if ".layers.15." in name and len(tensor.shape) == 2:
+            with tensor.file.open("r+b") as stream:
+                stream.seek(tensor.offset)
+                weights = np.frombuffer(stream.read(tensor.nbytes), np.uint16).copy()
+                random.shuffle(weights)  # the same numbers at other places: shapes, dtypes and scales say nothing
+                stream.seek(tensor.offset)
+                stream.write(weights.tobytes())
+    stages = "stages=[evaluate,judge,report]"
+    done = cli.succeed("method=bf16", f"artifact={damaged}", *QUICK, "runtime=transformers", stages)
+    verdict = done.json("verdict")
+    assert verdict["verdict"] == "reject"
+    assert {c["verdict"] for c in verdict["criteria"] if c["criterion"] == "perplexity"} == {"fail"}
+    assert "perplexity increase percent" in (done.folder / "report.html").read_text()
+    for seed in range(20):  # whichever windows it had been shown
+        found = verdicts(*drawn([done.json("evaluate"), done.json("bf16-evaluate")], seed), job("gate=quality").gate)
+        assert (found[""], found["perplexity"]) == ("reject", "fail"), (seed, found)

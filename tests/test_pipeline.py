@@ -25,11 +25,6 @@ pytestmark = pytest.mark.real
 STAGE_FILES = ("plan", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
 
 
-@pytest.fixture(scope="session")
-def whole(cli: Cli) -> Finished:
-    return cli.succeed("method=rtn", *QUICK)
-
-
 def test_everything_is_there_and_says_what_was_measured(whole: Finished) -> None:
     for name in STAGE_FILES:
         assert (whole.folder / f"{name}.json").is_file(), name

@@ -49,7 +49,7 @@ def _positions(keys: list[str]) -> list[dict[str, Any]]:
     plots = []
     for text, group in groupby(stems, key=lambda stem: stem.split(":")[1]):
         lines = [(f"KV cache {stem.split(':')[2]}", stem) for stem in group]
-        plots.append(_curve(f"perplexity of {text}", "tokens before", lines, keys))
+        plots.append({**_curve(f"perplexity of {text}", "tokens before", lines, keys), "log": True})
     return plots
 
 

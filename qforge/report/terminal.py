@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -11,6 +11,9 @@ from qforge.comparisons import main_metric
 from qforge.progress import console
 from qforge.report.planned import size as size_of
 from qforge.runtimes.vllm import MODEL, Server
+
+if TYPE_CHECKING:
+    from qforge.verify import Verified
 
 COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
 
@@ -75,8 +78,12 @@ def serving(server: Server) -> None:
     )  # fmt: skip
 
 
-def verified(artifact: str, differences: list[str]) -> None:
+def verified(artifact: str, found: Verified) -> None:
     """What a check of an artifact found. Raises ValueError where it is not what it was."""
-    if differences:
-        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(differences))
-    console.print(f"[green]✓[/] {artifact}: every file is as it was when it was made")
+    if found.faults:
+        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(found.faults))
+    for checked in found.checked:
+        console.print(f"[green]✓[/] {checked}", soft_wrap=True)
+    for difference in found.differs:
+        console.print(f"[yellow]~[/] {difference}", soft_wrap=True)
+    console.print(f"[green]✓[/] {artifact}: as it was when it was made")

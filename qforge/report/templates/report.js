@@ -5,7 +5,9 @@ const $ = (id) => document.getElementById(id);
 const column = (key) => columns.find((c) => c.key === key);
 const at = (key, row) => column(key).values[row];
 const count = column("name").values.length;
-const STEP = 200; // rows drawn at once
+const STEP = 25; // rows drawn at first: the plots below shall not be far
+const PAPER = 250; // rows that are printed at least
+const CROWD = 300; // rows, above which a plot shows dots, and shapes on its front only
 const SERIES = 6; // lines of a plot: what one can tell apart
 const state = { order: [...Array(count).keys()], rows: [], limit: STEP, sort: null, up: true };
 
@@ -90,7 +92,7 @@ function drawTable() {
 
 // -- plots
 
-const W = 420, H = 300, LEFT = 66, RIGHT = 14, TOP = 14, BOTTOM = 46;
+const W = 420, H = 300, LEFT = 66, RIGHT = 18, TOP = 14, BOTTOM = 46;
 
 function ticks(low, high) {
   const raw = (high - low) / 5, power = 10 ** Math.floor(Math.log10(raw));
@@ -182,20 +184,29 @@ function pareto(parent, x, y) {
   const place = (row) => [px(x.values[row]), py(Math.min(y.values[row], high))];
   const best = front(rows, x, y);
   const one = new Set(rows.map((row) => at("conditions", row))).size === 1;
+  const crowd = rows.length > CROWD;
+  if (crowd) marks(svg, rows, place, "crowd", (x, y) => `M${x} ${y}h0`);
   if (one && best.length > 1) make(svg, "path", { class: "front", d: "M" + best.map(place).join("L") });
-  const paths = {};
-  for (const row of rows) (paths[at("verdict", row)] ??= []).push((SHAPES[at("verdict", row)] ?? SHAPES.reject)(...place(row).map((v) => +v.toFixed(1))));
-  for (const [verdict, parts] of Object.entries(paths)) make(svg, "path", { class: `dots v-${verdict}`, d: parts.join("") });
+  marks(svg, crowd ? best : rows, place, "dots");
   if (bounds.length)
     for (const row of rows) {
       const [a, b] = bounds.map((values) => values[row]);
       if (a !== null) make(svg, "path", { class: `dots v-${at("verdict", row)}`, d: `M${place(row)[0]} ${py(Math.min(a, high))}V${py(Math.min(b, high))}` });
     }
-  const taken = rows.length <= 300 ? rows.map((row) => [place(row)[0] - 6, place(row)[1] - 6, 12, 12]) : [];
+  const taken = (crowd ? best : rows).map((row) => [place(row)[0] - 6, place(row)[1] - 6, 12, 12]);
   for (const row of rows.length <= 12 ? rows : best.slice(0, 8)) name(svg, at("name", row), place(row), taken);
   hover(svg, rows.map((row) => [...place(row), () => [at("name", row), named(y, row), named(x, row), `verdict: ${at("verdict", row).replace("_", " ")}`].join("\n")]));
   const beyond = rows.filter((row) => y.values[row] > high).length;
   if (beyond) make(figure, "figcaption", {}, `${beyond} of ${rows.length} rows lie above the top edge.`);
+}
+
+function marks(svg, rows, place, kind, shape = null) {
+  const paths = {}; // one for each verdict, so that ten thousand marks are a handful of elements
+  for (const row of rows) {
+    const verdict = at("verdict", row), draw = shape ?? SHAPES[verdict] ?? SHAPES.reject;
+    (paths[verdict] ??= []).push(draw(...place(row).map((v) => +v.toFixed(1))));
+  }
+  for (const [verdict, parts] of Object.entries(paths)) make(svg, "path", { class: `${kind} v-${verdict}`, d: parts.join("") });
 }
 
 function name(svg, said, [x, y], taken) {
@@ -203,9 +214,9 @@ function name(svg, said, [x, y], taken) {
   for (const [dx, dy] of [[8, 4], [8, -7], [8, 15], [-8 - width, 4], [-8 - width, -7], [-width / 2, -11], [-width / 2, 20], [-8 - width, 15]]) {
     const box = [x + dx, y + dy - 10, width, 13];
     const free = box[0] > LEFT && box[0] + width < W - 2 && box[1] > 0 && box[1] + 13 < H - BOTTOM &&
-      !taken.some((t) => t !== null && box[0] < t[0] + t[2] && t[0] < box[0] + box[2] && box[1] < t[1] + t[3] && t[1] < box[1] + box[3]);
+      !taken.some((t) => box[0] < t[0] + t[2] && t[0] < box[0] + box[2] && box[1] < t[1] + t[3] && t[1] < box[1] + box[3]);
     if (!free) continue;
-    make(svg, "text", { x: x + dx, y: y + dy }, said);
+    make(svg, "text", { class: "name", x: x + dx, y: y + dy }, said);
     taken.push(box);
     return;
   }
@@ -244,7 +255,7 @@ function curve(plot, rows, first) {
   if (!drawn.length) return;
   const xs = [...new Set(drawn.flatMap((d) => d.points.map((p) => p[0])))].sort((a, b) => a - b);
   const all = drawn.flatMap((d) => d.points.map((p) => p[1])), highest = 1.05 * Math.max(...all), least = Math.min(...all) / 1.05;
-  const log = least > 0 && highest / least > 25; // one slow row shall not flatten all others
+  const log = plot.log || (least > 0 && highest / least > 25); // one slow row shall not flatten all others
   const { figure, svg, px, py } = frame($("curves"), plot.title,
     { label: plot.x, low: xs[0], high: xs.at(-1), ticks: xs, log: xs[0] > 0 && xs.at(-1) / xs[0] > 8 },
     { label: plot.title, low: log ? least : 0, high: highest, ticks: log ? logTicks(least, highest) : ticks(0, highest), log });
@@ -280,5 +291,6 @@ $("conditions-filter").parentNode.hidden = sets.size < 2;
 for (const index of quality) make($("quality"), "option", { value: index }, label(columns[index]));
 $("quality").addEventListener("change", drawParetos);
 for (const id of ["search", "verdict-filter", "conditions-filter"]) $(id).addEventListener("input", () => { state.limit = STEP; choose(); });
+addEventListener("beforeprint", () => { state.limit = Math.max(state.limit, PAPER); drawTable(); });
 $("more").addEventListener("click", () => { state.limit *= 10; drawTable(); });
 choose();
