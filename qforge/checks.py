@@ -45,7 +45,7 @@ def _check_lengths(job: Job) -> None:
         "eval.limit": (job.eval.limit or 1, 1), "eval.concurrency": (job.eval.concurrency, 1),
         "bench.requests": (job.bench.requests, 1), "bench.repeats": (job.bench.repeats, 1),
         "bench.input_len": (job.bench.input_len, 1), "bench.output_len": (job.bench.output_len, 2),
-        "rescore": (job.rescore, 0),
+        "rescore": (job.rescore, 0), "eval.budget": (job.eval.budget, 1),
         "bench.concurrency": (min(job.bench.concurrency, default=0), 1),
     }  # fmt: skip
     for key, (value, least) in at_least.items():

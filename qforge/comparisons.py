@@ -30,11 +30,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Metric:
-    """`relative`: against bf16, which must have been measured as well."""
+    """`relative`: against bf16, which must have been measured as well. `grows`: what more of would narrow its interval."""
 
     compare: Callable[[Criterion, Results, Results], Iterator[Comparison]]
     stage: str  # whose results it reads
     unit: str
+    grows: str = ""  # windows, samples or repeats
     relative: bool = True
 
 
@@ -172,8 +173,8 @@ def _percent(share: Interval | None) -> Interval | None:
 
 
 METRICS = {
-    "perplexity_increase_percent": Metric(perplexity, "evaluate", "%"),
-    "task_drop_points": Metric(tasks, "evaluate", "points"),
+    "perplexity_increase_percent": Metric(perplexity, "evaluate", "%", "windows"),
+    "task_drop_points": Metric(tasks, "evaluate", "points", "samples"),
     "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", relative=False),
     "top1_agreement_percent": Metric(partial(divergence, "agreed", 100.0), "divergence", "%", relative=False),
     "long_context_increase_percent": Metric(long_context, "evaluate", "%"),
@@ -181,10 +182,10 @@ METRICS = {
     "degenerate_increase_points": Metric(degenerate, "evaluate", "points"),
     "differing_percent": Metric(differing, "evaluate", "%", relative=False),
     "failed_requests": Metric(failed, "evaluate", "requests", relative=False),
-    "tokens_per_second_gain_percent": Metric(partial(speed, "output_throughput", True), "bench", "%"),
-    "tokens_per_second": Metric(partial(speed, "output_throughput", False), "bench", "tokens/s", relative=False),
-    "p95_latency_increase_percent": Metric(partial(speed, "p95_e2el_ms", True), "bench", "%"),
-    "p95_latency_ms": Metric(partial(speed, "p95_e2el_ms", False), "bench", "ms", relative=False),
+    "tokens_per_second_gain_percent": Metric(partial(speed, "output_throughput", True), "bench", "%", "repeats"),
+    "tokens_per_second": Metric(partial(speed, "output_throughput", False), "bench", "tokens/s", "repeats", False),
+    "p95_latency_increase_percent": Metric(partial(speed, "p95_e2el_ms", True), "bench", "%", "repeats"),
+    "p95_latency_ms": Metric(partial(speed, "p95_e2el_ms", False), "bench", "ms", "repeats", False),
     "weights_percent_of_bf16": Metric(partial(weights, True), "weights", "%", relative=False),
     "weights_gb": Metric(partial(weights, False), "weights", "GB", relative=False),
 }

@@ -131,6 +131,8 @@ class Eval:
     tasks: list[str] = field(default_factory=list)  # task names of lm-eval, or YAML files of ours
     limit: int | None = None  # samples per task
     concurrency: int = 1  # requests in flight
+    adaptive: bool = False  # where a verdict is inconclusive, measure twice as much, again and again
+    budget: int = 8  # up to so many times the windows, samples and repeats that were asked for
 
 
 @dataclass

@@ -47,7 +47,7 @@ def _findings(name: str, criterion: Criterion, measured: Results, baseline: Resu
     metric = METRICS[criterion.metric]
     threshold = f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
     for side in (measured, baseline) if metric.relative else (measured,):
-        if reason := side[metric.stage].get("not_measured"):
+        if reason := side.get(metric.stage, {"not_measured": f"{metric.stage} was not run"}).get("not_measured"):
             yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
             return
     comparisons = list(metric.compare(criterion, measured, baseline))

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,8 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     beside = [repository_path(task).parent / data for task in tasks for data in _data_files(repository_path(task))]
     files = [*(repository_path(f) for f in [*(t.path for t in job.eval.texts.values()), *tasks]), *beside]
     texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    evaluated = {"eval": job.eval, "texts": texts, "code": code("stages/evaluate.py", "perplexity.py")}
+    asked = replace(job.eval, adaptive=False, budget=1)  # what is done with a result does not decide it
+    evaluated = {"eval": asked, "texts": texts, "code": code("stages/evaluate.py", "perplexity.py")}
     return {
         "serve": served,
         "evaluate": {"served": key_of(served), "env": envs.identity(EVAL_ENV), **evaluated},

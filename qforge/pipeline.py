@@ -11,13 +11,14 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import compat, formats, plan
+from qforge import adaptive, compat, formats, plan
 from qforge.checkpoint import read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
 from qforge.envs import StageError
 from qforge.judge import judge
 from qforge.measure import measure, not_measured, runtime_environment, server
+from qforge.plan import Plan
 from qforge.progress import console
 from qforge.report import pages, row, terminal
 from qforge.report import planned as plans
@@ -26,6 +27,9 @@ from qforge.steps import Run
 from qforge.verify import verify
 
 BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
+
+
+Weighed = tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]
 
 
 def go(job: Job, folder: Path) -> None:
@@ -52,22 +56,37 @@ def go(job: Job, folder: Path) -> None:
     run.inspect(planned, artifact, source)
     if job.serve.keep:
         return serve(run, artifact)
-    measured, baseline = measure(run, planned, artifact), None
-    measured["weights"] = {"bytes": tensor_bytes(artifact), "emulated": planned.emulated}
-    verdict: dict[str, Any] = {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
-    if judged:
-        bf16 = Run(bf16_of(job), folder, "bf16-")
-        baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
-        baseline["weights"] = {"bytes": planned.bf16_bytes, "emulated": False}
-        verdict = judge(job.gate, measured, baseline)
+    measured, baseline, verdict = weigh(run, planned, artifact, source, judged, unplanned)
+    while larger := adaptive.more(job, run.job, verdict):
+        terminal.warn(
+            f"inconclusive: {larger.eval.windows} windows, {larger.eval.limit} samples, {larger.bench.repeats} repeats"
+        )
+        try:
+            measured, baseline, verdict = weigh(Run(larger, folder), planned, artifact, source, judged, unplanned)
+        except ValueError as refusal:  # a text may have no more windows
+            terminal.warn(f"judged by what there is: {refusal}")
+            break
+        run = Run(larger, folder)
     run.write("verdict.json", verdict)
-    result = row.make(job, planned, artifact, measured, baseline, verdict, folder)
+    result = row.make(run.job, planned, artifact, measured, baseline, verdict, folder)
     run.write("row.json", result)
     if job.method.function and not job.artifact:
-        pages.artifact(folder, artifact, job, planned, result)
+        pages.artifact(folder, artifact, run.job, planned, result)
     if "report" in job.stages:
         pages.html(folder / "report.html", [result])
     terminal.row(result)
+
+
+def weigh(run: Run, planned: Plan, artifact: Path, source: Path, judged: bool, unplanned: str | None) -> Weighed:
+    """Measure the checkpoint and, where it is judged, bf16 under the same conditions; and the verdict."""
+    measured = measure(run, planned, artifact)
+    measured["weights"] = {"bytes": tensor_bytes(artifact), "emulated": planned.emulated}
+    if not judged:
+        return measured, None, {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
+    bf16 = Run(bf16_of(run.job), run.folder, "bf16-")
+    baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
+    baseline["weights"] = {"bytes": planned.bf16_bytes, "emulated": False}
+    return measured, baseline, judge(run.job.gate, measured, baseline)
 
 
 def bf16_of(job: Job) -> Job:

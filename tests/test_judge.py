@@ -13,7 +13,7 @@ from conftest import QUICK, ROOT, Cli, Finished
 from hydra.core.config_store import ConfigStore
 from test_config import job
 
-from qforge import bootstrap, judge
+from qforge import adaptive, bootstrap, judge
 from qforge.checkpoint import headers
 from qforge.comparisons import METRICS
 from qforge.config import Criterion, Gate, Job
@@ -248,6 +248,28 @@ def test_the_tiers_are_those_of_the_seed() -> None:
     assert "perplexity" in tiers["optimal"]
 
 
+# -- more samples
+
+
+def undecided(*metrics: str) -> dict:
+    return {"verdict": "inconclusive", "criteria": [{"metric": m, "verdict": "inconclusive"} for m in metrics]}
+
+
+def test_more_is_measured_of_what_is_undecided_only_and_up_to_the_budget() -> None:
+    first = job("eval.adaptive=true", "eval.budget=4", "eval.windows=20", "eval.limit=100", "bench.repeats=3")
+    second = adaptive.more(first, first, undecided("task_drop_points"))
+    assert second
+    assert (second.eval.windows, second.eval.limit, second.bench.repeats) == (20, 200, 3)
+    third = adaptive.more(first, second, undecided("task_drop_points", "tokens_per_second"))
+    assert third
+    assert (third.eval.windows, third.eval.limit, third.bench.repeats) == (20, 400, 6)
+    assert adaptive.more(first, third, undecided("task_drop_points")) is None, "the budget is spent"
+    assert adaptive.more(first, second, undecided("differing_percent")) is None, "more would not narrow it"
+    assert adaptive.more(first, first, {"verdict": "reject", "criteria": []}) is None
+    off = job()
+    assert adaptive.more(off, off, undecided("task_drop_points")) is None
+
+
 # -- real models
 
 
@@ -306,3 +328,20 @@ def test_a_model_with_one_block_shuffled_is_rejected_with_the_reason(cli: Cli, m
     for seed in range(20):  # whichever windows it had been shown
         found = verdicts(*drawn([done.json("evaluate"), done.json("bf16-evaluate")], seed), job("gate=quality").gate)
         assert (found[""], found["perplexity"]) == ("reject", "fail"), (seed, found)
+
+
+@pytest.mark.real
+def test_an_undecided_model_is_measured_again_until_the_budget_or_the_text_ends(cli: Cli, rtn: Finished) -> None:
+    tiny = ("method=rtn", "eval=quick", "eval.context=64", "eval.tasks=[]", "runtime=transformers", "gate=quality",
+            "gate.criteria.task.metric=perplexity_increase_percent")  # fmt: skip
+    once = cli.succeed(*tiny)
+    low, high = once.json("verdict")["criteria"][0]["interval"]
+    between = f"gate.criteria.perplexity.at_most={(low + high) / 2}"
+    same = f"gate.criteria.task.at_most={10 * high}"
+    again = cli.succeed(*tiny, between, same, "eval.adaptive=true", "eval.budget=2")
+    assert "inconclusive: 8 windows" in again.output
+    assert "= evaluate" in again.output, "the first round was known"
+    texts = again.json("evaluate")["texts"]
+    assert {text["tokens"] for text in texts.values()} == {8 * 63}
+    assert again.json("row")["conditions"]["windows"] == 8
+    assert "inconclusive: 16 windows" not in again.output

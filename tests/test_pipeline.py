@@ -49,7 +49,7 @@ def test_the_verdict_rests_on_bf16_under_the_same_conditions(whole: Finished) ->
         assert ours["texts"][name]["perplexity"] > theirs["texts"][name]["perplexity"]
     verdict = whole.json("verdict")
     assert verdict["verdict"] in ("accept", "reject", "inconclusive")
-    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "speed"}
+    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "load", "speed"}
     assert verdict["criteria"][-1]["verdict"] == "inconclusive", "one repeat says nothing about speed"
 
 

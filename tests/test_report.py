@@ -314,6 +314,16 @@ def test_the_baseline_is_a_row_once_per_set_of_conditions() -> None:
     assert len({table.conditions_of(row) for row in found}) == 2
 
 
+def test_a_given_checkpoint_in_bf16_is_judged_and_no_baseline() -> None:
+    row = copy.deepcopy(next(row for row in ROWS if row["method"] == "rtn"))
+    row |= {"method": "bf16", "artifact": "/models/tuned", "group_size": None}
+    found = table.with_baselines([row])
+    assert [table.name_of(r) for r in found] == ["bf16", "bf16 of tuned"]
+    columns = {column.key: values for column, values in table.table(found).items()}
+    assert columns["verdict"] == ["baseline", "reject"]
+    assert columns["loss"][1] > 30
+
+
 def test_a_bar_has_its_threshold_and_its_interval_in_order() -> None:
     bar = figures.bar({"value": 7.0, "interval": [6.0, 8.0], "threshold": "<= 5"})
     assert bar

@@ -39,7 +39,7 @@ def html(file: Path, rows: list[Row]) -> None:
     page = _render(
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
         whole=[row for row in rows if not row.get("failed")], details=DETAILS,
-        counts=Counter("baseline" if row["method"] == "bf16" else row["verdict"] for row in rows).most_common(),
+        counts=Counter("baseline" if table.is_baseline(row) else row["verdict"] for row in rows).most_common(),
         cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
         data=Markup(json.dumps(figures.data(columns), separators=(",", ":")).replace("<", "\\u003c")),
     )  # fmt: skip

@@ -32,6 +32,7 @@ def make(
     row = {
         "model": job.model.name,
         "method": job.method.name,
+        "artifact": job.artifact,
         "summary": job.method.summary,
         "layout": plan.layout,
         "group_size": plan.group_size,

@@ -38,7 +38,7 @@ class Column:
 
 def with_baselines(rows: list[Row]) -> list[Row]:
     """The rows, best first, and in front of them bf16 once for each set of conditions that has no row of it."""
-    own = {conditions_of(row) for row in rows if row["method"] == "bf16"}
+    own = {conditions_of(row) for row in rows if is_baseline(row)}
     baselines: dict[str, Row] = {}
     for row in rows:
         if row.get("baseline") and conditions_of(row) not in own:
@@ -46,15 +46,20 @@ def with_baselines(rows: list[Row]) -> list[Row]:
     return [*baselines.values(), *sorted(rows, key=_rank)]
 
 
+def is_baseline(row: Row) -> bool:
+    """Whether it is bf16 itself, and no checkpoint of somebody's that was judged against it."""
+    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed")
+
+
 def _baseline(row: Row) -> Row:
     size = {**row["size"], "bytes": row["size"]["bf16_bytes"], "quantized_bits_per_weight": None}
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
     return {**row, "method": "bf16", "group_size": None, "exempt": {}, "size": size, "measured": row["baseline"],
-            "verdict": "baseline", "criteria": [], "quantize": None, "command": "", "report": None}  # fmt: skip
+            "verdict": "baseline", "criteria": [], "quantize": None, "artifact": None, "command": ""}  # fmt: skip
 
 
 def _rank(row: Row) -> tuple[int, float]:
-    verdict = "baseline" if row["method"] == "bf16" else row["verdict"]
+    verdict = "baseline" if is_baseline(row) else row["verdict"]
     return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf)
 
 
@@ -66,10 +71,11 @@ def conditions_of(row: Row) -> str:
 
 
 def name_of(row: Row) -> str:
-    """What people call the row: method, group and what it exempts beyond the head."""
+    """What people call the row: method, group and what it exempts beyond the head; of a given checkpoint, its folder."""
     rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
     group = f" g{row['group_size']}" if row.get("group_size") else ""
-    return f"{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "")
+    given = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
+    return f"{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + given
 
 
 def why(row: Row) -> str:
@@ -113,7 +119,7 @@ def table(rows: list[Row]) -> Table:
             values += [None] * (index - len(values)) + [value]
     for values in columns.values():
         values += [None] * (len(rows) - len(values))
-    others = [row["method"] != "bf16" for row in rows]
+    others = [not is_baseline(row) for row in rows]
     for column in QUALITY.values():
         if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
             columns.pop(column, None)
@@ -123,7 +129,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
-    conditions, size, baseline = row.get("conditions", {}), row.get("size"), row["method"] == "bf16"
+    conditions, size, baseline = row.get("conditions", {}), row.get("size"), is_baseline(row)
     yield Column("name", "row"), name_of(row)
     yield Column("verdict", "verdict"), "baseline" if baseline else row["verdict"]
     for key, value in _quality(row):
@@ -157,7 +163,7 @@ QUALITY = {
 
 def _quality(row: Row) -> Iterator[tuple[str, float]]:
     """Losses against the row's own baseline; the worst text or task, since a gate asks each of them."""
-    if row["method"] == "bf16":
+    if is_baseline(row):
         yield from (("loss", 0.0), ("drop", 0.0), ("kl", 0.0), ("agreed", 100.0))  # against itself
         return
     ours, theirs = (((row.get(side) or {}).get("evaluate") or {}) for side in ("measured", "baseline"))
