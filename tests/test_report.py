@@ -118,6 +118,22 @@ def test_filters_work_on_the_table_and_on_the_plots(many: Path) -> None:
     assert found["plots"] == 0
 
 
+def test_one_garbage_model_does_not_flatten_all_others(tmp_path: Path) -> None:
+    garbage = copy.deepcopy(ROWS[-1])
+    garbage["method"] = "garbage"
+    garbage["measured"]["evaluate"]["texts"]["wikitext"]["perplexity"] = 7.6e44
+    pages.html(tmp_path / "report.html", [*ROWS, garbage])
+    found = ask(
+        tmp_path / "report.html",
+        """
+        const figure = document.querySelector('#paretos figure');
+        return {said: figure.querySelector('figcaption').textContent,
+                ticks: [...figure.querySelectorAll('text.tick')].map(t => t.textContent)}""",
+    )
+    assert found["said"] == "1 of 6 rows lie above the top edge."
+    assert "150" in found["ticks"]
+
+
 def test_pointing_at_a_point_names_its_row(many: Path) -> None:
     found = ask(
         many,

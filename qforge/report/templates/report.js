@@ -2,9 +2,9 @@
 // Draws the table and the plots from the columns in #data. figures.py decides what is drawn, this file how.
 const { columns, quality, interval, against, curves } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const column = (key) => columns.find((c) => c.key === key);
-const at = (key, row) => column(key).values[row];
-const count = column("name").values.length;
+const by = Object.fromEntries(columns.map((c) => [c.key, c]));
+const at = (key, row) => by[key].values[row];
+const count = by.name.values.length;
 const STEP = 25; // rows drawn at first: the plots below shall not be far
 const PAPER = 250; // rows that are printed at least
 const CROWD = 300; // rows, above which a plot shows dots, and shapes on its front only
@@ -170,15 +170,20 @@ function front(rows, x, y) {
   return sorted.filter((row) => y.values[row] < best && ((best = y.values[row]), true));
 }
 
+function range(rows, y, bounds) {
+  // of the axis of quality: up to the worst row, but one garbage model shall not flatten all others
+  const ys = rows.map((row) => y.values[row]).sort((a, b) => a - b);
+  const low = Math.min(0, ys[0]), usual = 4 * ys[Math.floor(0.75 * (ys.length - 1))];
+  const top = usual > 0 ? Math.min(ys.at(-1), usual) : ys.at(-1);
+  const high = bounds.length ? rows.reduce((m, row) => Math.max(m, Math.min(bounds[1][row], 1.2 * top)), top) : top;
+  return [low, (high > low ? high : low + 1) * 1.06];
+}
+
 function pareto(parent, x, y) {
   const rows = state.rows.filter((row) => x.values[row] !== null && y.values[row] !== null);
   if (!rows.length) return;
-  const ys = rows.map((row) => y.values[row]).sort((a, b) => a - b), largest = rows.reduce((m, row) => Math.max(m, x.values[row]), 0);
-  const usual = 4 * ys[Math.floor(0.75 * (ys.length - 1))]; // one garbage model shall not flatten all others
-  const top = usual > 0 ? Math.min(ys.at(-1), usual) : ys.at(-1);
   const bounds = y.key === "loss" && rows.length <= 40 ? interval.map((i) => columns[i].values) : []; // drawn for a few rows only
-  const low = Math.min(0, ys[0]), highest = bounds.length ? rows.reduce((m, row) => Math.max(m, Math.min(bounds[1][row], 1.2 * top)), top) : top;
-  const high = (highest > low ? highest : low + 1) * 1.06;
+  const largest = rows.reduce((m, row) => Math.max(m, x.values[row]), 0), [low, high] = range(rows, y, bounds);
   const { figure, svg, px, py } = frame(parent, `${label(y)} against ${label(x)}, ${rows.length} rows`,
     { label: label(x), low: 0, high: largest * 1.08, ticks: ticks(0, largest * 1.08) }, { label: label(y), low, high, ticks: ticks(low, high) });
   const place = (row) => [px(x.values[row]), py(Math.min(y.values[row], high))];
@@ -284,7 +289,7 @@ for (let row = 0; row < count; row++) {
 }
 options($("verdict-filter"), [...verdicts].map(([v, n]) => [v, `${v.replace("_", " ")} (${n})`]), "all");
 options($("conditions-filter"), [...sets].map(([c, n]) => {
-  const row = column("conditions").values.indexOf(c);
+  const row = by.conditions.values.indexOf(c);
   return [c, `${at("model", row)}, ${["hw", "runtime"].map((k) => at(k, row)).filter(Boolean).join(", ")} (${n}, #${c})`];
 }), "all");
 $("conditions-filter").parentNode.hidden = sets.size < 2;
