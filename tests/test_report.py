@@ -270,13 +270,16 @@ def test_ten_thousand_rows_are_built_opened_and_sorted_in_seconds(tmp_path: Path
     assert found["sorted"] < 5_000
 
 
-def test_the_csv_beside_the_page_has_every_number(many: Path) -> None:
+def test_the_files_beside_the_page_have_every_number(many: Path) -> None:
     lines = list(csv.DictReader(many.with_suffix(".csv").open()))
     (gptq,) = [line for line in lines if line["method"] == "gptq"]
     (row,) = [row for row in ROWS if row["method"] == "gptq"]
     assert float(gptq["tps@4"]) == row["measured"]["bench"]["runs"]["4"]["output_throughput"]
     assert float(gptq["loss [%]"]) == pytest.approx(75.05, abs=0.01)
     assert gptq["command"] == row["command"]
+    flat = json.loads(many.with_suffix(".json").read_text())
+    assert [line["name"] for line in flat] == [line["name"] for line in lines]
+    assert {line["name"]: line["tps@4"] for line in flat}["gptq g64"] == float(gptq["tps@4"])
 
 
 def test_the_command_writes_a_page_and_refuses_what_is_no_row(tmp_path: Path) -> None:

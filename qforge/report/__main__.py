@@ -10,7 +10,7 @@ from qforge.report import pages
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page and its CSV; returns the exit code."""
+    """Write the page, and its table beside it as CSV and JSON; returns the exit code."""
     if len(arguments) < 2:
         print(__doc__, file=sys.stderr)
         return 2

@@ -32,9 +32,9 @@ OF_BENCH = {
 
 
 def html(file: Path, rows: list[Row]) -> None:
-    """The report of one run or of many: one page that needs nothing else, and its table as CSV beside it."""
+    """The report of one run or of many: one page that needs nothing else, and its table beside it."""
     columns = table.table(table.with_baselines(rows))
-    table.write_csv(file.with_suffix(".csv"), columns)
+    table.write(file, columns)
     failed = [row for row in rows if row.get("failed")]
     page = _render(
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
@@ -86,7 +86,7 @@ def clear(folder: Path) -> None:
     for name in RESULTS:
         for file in (folder / f"{name}.json", folder / f"bf16-{name}.json"):
             file.unlink(missing_ok=True)
-    for report in ("report.html", "report.csv"):
+    for report in ("report.html", "report.csv", "report.json"):
         (folder / report).unlink(missing_ok=True)
     shutil.rmtree(folder / "artifact", ignore_errors=True)
 

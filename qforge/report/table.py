@@ -222,9 +222,12 @@ def by_position(row: Row) -> Iterator[tuple[str, str, Row]]:
                 yield name, dtype, text["positions"]
 
 
-def write_csv(file: Path, columns: Table) -> None:
-    """All columns, shown or not, unrounded; the first line names them."""
-    with file.open("w", newline="") as stream:
+def write(page: Path, columns: Table) -> None:
+    """All columns, shown or not, unrounded, beside the page: as CSV, and as JSON with one object per row."""
+    with page.with_suffix(".csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow([f"{c.key} [{c.unit}]" if c.unit else c.key for c in columns])
         writer.writerows(zip(*columns.values(), strict=True))
+    keys = [column.key for column in columns]
+    flat = [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    page.with_suffix(".json").write_text(json.dumps(flat, indent=1, allow_nan=False) + "\n")
