@@ -103,9 +103,9 @@ function ticks(low, high) {
 }
 
 function logTicks(low, high) {
-  const found = [];
+  const found = [], steps = high / low > 50 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   for (let power = 10 ** Math.floor(Math.log10(low)); power <= high; power *= 10)
-    for (const f of [1, 2, 5]) if (f * power >= low && f * power <= high) found.push(+(f * power).toPrecision(3));
+    for (const f of steps) if (f * power >= low && f * power <= high) found.push(+(f * power).toPrecision(3));
   return found;
 }
 
