@@ -127,15 +127,16 @@ def speed(what: str, change: bool, criterion: Criterion, measured: Results, base
 
 
 def weights(change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
-    """Memory of the weights in GB, or in percent of bf16's: as the server's log says, else as they lie on disk.
+    """Memory of the weights in GB, or in percent of bf16's: as the server's log says, else the bytes of the packed tensors.
 
-    Where the format is emulated the server holds bf16, so that the disk is asked. Known exactly: no interval but itself.
+    Where the format is emulated or simulated the server holds bf16, and its word does not count. Known exactly: no interval
+    but itself.
     """
     loaded = [side["serve"].get("weights_gib") for side in (measured, baseline)]
-    if all(loaded) and not measured["weights"]["emulated"]:
+    if all(loaded) and not measured["weights"]["as_bf16"]:
         where, pair = "loaded by the server", [float(gib) * 2**30 / 1e9 for gib in loaded]
     else:
-        where, pair = "tensors on disk", [side["weights"]["bytes"] / 1e9 for side in (measured, baseline)]
+        where, pair = "packed", [side["weights"]["bytes"] / 1e9 for side in (measured, baseline)]
     value = 100 * pair[0] / pair[1] if change else pair[0]
     yield Comparison(where, value, (value, value), *pair)
 

@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 
 
+class OnFailure(Enum):
+    stop = "stop"
+    fallback = "fallback"
+
+
 class Vendor(Enum):
     nvidia = "nvidia"
     amd = "amd"
@@ -63,6 +68,7 @@ class Method:
     group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
     calibrated: bool = False  # whether it looks at calibration text
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
 
 
@@ -181,6 +187,7 @@ class Job:
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
     rescore: int = 0  # with verify: so many windows of each text are scored again
+    on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout
     debug: bool = False
 

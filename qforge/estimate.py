@@ -24,6 +24,7 @@ class Estimates:
     memory: Memory
     speed: Speed | None  # none where the hardware's numbers are not known, or where it is emulated
     bf16_speed: Speed | None
+    arithmetic: float | None  # operations/s of what the kernel computes in, over bf16's
     quantizing_gib: float | None  # besides the libraries themselves
 
 
@@ -32,21 +33,20 @@ def estimate(
 ) -> Estimates:
     """`before` and `after`: the tensors of the bf16 checkpoint and of the planned one; `config`: of the language model."""
     where = memory.deployment(job)
-    emulated = serving.how is How.emulated
+    emulated = serving.how in (How.emulated, How.simulated)
     arithmetic = ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16"
+    rates = job.hw.tflops
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
-    block = {m.name: m.in_features for m in modules if m.linear and m.block == _last_block(modules)}
+    last = max((m.block for m in modules if m.linear and m.block is not None), default=None)
+    block = [m.in_features for m in modules if m.linear and m.block == last]
     return Estimates(
         memory=memory.memory(config, sizes[0] if emulated else sizes[1], where),
         speed=None if emulated else roofline.speed(config, weights, arithmetic, where),
         bf16_speed=roofline.speed(config, bf16_weights, "bf16", where),
+        arithmetic=rates[arithmetic] / rates["bf16"] if {arithmetic, "bf16"} <= rates.keys() and not emulated else None,
         quantizing_gib=memory.quantizing_bytes(job, config, block, *sizes) / 2**30 if job.method.function else None,
     )
-
-
-def _last_block(modules: Sequence[Module]) -> int:
-    return max((m.block for m in modules if m.linear and m.block is not None), default=-1)
 
 
 def _weights(modules: Sequence[Module], config: Config, tensors: Tensors) -> Weights:

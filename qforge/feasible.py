@@ -57,7 +57,7 @@ def serving(job: Job, layout: Format, group: int | None, quantized: Sequence[Mod
 
 
 def tensor_parallel(
-    job: Job, config: Config, layout: Format, quantized: Sequence[Module], group: int | None
+    job: Job, config: Config, quantized: Sequence[Module], group: int | None, serving: Serving
 ) -> list[int]:
     """The legal sizes: no head is cut, and every kernel can hold its share of every matrix.
 

@@ -36,12 +36,14 @@ class Choice:
         return found[len(found) // 2] if found else None
 
     def bound(self, many: bool) -> float | None:
-        """The bound on tokens/s over bf16's: of one stream, or of arithmetic alone, which many streams come to."""
+        """The bound on tokens/s over bf16's: of one stream, or of the arithmetic, which many streams come to."""
         assert self.plan
-        ours, bf16 = self.plan.estimates.speed, self.plan.estimates.bf16_speed
-        if ours is None or bf16 is None:
+        estimates = self.plan.estimates
+        if many:
+            return estimates.arithmetic
+        if estimates.speed is None or estimates.bf16_speed is None:
             return None
-        return ours.prefill / bf16.prefill if many else ours.decode_1 / bf16.decode_1
+        return estimates.speed.decode_1 / estimates.bf16_speed.decode_1
 
 
 @dataclass(frozen=True)

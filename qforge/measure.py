@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from qforge import envs, progress, provenance
+from qforge import envs, formats, probe, progress, provenance
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
+from qforge.progress import console
 from qforge.report import terminal
 from qforge.request import to_json
 from qforge.runtimes import vllm
@@ -73,6 +74,18 @@ def _say_waiting() -> None:
 def runtime_environment(job: Job) -> Environment:
     """Where the runtime lives: a managed environment, made if need be, or somebody's own interpreter."""
     return envs.existing(job.runtime.python) if job.runtime.python else envs.managed(str(job.runtime.env))
+
+
+def check_runtime(run: Run) -> None:
+    """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json."""
+    job, found = run.job, probe.probe(run.job.runtime, run.store)
+    run.write("probe.json", found)
+    if job.artifact:
+        config = read_json(run.given_artifact() / "config.json")
+        probe.check(job, found, config.get("quantization_config", {}).get("quant_method"))
+    else:
+        probe.check(job, found, formats.FORMATS[job.method.format].quant_method)
+    console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
 
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
@@ -146,7 +159,12 @@ def _build(
 ) -> None:
     if stage == "serve":
         assert server is not None
-        facts = {**server.facts, "canary": vllm.canary(server), "resident_gib": vllm.resident_gib(server)}
+        facts = {
+            **server.facts,
+            "probe": probe.probe(run.job.runtime, run.store),
+            "canary": vllm.canary(server),
+            "resident_gib": vllm.resident_gib(server),
+        }
         (out / "result.json").write_text(to_json(facts))
         return
     where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,8 @@ def _sliding(config: Config) -> int:
     layers = int(config["num_hidden_layers"])
     if "layer_types" in config:
         return sum(kind == "sliding_attention" for kind in config["layer_types"])
-    if pattern := config.get("sliding_window_pattern"):  # Gemma 3: every sixth layer sees everything
+    pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")
+    if pattern:  # Gemma 3: every sixth layer sees everything
         return layers - layers // int(pattern)
     return layers
 
@@ -166,12 +167,12 @@ def _activations(config: Config, where: Deployment) -> float:
     return max(layer, 4.0 * where.batch_sequences * int(config["vocab_size"]))
 
 
-def quantizing_bytes(job: Job, config: Config, block: Mapping[str, int], bf16_bytes: int, packed_bytes: int) -> float:
+def quantizing_bytes(job: Job, config: Config, block: Sequence[int], bf16_bytes: int, packed_bytes: int) -> float:
     """Memory of the quantizer, besides the libraries themselves: model, packed copy, calibration, Hessians of a block.
 
     `block`: inputs of each matrix of one transformer block. GPTQ keeps a float32 matrix [inputs, inputs] for each of them;
     every calibrated method keeps the activations of all sequences before and after a block.
     """
-    hessians = 4.0 * sum(width * width for width in block.values()) if "GPTQModifier" in job.method.args else 0.0
+    hessians = 4.0 * sum(width * width for width in block) if "GPTQModifier" in job.method.args else 0.0
     tokens = job.calib.sequences * job.calib.length if job.method.calibrated else 0
     return bf16_bytes + packed_bytes + hessians + 2 * 2.0 * tokens * int(config["hidden_size"])

@@ -11,13 +11,14 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import adaptive, compat, formats, plan
+from qforge import adaptive, attempts, compat, formats, plan
 from qforge.checkpoint import read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
+from qforge.diagnose import ServerFailed
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import measure, not_measured, runtime_environment, server
+from qforge.measure import MEASUREMENTS, check_runtime, measure, not_measured, runtime_environment, server
 from qforge.plan import Plan
 from qforge.progress import console
 from qforge.report import pages, row, terminal
@@ -47,6 +48,8 @@ def go(job: Job, folder: Path) -> None:
     if job.plan_only:
         return
     run.preflight(planned)
+    if job.serve.keep or set(MEASUREMENTS) & set(job.stages):
+        check_runtime(run)
     judged = "judge" in job.stages and bool(job.method.function or job.artifact)
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
@@ -56,19 +59,9 @@ def go(job: Job, folder: Path) -> None:
     run.inspect(planned, artifact, source)
     if job.serve.keep:
         return serve(run, artifact)
-    measured, baseline, verdict = weigh(run, planned, artifact, source, judged, unplanned)
-    while larger := adaptive.more(job, run.job, verdict):
-        terminal.warn(
-            f"inconclusive: {larger.eval.windows} windows, {larger.eval.limit} samples, {larger.bench.repeats} repeats"
-        )
-        try:
-            measured, baseline, verdict = weigh(Run(larger, folder), planned, artifact, source, judged, unplanned)
-        except ValueError as refusal:  # a text may have no more windows
-            terminal.warn(f"judged by what there is: {refusal}")
-            break
-        run = Run(larger, folder)
+    run, (measured, baseline, verdict) = until_decided(run, planned, artifact, source, judged, unplanned)
     run.write("verdict.json", verdict)
-    result = row.make(run.job, planned, artifact, measured, baseline, verdict, folder)
+    result = row.make(run.job, planned, measured, baseline, verdict, folder)
     run.write("row.json", result)
     if job.method.function and not job.artifact:
         pages.artifact(folder, artifact, run.job, planned, result)
@@ -77,15 +70,46 @@ def go(job: Job, folder: Path) -> None:
     terminal.row(result)
 
 
+def leave_row(job: Job, folder: Path) -> None:
+    """Go; what comes to no result is a row too, with its reason. Raises what `go` raises."""
+    try:
+        go(job, folder)
+    except (ValueError, StageError) as error:
+        if not job.verify and not job.serve.keep:
+            left = row.failed(job, "failed" if isinstance(error, StageError) else "refused", str(error), folder)
+            Run(job, folder).write("row.json", left)
+            pages.html(folder / "report.html", [left])
+        raise
+
+
+def until_decided(
+    run: Run, planned: Plan, artifact: Path, source: Path, judged: bool, unplanned: str | None
+) -> tuple[Run, Weighed]:
+    """Weigh; with eval.adaptive again, with more of what is undecided. Returns the last job's run and what it found."""
+    first = run.job
+    found = weigh(run, planned, artifact, source, judged, unplanned)
+    while larger := adaptive.more(first, run.job, found[2]):
+        grown = {"windows": larger.eval.windows, "samples": larger.eval.limit, "repeats": larger.bench.repeats}
+        terminal.warn(f"inconclusive; again with {', '.join(f'{count} {what}' for what, count in grown.items())}")
+        try:
+            found = weigh(Run(larger, run.folder), planned, artifact, source, judged, unplanned)
+        except ValueError as refusal:  # a text may have no more windows
+            terminal.warn(f"judged by what there is: {refusal}")
+            break
+        run = Run(larger, run.folder)
+    return run, found
+
+
 def weigh(run: Run, planned: Plan, artifact: Path, source: Path, judged: bool, unplanned: str | None) -> Weighed:
     """Measure the checkpoint and, where it is judged, bf16 under the same conditions; and the verdict."""
     measured = measure(run, planned, artifact)
-    measured["weights"] = {"bytes": tensor_bytes(artifact), "emulated": planned.emulated}
+    size = planned.bytes if planned.simulated else tensor_bytes(artifact)
+    measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
     if not judged:
         return measured, None, {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
     bf16 = Run(bf16_of(run.job), run.folder, "bf16-")
     baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
-    baseline["weights"] = {"bytes": planned.bf16_bytes, "emulated": False}
+    baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
     return measured, baseline, judge(run.job.gate, measured, baseline)
 
 
@@ -104,6 +128,20 @@ def baseline_refusal(job: Job, run: Run) -> str | None:
     return None
 
 
+def original_works(job: Job, folder: Path, load: bool) -> bool:
+    """Whether the job's runtime takes the unquantized model: by its plan, or with `load` by serving it."""
+    run = Run(bf16_of(job), folder, "bf16-")
+    try:
+        planned = plan.make(run.job, run.known_model())
+        if load:
+            with server(run, planned.emulated, run.fetch(), runtime_environment(run.job)):
+                pass
+    except (ValueError, ServerFailed) as error:
+        terminal.warn(f"the original does not work there either: {error}")
+        return False
+    return True
+
+
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
     job, layout = run.job, formats.detect(read_json(artifact / "config.json")) or "bf16"
@@ -113,6 +151,7 @@ def serve(run: Run, artifact: Path) -> None:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
     run.refuse_missing_device()
+    check_runtime(run)
     with server(run, False, artifact, runtime_environment(job)) as running:
         terminal.serving(running)
         vllm.wait_for_end(running)
@@ -126,21 +165,19 @@ class Command:
     again: Callable[..., Job]  # again("method=gptq", ...)
     several: dict[str, list[str]]  # hw=[h100,mi325x]: of which `load` holds the merger, which is neither
 
+    def compose(self, *overrides: str) -> Job:
+        """The job as asked for, or with other choices."""
+        return self.again(*overrides) if overrides else self.load()
+
 
 def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     out = Path(folder)
     try:
-        job = command.load()
+        attempts.run(command.several.get("runtime", []), command.compose, leave_row, original_works, out)
     except (ValueError, OmegaConfBaseException) as error:
         return _end(f"refused: {_text(error)}", 2, debug)
-    try:
-        go(job, out)
-    except ValueError as error:
-        _leave_row(job, out, "refused", str(error))
-        return _end(f"refused: {error}", 2, debug)
     except StageError as error:
-        _leave_row(job, out, "failed", str(error))
         return _end(f"failed: {error}", 1, debug)
     except OSError as error:
         full = error.errno == errno.ENOSPC
@@ -150,15 +187,6 @@ def run(command: Command, folder: str, debug: bool) -> int:
         raise  # a sweep must not go on with its next row
     console.print(str(out), style="bold", markup=False)
     return 0
-
-
-def _leave_row(job: Job, folder: Path, verdict: str, reason: str) -> None:
-    """What came to no result is a row too, with its reason."""
-    if job.verify or job.serve.keep:
-        return
-    left = row.failed(job, verdict, reason, folder)
-    Run(job, folder).write("row.json", left)
-    pages.html(folder / "report.html", [left])
 
 
 def _text(error: Exception) -> str:

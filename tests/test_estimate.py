@@ -46,7 +46,7 @@ def test_memory_adds_up_and_says_what_fits() -> None:
     found = made.estimates.memory
     assert found.fits
     assert found.weights == pytest.approx(made.bytes / 2**30)
-    assert found.budget == pytest.approx(0.92 * 74.5)
+    assert found.budget == pytest.approx(0.92 * 79.6, abs=0.1)
     assert found.kv_cache == pytest.approx(found.concurrency * 2048 * kv_bytes("llama3_1_8b", value_bytes=1.0) / 2**30)
     longer = plan.make(job("model=llama3_1_8b", "method=gptq", "hw=h100", "runtime.args.max_model_len=65536"), None)
     assert longer.estimates.memory.largest_concurrency < found.largest_concurrency

@@ -51,7 +51,7 @@ def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: flo
                      "tasks": {"task": task}, "long_context": long, "stability": stability},
         "divergence": {"texts": {"text": divergence}},
         "bench": {**MADE, "input_len": 1, "output_len": 1, "tool": "t", "runs": {"1": run, "4": run}},
-        "weights": {"bytes": 3e9, "emulated": False},
+        "weights": {"bytes": 3e9, "as_bf16": False},
     }  # fmt: skip
 
 
@@ -124,14 +124,14 @@ def test_the_servers_own_word_on_memory_counts_where_the_format_is_not_emulated(
     ours["serve"]["weights_gib"], base["serve"]["weights_gib"] = "4.11", "13.70"
     found = one("weights_percent_of_bf16", ours, base, at_most=35)
     assert (found["of"], found["value"]) == ("loaded by the server", pytest.approx(30))
-    ours["weights"] = {"bytes": 2e9, "emulated": True}
+    ours["weights"] = {"bytes": 2e9, "as_bf16": True}
     found = one("weights_gb", ours, base, at_most=2)
-    assert (found["of"], found["value"], found["verdict"]) == ("tensors on disk", 2, "pass")
+    assert (found["of"], found["value"], found["verdict"]) == ("packed", 2, "pass")
 
 
 def test_an_absolute_criterion_needs_no_baseline() -> None:
     nothing = {stage: {"not_measured": "bf16 does not fit"} for stage in ("serve", "evaluate", "divergence", "bench")}
-    nothing["weights"] = {"bytes": 66e9, "emulated": False}
+    nothing["weights"] = {"bytes": 66e9, "as_bf16": False}
     assert one("tokens_per_second", results(), nothing, at_least=90)["verdict"] == "pass"
     assert one("tokens_per_second_gain_percent", results(), nothing, at_least=0)["reason"] == "bf16 does not fit"
 
@@ -339,9 +339,9 @@ def test_an_undecided_model_is_measured_again_until_the_budget_or_the_text_ends(
     between = f"gate.criteria.perplexity.at_most={(low + high) / 2}"
     same = f"gate.criteria.task.at_most={10 * high}"
     again = cli.succeed(*tiny, between, same, "eval.adaptive=true", "eval.budget=2")
-    assert "inconclusive: 8 windows" in again.output
+    assert "inconclusive; again with 8 windows" in again.output
     assert "= evaluate" in again.output, "the first round was known"
     texts = again.json("evaluate")["texts"]
     assert {text["tokens"] for text in texts.values()} == {8 * 63}
     assert again.json("row")["conditions"]["windows"] == 8
-    assert "inconclusive: 16 windows" not in again.output
+    assert "inconclusive; again with 16 windows" not in again.output

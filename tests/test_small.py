@@ -1,10 +1,8 @@
-"""Scoring, progress, diagnosis: the small parts, on their own."""
+"""Scoring, progress: the small parts, on their own."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 
 import pytest
 from conftest import ROOT
@@ -12,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qforge.comparisons import main_metric
-from qforge.diagnose import PATTERNS, diagnose
 from qforge.perplexity import perplexity, windows
 from qforge.progress import fraction
 from qforge.runtimes.vllm import not_language
@@ -99,27 +96,6 @@ def test_other_output_is_no_progress() -> None:
 )
 def test_the_canary_knows_language_from_garbage(text: str, fault: str | None) -> None:
     assert not_language(text) == fault
-
-
-def test_every_error_pattern_compiles_and_names_a_remedy() -> None:
-    entries = json.loads(PATTERNS.read_text())
-    assert len(entries) == 58
-    for entry in entries:
-        re.compile(entry["match"])
-        assert entry["cause"]
-        assert entry["remedy"]
-
-
-def test_the_first_known_error_counts_and_wrappers_do_not() -> None:
-    log = (
-        "INFO starting\nRuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
-        "ValueError: Marlin does not support group_size = 16. Only group_sizes = [-1, 32, 64, 128] are supported.\n"
-        "torch.OutOfMemoryError: CUDA out of memory\n"
-    )
-    found = diagnose(log)
-    assert found
-    assert found.id == "marlin_group_size"
-    assert diagnose("all is well") is None
 
 
 def test_no_file_is_longer_than_it_should_be() -> None:

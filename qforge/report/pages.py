@@ -22,7 +22,19 @@ from qforge.report.table import Row
 from qforge.request import to_json, without_secrets
 
 TEMPLATES = Path(__file__).with_name("templates")
-RESULTS = ("plan", "calibrate", "quantize", "inspect", "serve", "evaluate", "divergence", "bench", "verdict", "row")
+RESULTS = (
+    "plan",
+    "calibrate",
+    "quantize",
+    "inspect",
+    "probe",
+    "serve",
+    "evaluate",
+    "divergence",
+    "bench",
+    "verdict",
+    "row",
+)
 DETAILS = 50  # rows that a page describes one by one
 OF_BENCH = {
     "output_throughput": "tokens/s", "total_token_throughput": "tokens/s, prompts included",

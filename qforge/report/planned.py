@@ -90,13 +90,14 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
 def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     """What would work, method by method, and what to take for which goal."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("method", "hw", "served", "kernel", "GiB", "bits", "at most, 1", "prefill", "measured, bf16 = 1"):
+    for name in ("method", "hw", "served", "kernel", "GiB", "bits", "at most, 1", "arithmetic", "measured, bf16 = 1"):
         table.add_column(name, overflow="fold")
     for choice in choices:
         table.add_row(choice.method, choice.hw, *_cells(choice))
     console.print(table)
     console.print(
-        "at most: the roofline's bound over bf16's, for one stream and for prefill; no prediction", style="dim"
+        "at most, 1: the roofline's bound for one stream; arithmetic: the kernel's rate; both over bf16's, no prediction",
+        style="dim",
     )
     for advised in advice:
         console.print(f"[bold]{advised.hw}[/], {advised.goal}: [bold green]{advised.method}[/], {advised.reason}")

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qforge import provenance
-from qforge.checkpoint import read_json, tensor_bytes
+from qforge.checkpoint import read_json
 from qforge.comparisons import main_metric
 from qforge.config import Job
 from qforge.plan import Plan
@@ -23,12 +23,12 @@ UNMEASURED = {"evaluate": "quality", "bench": "speed", "divergence": "difference
 
 
 def make(
-    job: Job, plan: Plan, artifact: Path, measured: dict[str, Any], baseline: dict[str, Any] | None, verdict: dict[str, Any],
+    job: Job, plan: Plan, measured: dict[str, Any], baseline: dict[str, Any] | None, verdict: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """The row, from the results as they are stored. What was not measured says so, and why."""
     quantized = read_json(folder / "quantize.json") if (folder / "quantize.json").exists() else None
-    size = tensor_bytes(artifact)
+    size = measured["weights"]["bytes"]
     row = {
         "model": job.model.name,
         "method": job.method.name,
