@@ -65,7 +65,7 @@ def _findings(name: str, criterion: Criterion, measured: Results, baseline: Resu
 def _verdict(criterion: Criterion, interval: Interval | None) -> tuple[str, str]:
     """pass or fail where the whole interval lies on one side of the threshold, with the reason where it does not."""
     if interval is None:
-        return "inconclusive", "too few repeats, windows or samples for an interval: three are needed"
+        return "inconclusive", "fewer than three windows, samples or repeats"
     low, high = interval
     if criterion.at_most is not None:
         passes, fails = high <= criterion.at_most, low > criterion.at_most

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from qforge.comparisons import main_metric
+from qforge.comparisons import METRICS, main_metric
 from qforge.progress import console
 from qforge.report.planned import size as size_of
+from qforge.report.table import sign
 from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ def row(result: dict[str, Any]) -> None:
     """The verdict and what it rests on."""
     if result["criteria"]:
         table = Table(title=None, box=None, pad_edge=False, header_style="dim")
-        for name in ("criterion", "of", "bf16", result["method"], "change", "interval", "wanted", "verdict"):
+        for name in ("criterion", "of", "bf16", result["method"], "value", "interval", "wanted", "verdict"):
             table.add_column(name)
         for c in result["criteria"]:
             table.add_row(
-                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]), _number(c["value"]),
-                _interval(c["interval"]), c["threshold"], _coloured(c["verdict"]),
+                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]),
+                f"{_number(c['value'])} {METRICS[c['metric']].unit}" if c["value"] is not None else "",
+                _interval(c["interval"]), sign(c["threshold"]), _coloured(c["verdict"]),
             )  # fmt: skip
             if c["reason"]:
                 table.add_row("", c["reason"], style="dim")
