@@ -18,7 +18,7 @@ exit_codes: list[int] = []
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> int:
-    from qforge.pipeline import Command, run  # late: `--help` must not pay for it
+    from qforge.command import Command, run  # late: `--help` must not pay for it
 
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours

@@ -89,6 +89,11 @@ def headers(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
+def tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors of the checkpoint in `folder`."""
+    return sum(tensor.nbytes for tensor in headers(folder).values())
+
+
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:
     size = file.stat().st_size
     with file.open("rb") as stream:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qforge import tasks
-from qforge.config import METRICS, STAGES, Criterion, Engine, Job, eval_files, repository_path
+from qforge.comparisons import METRICS
+from qforge.config import STAGES, Criterion, Engine, Job, eval_files, repository_path
 
 ANSWER = 16  # tokens that the answer to a needle may have
 SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
@@ -55,6 +56,7 @@ def _check_lengths(job: Job) -> None:
         "eval.stability.repeats": (job.eval.stability.repeats, 1), "eval.stability.tokens": (job.eval.stability.tokens, 1),
         "bench.requests": (job.bench.requests, 1), "bench.repeats": (job.bench.repeats, 1),
         "bench.input_len": (job.bench.input_len, 1), "bench.output_len": (job.bench.output_len, 2),
+        "rescore": (job.rescore, 0), "eval.budget": (job.eval.budget, 1),
         "bench.concurrency": (min(job.bench.concurrency, default=0), 1),
     }  # fmt: skip
     for key, (value, least) in at_least.items():

@@ -12,7 +12,6 @@ MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled 
 
 ROOT = Path(__file__).resolve().parent.parent
 
-METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second_gain_percent")  # what judge compares
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 
 
@@ -185,6 +184,8 @@ class Eval:
     stability: Stability = field(default_factory=Stability)
     judge: ChatJudge = field(default_factory=ChatJudge)
     concurrency: int = 1  # requests in flight
+    adaptive: bool = False  # where a verdict is inconclusive, measure twice as much, again and again
+    budget: int = 8  # up to so many times the windows, samples and repeats that were asked for
 
 
 @dataclass
@@ -199,12 +200,12 @@ class Bench:
 
 @dataclass
 class Criterion:
-    """One line of the verdict. Exactly one of at_most and at_least, on the change against bf16 in the given unit."""
+    """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
 
-    metric: str = MISSING  # one of METRICS
+    metric: str = MISSING  # one of qforge.comparisons.METRICS
     at_most: float | None = None
     at_least: float | None = None
-    concurrency: int | None = None  # for speed: at how many streams
+    concurrency: int | None = None  # for speed and latency: at how many streams; none: the most that bench measures
     why: str = MISSING
 
 
@@ -232,6 +233,7 @@ class Job:
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
+    rescore: int = 0  # with verify: so many windows of each text are scored again
     on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout
     debug: bool = False

@@ -141,8 +141,9 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     }  # fmt: skip
     files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
     texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    # the long context by KV dtype has results of its own
-    evaluated = {"eval": replace(job.eval, kv_dtypes=[]), "texts": texts, "code": code(*EVALUATE)}
+    # what is done with a result does not decide it, and the long context by KV dtype has results of its own
+    asked = replace(job.eval, adaptive=False, budget=1, kv_dtypes=[])
+    evaluated = {"eval": asked, "texts": texts, "code": code(*EVALUATE)}
     return {
         "serve": served,
         "evaluate": {"served": key_of(served), "env": envs.identity(EVAL_ENV), **evaluated},

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from qforge.judge import main_metric
+from qforge.comparisons import METRICS, main_metric
 from qforge.progress import console
 from qforge.report.planned import size as size_of
+from qforge.report.table import sign
 from qforge.runtimes.vllm import MODEL, Server
+
+if TYPE_CHECKING:
+    from qforge.verify import Verified
 
 COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
 
@@ -35,12 +39,13 @@ def row(result: dict[str, Any]) -> None:
     """The verdict and what it rests on."""
     if result["criteria"]:
         table = Table(title=None, box=None, pad_edge=False, header_style="dim")
-        for name in ("criterion", "of", "bf16", result["method"], "change", "interval", "wanted", "verdict"):
+        for name in ("criterion", "of", "bf16", result["method"], "value", "interval", "wanted", "verdict"):
             table.add_column(name)
         for c in result["criteria"]:
             table.add_row(
-                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]), _number(c["value"]),
-                _interval(c["interval"]), c["threshold"], _coloured(c["verdict"]),
+                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]),
+                f"{_number(c['value'])} {METRICS[c['metric']].unit}" if c["value"] is not None else "",
+                _interval(c["interval"]), sign(c["threshold"]), _coloured(c["verdict"]),
             )  # fmt: skip
             if c["reason"]:
                 table.add_row("", c["reason"], style="dim")
@@ -75,8 +80,12 @@ def serving(server: Server) -> None:
     )  # fmt: skip
 
 
-def verified(artifact: str, differences: list[str]) -> None:
+def verified(artifact: str, found: Verified) -> None:
     """What a check of an artifact found. Raises ValueError where it is not what it was."""
-    if differences:
-        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(differences))
-    console.print(f"[green]✓[/] {artifact}: every file is as it was when it was made")
+    if found.faults:
+        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(found.faults))
+    for checked in found.checked:
+        console.print(f"[green]✓[/] {checked}", soft_wrap=True)
+    for difference in found.differs:
+        console.print(f"[yellow]~[/] {difference}", soft_wrap=True)
+    console.print(f"[green]✓[/] {artifact}: as it was when it was made")
