@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from qforge.config import ChatJudge, repository_path
+from qforge.config import repository_path
+from qforge.evaluation import ChatJudge
 from qforge.request import Refused
 from qforge.scorers import Server
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from qforge import tasks
 from qforge.comparisons import METRICS
-from qforge.config import STAGES, Criterion, Engine, Job, eval_files, repository_path
+from qforge.config import STAGES, Criterion, Engine, Job, repository_path
+from qforge.evaluation import eval_files
 
 ANSWER = 16  # tokens that the answer to a needle may have
 SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it

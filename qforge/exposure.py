@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qforge.config import Job, Text, repository_path
+from qforge.config import Job, repository_path
+from qforge.evaluation import Text
 
 WORDS = 13  # the length of a sequence that says two texts overlap (Brown et al. 2020, GPT-3, appendix C)
 

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qforge.checks import ANSWER
-from qforge.config import LongContext, repository_path
+from qforge.config import repository_path
+from qforge.evaluation import LongContext
 from qforge.perplexity import summary, windows
 from qforge.scorers import Scorer
 

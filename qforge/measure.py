@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from qforge import divergence, envs, exposure, formats, probe, progress, provenance, sampling, tasks
 from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job, eval_files, repository_path
+from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
+from qforge.evaluation import eval_files
 from qforge.progress import console
 from qforge.report import terminal
 from qforge.request import to_json

@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from qforge.config import Eval, repository_path
+from qforge.config import repository_path
+from qforge.evaluation import Eval
 from qforge.runtimes.vllm import not_language
 from qforge.scorers import Server
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from qforge.config import Eval, repository_path
+from qforge.config import repository_path
+from qforge.evaluation import Eval
 
 
 def data_files(settings: Eval) -> list[Path]:

@@ -14,7 +14,7 @@ from test_config import job
 
 from qforge import chat, divergence, exposure, judge, long_context, stability, tasks
 from qforge.checks import check
-from qforge.config import eval_files
+from qforge.evaluation import eval_files
 from qforge.perplexity import perplexity, positions, windows
 from qforge.scorers import Scored
 

@@ -32,7 +32,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from qforge import tasks
-from qforge.config import Eval
+from qforge.evaluation import Eval
 
 def answer(instance):
     if instance.request_type == "generate_until":
