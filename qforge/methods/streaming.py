@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from compressed_tensors.compressors import ModelCompressor
+from llmcompressor.observers.helpers import FUSED_LAYER_NAMES
 from tqdm import tqdm
 
 from qforge import checkpoint
@@ -85,22 +86,21 @@ class Stream:
         self.buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
 
     def _refuse(self, matrices: list[Module]) -> None:
-        for name, tensor in self.tensors.items():
-            if ".experts." in name and len(tensor.shape) > 2:
+        for matrix in matrices:
+            if matrix.stack > 1:
                 raise ValueError(
-                    f"model: {name} {list(tensor.shape)} holds every expert of its layer in one tensor, which is not taken "
+                    f"model: {matrix.tensor} holds the {matrix.stack} experts of its layer in one tensor, which is not taken "
                     "apart here; give a checkpoint with one matrix per expert"
                 )
-        for matrix in matrices:
             if matrix.dtype not in DTYPES:
-                raise ValueError(f"model: {matrix.name} is {matrix.dtype}; give a model in bf16, fp16 or fp32")
+                raise ValueError(f"model: {matrix.tensor} is {matrix.dtype}; give a model in bf16, fp16 or fp32")
 
     # -- what goes where
 
     def _plan(self, matrices: list[Module]) -> dict[str, File]:
         """The new files by name, which are the source's. A set goes where its first matrix was."""
         files = {name: File() for name in sorted({t.file.name for t in self.tensors.values()})}
-        packed = {f"{m.name}.weight" for m in matrices}
+        packed = {m.tensor for m in matrices}
         for name, tensor in self.tensors.items():
             if name not in packed:
                 file = files[tensor.file.name]
@@ -117,7 +117,7 @@ class Stream:
         return self.layout.packed(matrix.out_features, matrix.in_features, self.packer.args.group_size or -1)
 
     def _place(self, fused: list[Module]) -> tuple[str, int]:
-        first = self.tensors[f"{fused[0].name}.weight"]
+        first = self.tensors[fused[0].tensor]
         return first.file.name, first.offset
 
     def _batches(self, matrices: list[Module]) -> Iterator[Batch]:
@@ -125,9 +125,8 @@ class Stream:
         sets: dict[tuple[Any, ...], list[Module]] = {}
         for matrix in matrices:
             parent, _, leaf = matrix.name.rpartition(".")
-            expert = f"{parent}.{'gate_up' if leaf in ('gate_proj', 'up_proj', 'w1', 'w3') else leaf}"
-            together = expert if matrix.kind == "expert" else matrix.fused
-            sets.setdefault((together, matrix.in_features), []).append(matrix)
+            fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), leaf)
+            sets.setdefault((parent, fused, matrix.in_features), []).append(matrix)
         begun: dict[tuple[str, int], Batch] = {}
         for members in sorted(sets.values(), key=self._place):
             key = (self._place(members)[0], members[0].in_features)
@@ -185,7 +184,7 @@ class Stream:
         buffer = self.buffers.get()
         rows = buffer[: _nbytes(batch) // 2].view(-1, matrices[0].in_features)
         for matrix, part in zip(matrices, rows.split([m.out_features for m in matrices]), strict=True):
-            _load(part, self.tensors[f"{matrix.name}.weight"])
+            _load(part, self.tensors[matrix.tensor])
         packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
         self.buffers.put(buffer)
         begin = 0
