@@ -74,6 +74,8 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
     )]  # fmt: skip
     if e.quantizing_gib is not None:
         lines.append(("", f"quantizing: about {e.quantizing_gib:.1f} GiB besides the libraries"))
+    elif job.method.streams:
+        lines.append(("", "quantizing: as a stream, whose memory does not grow with the model"))
     if e.speed and e.bf16_speed:
         ours, bf16 = e.speed, e.bf16_speed
         pairs = [("1 stream", ours.decode_1, bf16.decode_1), ("64 streams", ours.decode_64, bf16.decode_64),
