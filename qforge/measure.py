@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from qforge import envs, progress, provenance
+from qforge import interpreters, progress, provenance
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
@@ -39,7 +39,7 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     for name in (n for n in wanted if n not in missing):
         progress.reused(f"{run.prefix}{name}", run.job.method.name)
     if missing:
-        environment = runtime_environment(run.job)
+        environment = interpreters.of_runtime(run.job)
         with _alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
                 run.store.get(name, keys[name], partial(_build, run, name, artifact, environment, server))
@@ -69,17 +69,12 @@ def _say_waiting() -> None:
     progress.waiting("the devices of this machine")
 
 
-def runtime_environment(job: Job) -> Environment:
-    """Where the runtime lives: a managed environment, made if need be, or somebody's own interpreter."""
-    return envs.existing(job.runtime.python) if job.runtime.python else envs.managed(str(job.runtime.env))
-
-
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     python = job.runtime.python
-    env = envs.existing(python).identity if python else envs.identity(str(job.runtime.env))
+    env = interpreters.of_runtime(job).identity if python else interpreters.identity(str(job.runtime.env), job)
     served = {
         "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
-        "machine": provenance.machine(), "emulated": plan.emulated,
+        "machine": provenance.hardware(), "emulated": plan.emulated,
         "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
     }  # fmt: skip
     tasks = [task for task in job.eval.tasks if task.endswith(".yaml")]
@@ -89,7 +84,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     evaluated = {"eval": job.eval, "texts": texts, "code": code("stages/evaluate.py", "perplexity.py")}
     return {
         "serve": served,
-        "evaluate": {"served": key_of(served), "env": envs.identity(EVAL_ENV), **evaluated},
+        "evaluate": {"served": key_of(served), "env": interpreters.identity(EVAL_ENV, job), **evaluated},
         "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py")},
     }
 
@@ -110,6 +105,8 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
         return "runtime=transformers is no server; speed is measured through vLLM only"
     if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
+    if stage == "evaluate" and job.model.random:
+        return "the weights are random: speed and memory only"
     if stage == "bench" and plan.emulated:
         return f"emulated: {plan.serving.reason}"
     return None
@@ -144,10 +141,11 @@ def _build(
 ) -> None:
     if stage == "serve":
         assert server is not None
-        facts = {**server.facts, "canary": vllm.canary(server), "resident_gib": vllm.resident_gib(server)}
+        canary = None if run.job.model.random else vllm.canary(server)
+        facts = {**server.facts, "canary": canary, "resident_gib": vllm.resident_gib(server)}
         (out / "result.json").write_text(to_json(facts))
         return
-    where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)
+    where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
         url, key = (server.base_url, server.api_key) if server else (None, "")
         run.stage(stage, where, out, line.feed, key, inputs={"artifact": str(artifact)}, server=url)

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import compat, formats, plan, provenance
+from qforge import compat, formats, interpreters, plan, provenance
 from qforge.checkpoint import read_json
 from qforge.checks import check
 from qforge.config import Job, Method
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import measure, not_measured, runtime_environment, server
+from qforge.measure import measure, not_measured, server
 from qforge.progress import console
 from qforge.report import pages, row, terminal
 from qforge.runtimes import vllm
@@ -90,7 +90,7 @@ def serve(run: Run, artifact: Path) -> None:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
     run.refuse_missing_device()
-    with server(run, False, artifact, runtime_environment(job)) as running:
+    with server(run, False, artifact, interpreters.of_runtime(job)) as running:
         terminal.serving(running)
         vllm.wait_for_end(running)
 

@@ -29,6 +29,9 @@ QUESTION = "What is the capital of France?"
 # What vLLM says of itself while it starts (kernels/linear/__init__.py, v1/worker, v1/core/kv_cache_utils.py)
 FACTS = {
     "weights_gib": re.compile(r"Model loading took ([\d.]+) GiB"),
+    "activation_gib": re.compile(r"([\d.]+) GiB for peak activation"),
+    "cuda_graphs_gib": re.compile(r"([\d.]+) GiB for CUDAGraph memory"),
+    "kv_cache_gib": re.compile(r"Available KV cache memory: ([\d.]+) GiB"),
     "kv_cache_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
     "version": re.compile(r"Initializing a V1 LLM engine \(v([^)]+)\)"),
 }
