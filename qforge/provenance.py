@@ -50,6 +50,8 @@ def commit() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    if not shutil.which("git"):
+        return None
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 
