@@ -1,6 +1,6 @@
 """The rows of results/*-h200.json: every method on NVIDIA GPUs, one row at a time on each, each through run.py.
 
-    python benchmarks/gpu.py OUT [--rows PATTERN] [--seconds N] [--needs START=PATH ...] -- key=value ...
+    python benchmarks/gpu.py OUT [--rows PATTERN] [--seconds N] [--model START=PATH ...] -- key=value ...
 
 Writes OUT/<row>.json (the row of the run), OUT/<row>.log and OUT/<row>.kernels.txt, the lines of the server's log that
 name kernels. A row that fails is told and left behind. A row that needs a PATH waits for it, and others go first: so
@@ -92,12 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", default="", help="only rows whose name matches this pattern")
-    parser.add_argument("--needs", nargs="*", default=[], metavar="START=PATH", help="what rows named so wait for")
+    parser.add_argument("--model", action="append", default=[], metavar="START=PATH", help="model of rows named so")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no row after so many")
-    parser.add_argument("overrides", nargs="*", help="for every row, after --")
-    given = parser.parse_args()
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, overrides = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
     given.out.mkdir(parents=True, exist_ok=True)
-    needs = {start: Path(path) for start, path in (need.split("=", 1) for need in given.needs)}
+    needs = {start: Path(path) for start, path in (model.split("=", 1) for model in given.model)}
     queue = Queue([row for row in ROWS if re.search(given.rows, row)], needs, time.time() + given.seconds)
     listed = (
         subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
@@ -108,7 +108,8 @@ def main() -> None:
 
     def work(device: str) -> None:
         while row := queue.take():
-            measure(row, [*ROWS[row], *given.overrides], device, given.out)
+            own = [f"model.path={path}" for start, path in needs.items() if row.startswith(start)]
+            measure(row, [*ROWS[row], *own, *overrides], device, given.out)
 
     workers = [threading.Thread(target=work, args=[device]) for device in devices]
     for worker in workers:
@@ -117,7 +118,7 @@ def main() -> None:
         worker.join()
     for row in [row for row in TOGETHER if len(devices) > 1 and re.search(given.rows, row)]:
         if time.time() < queue.until:
-            measure(row, [*TOGETHER[row], *given.overrides], ",".join(devices[:2]), given.out)
+            measure(row, [*TOGETHER[row], *overrides], ",".join(devices[:2]), given.out)
 
 
 if __name__ == "__main__":
