@@ -1,6 +1,6 @@
 """The rows of results/*-h200.json: every method on NVIDIA GPUs, one row at a time on each, each through run.py.
 
-    python benchmarks/gpu.py OUT [--rows PATTERN] [--seconds N] [--model START=PATH ...] -- key=value ...
+    python benchmarks/gpu.py OUT [--rows PATTERN] [--devices 0,1] [--model START=PATH ...] -- key=value ...
 
 Writes OUT/<row>.json (the row of the run), OUT/<row>.log and OUT/<row>.kernels.txt, the lines of the server's log that
 name kernels. A row that fails is told and left behind. A row that needs a PATH waits for it, and others go first: so
@@ -87,24 +87,28 @@ def measure(row: str, overrides: list[str], devices: str, out: Path) -> None:
     print(f"{time.time() - started:6.1f} s  exit {code}  {row} on {devices}", flush=True)
 
 
+def all_devices() -> list[str]:
+    """The numbers of this machine's GPUs; one nameless device where it has none."""
+    if not shutil.which("nvidia-smi"):
+        return [""]
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    return [str(number) for number in range(len(re.findall("^GPU", listed, re.M)))]
+
+
 def main() -> None:
     """A worker for each GPU; then what needs two."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", default="", help="only rows whose name matches this pattern")
     parser.add_argument("--model", action="append", default=[], metavar="START=PATH", help="model of rows named so")
+    parser.add_argument("--devices", default="", help="as CUDA_VISIBLE_DEVICES names them; all without it")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no row after so many")
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     given, overrides = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
     given.out.mkdir(parents=True, exist_ok=True)
     needs = {start: Path(path) for start, path in (model.split("=", 1) for model in given.model)}
     queue = Queue([row for row in ROWS if re.search(given.rows, row)], needs, time.time() + given.seconds)
-    listed = (
-        subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-        if shutil.which("nvidia-smi")
-        else ""
-    )
-    devices = [str(number) for number in range(len(re.findall("^GPU", listed, re.M)))] or [""]
+    devices = given.devices.split(",") if given.devices else all_devices()
 
     def work(device: str) -> None:
         while row := queue.take():
