@@ -44,6 +44,15 @@ model.save_pretrained(out, save_compressed=True)
 AutoTokenizer.from_pretrained(source).save_pretrained(out)
 """
 
+# what the command `vllm bench serve` does; the command itself does not start in vLLM's CPU build
+BENCH = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+
 
 def main() -> None:
     """Both comparisons, as JSON."""
@@ -112,7 +121,7 @@ def by_hand(job: Job, running: Server, artifact: Path, out: Path, concurrency: i
             "seed": seed + 1000 * (repeat + 10 * concurrency), "result-dir": out, "result-filename": "hand.json",
         }  # fmt: skip
         typed = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-        command = ["-m", "vllm.entrypoints.cli.main", "bench", "serve", *typed, "--ignore-eos", "--save-result"]
+        command = ["-c", BENCH, *typed, "--ignore-eos", "--save-result"]
         key = {"OPENAI_API_KEY": running.api_key}
         where = interpreters.of_runtime(job)
         with (out / "hand.log").open("ab") as log, envs.process(where, command, key, log.fileno()) as child:
