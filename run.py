@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from qforge import hardware
 from qforge.config import Job
 
 ConfigStore.instance().store(name="schema", node=Job)
@@ -17,7 +18,7 @@ exit_codes: list[int] = []
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> int:
-    from qforge.pipeline import Command, run  # late: `--help` must not pay for it
+    from qforge.command import Command, run  # late: `--help` must not pay for it
 
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours
@@ -49,7 +50,11 @@ def several() -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     try:
+        sys.argv = hardware.named(sys.argv)
         main()
+    except ValueError as refusal:  # of hw=auto
+        print(f"refused: {refusal}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
         sys.exit(error.code if exit_codes or not error.code else 2)
     except KeyboardInterrupt:  # said already; a sweep ends here as well

@@ -3,7 +3,7 @@
     python benchmarks/methods.py [method ...] [-- key=value ...]       or: make bench
 
 Runs `run.py` once per method (what is known is reused) and prints the rows as they come; the table goes to
-outputs/methods/table.md and each row, as JSON, to outputs/methods/<method>.json.
+outputs/methods/table.md, the same as a page to report.html beside it, and each row, as JSON, to outputs/methods/<method>.json.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def main() -> None:
     rows = [run(method, overrides.split()) for method in given.split() or METHODS]
     lines = table(rows)
     (OUT / "table.md").write_text(lines)
+    files = [OUT / f"{row['method']}.json" for row in rows]
+    subprocess.run([sys.executable, "-m", "qforge.report", OUT / "report.html", *files], check=True, cwd=ROOT)
     print(lines)
 
 

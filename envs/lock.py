@@ -16,6 +16,10 @@ for group in tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-gr
     out, overrides = ROOT / f"envs/{group}.txt", ROOT / f"envs/{group}.overrides.txt"
     command = [uv, "pip", "compile", "--quiet", "--group", group, "--python-version", "3.11", "--output-file", out]
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
+    command += [
+        "--upgrade-package",
+        "torch",
+    ]  # not the plain version pinned before, but the local build if there is one
     command += ["--overrides", overrides] if overrides.exists() else []
     command += ["--python-platform", "x86_64-manylinux_2_28"] if group == "vllm" else []  # its kernels are for Linux
     subprocess.run(command, cwd=ROOT, env=environ, check=True)

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,12 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes on disk."""
         return self.count * BYTES[self.dtype]
@@ -86,6 +87,11 @@ def headers(folder: Path) -> dict[str, Stored]:
         if extra := sorted(set(tensors) - set(listed)):
             raise ValueError(f"{index}: does not list {extra[0]}, which is in {tensors[extra[0]].file.name}")
     return tensors
+
+
+def tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors of the checkpoint in `folder`."""
+    return sum(tensor.nbytes for tensor in headers(folder).values())
 
 
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from qforge.config import METRICS, STAGES, Criterion, Job, repository_path
+from qforge import tasks
+from qforge.comparisons import METRICS
+from qforge.config import STAGES, Criterion, Engine, Job, repository_path
+from qforge.evaluation import eval_files
+
+ANSWER = 16  # tokens that the answer to a needle may have
+SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
+MAX_LOGPROBS = 20  # vLLM's own default (config/model.py)
 
 
 def check(job: Job) -> None:
@@ -28,40 +35,87 @@ def check(job: Job) -> None:
     for task in job.eval.tasks:
         if task.endswith(".yaml") and not repository_path(task).is_file():
             raise ValueError(f"eval.tasks: {task}: no such file; give a task of lm-eval by its name, or a file")
+    for file in tasks.data_files(job.eval):
+        if not file.is_file():
+            raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
     _check_lengths(job)
     for name, criterion in job.gate.criteria.items():
         _check_criterion(job, name, criterion)
-    for source, texts in (("calib", job.calib.texts), ("eval", job.eval.texts)):
-        for name, text in texts.items():
-            if not repository_path(text.path).is_file():
-                raise ValueError(f"{source}.texts.{name}.path={text.path}: no such file; give one that is there")
+    read = {f"calib.texts.{name}.path": text.path for name, text in job.calib.texts.items()} | eval_files(job.eval)
+    for key, path in read.items():
+        if not repository_path(path).is_file():
+            raise ValueError(f"{key}={path}: no such file; give one that is there")
 
 
 def _check_lengths(job: Job) -> None:
     at_least = {
         "calib.sequences": (job.calib.sequences, 1), "calib.length": (job.calib.length, 2),
         "eval.windows": (job.eval.windows, 1), "eval.context": (job.eval.context, 2),
+        "eval.divergence.windows": (job.eval.divergence.windows, 0), "eval.divergence.top_k": (job.eval.divergence.top_k, 1),
         "eval.limit": (job.eval.limit or 1, 1), "eval.concurrency": (job.eval.concurrency, 1),
+        "eval.long_context.per_cell": (job.eval.long_context.per_cell, 1),
+        "eval.stability.repeats": (job.eval.stability.repeats, 1), "eval.stability.tokens": (job.eval.stability.tokens, 1),
         "bench.requests": (job.bench.requests, 1), "bench.repeats": (job.bench.repeats, 1),
         "bench.input_len": (job.bench.input_len, 1), "bench.output_len": (job.bench.output_len, 2),
+        "rescore": (job.rescore, 0), "eval.budget": (job.eval.budget, 1),
         "bench.concurrency": (min(job.bench.concurrency, default=0), 1),
     }  # fmt: skip
     for key, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{key}={value}: at least {least} is needed")
+    if not job.eval.lengths or any(not 2 <= part * job.eval.context <= job.eval.context for part in job.eval.lengths):
+        raise ValueError(
+            f"eval.lengths={job.eval.lengths}: parts of eval.context={job.eval.context} are needed, each of 2 tokens or "
+            "more and at most 1.0; for windows of one length use [1.0]"
+        )
     limit = job.runtime.args.get("max_model_len")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"runtime.args.max_model_len={limit}: give a number of tokens")
+    most = job.runtime.args.get("max_logprobs", MAX_LOGPROBS)
+    if job.runtime.engine is Engine.vllm and job.eval.divergence.windows and 0 <= most < job.eval.divergence.top_k:
+        raise ValueError(
+            f"eval.divergence.top_k={job.eval.divergence.top_k}: the server gives at most {most}; ask for fewer, or start "
+            f"it with +runtime.args.max_logprobs={job.eval.divergence.top_k}"
+        )
     if limit is not None and limit <= job.eval.context:
         raise ValueError(
             f"eval.context={job.eval.context} needs runtime.args.max_model_len > {job.eval.context} (one token is "
             f"generated), which is {limit}; raise it or shorten eval.context"
         )
+    _check_long_context(job, limit)
     asked = job.bench.input_len + job.bench.output_len
     if limit is not None and limit < asked:
         raise ValueError(
             f"bench.input_len + bench.output_len = {asked} exceeds runtime.args.max_model_len={limit}; raise it or "
             "shorten them"
+        )
+
+
+def _check_long_context(job: Job, limit: int | None) -> None:
+    asked = job.eval.long_context
+    if any(not 0 <= depth <= 1 for depth in asked.depths):
+        raise ValueError(f"eval.long_context.depths={asked.depths}: give parts of the text, from 0.0 to 1.0")
+    longest = max(asked.lengths, default=0)
+    if limit is not None and longest + ANSWER > limit:
+        raise ValueError(
+            f"eval.long_context.lengths: {longest} tokens and an answer of {ANSWER} need runtime.args.max_model_len="
+            f"{longest + ANSWER}, which is {limit}; raise it as far as the model goes, or leave that length out"
+        )
+    if asked.lengths and min(asked.lengths) < SHORTEST:
+        raise ValueError(
+            f"eval.long_context.lengths={asked.lengths}: {SHORTEST} tokens are the least that hold a needle"
+        )
+    if job.eval.kv_dtypes and (job.runtime.engine is not Engine.vllm or not asked.lengths):
+        raise ValueError(
+            f"eval.kv_dtypes={job.eval.kv_dtypes}: they are compared on long context through vLLM; give "
+            "eval.long_context.lengths and a runtime that serves (runtime=vllm or vllm_cpu), or leave them out"
+        )
+    if job.eval.stability.prompts and job.eval.stability.load_seconds and not job.eval.texts:
+        raise ValueError("eval.stability.load_seconds: the load is made of eval.texts; give a text, or 0 seconds")
+    if job.eval.stability.prompts and job.eval.stability.tokens >= job.eval.context:
+        raise ValueError(
+            f"eval.stability.tokens={job.eval.stability.tokens}: the answers must leave room in eval.context="
+            f"{job.eval.context}; ask for fewer"
         )
 
 

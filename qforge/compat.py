@@ -1,22 +1,31 @@
-"""What serves what: for a scheme, a group size, a hardware and an engine, the kernel to expect, or why there is none.
-
-The facts are those of vLLM 0.33 (GPU) and 0.32 (CPU build). `read`: from its source, named by file and line under
-vllm/model_executor. `ran`: seen by running it, with the version. `assumed`: neither. An H200 ran vLLM 0.26, where a few
-kernels differ.
-"""
+"""What serves what: for a checkpoint layout, a group size, a hardware and an engine, the kernel to expect, or why there is
+none and what to use instead. The facts, each with where it was read or run, are the rows of compat.yaml."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import yaml
+
+from qforge import hardware
 from qforge.config import Engine, Hardware, Runtime, Vendor
+
+FILE = Path(__file__).with_suffix(".yaml")
+NEWEST = "0.33"  # the vLLM that the rows without `versions` were read in
 
 
 class How(Enum):
     native = "native"  # the format's own arithmetic or a kernel made for it
     weight_only = "weight-only"  # packed weights, 16-bit arithmetic
     emulated = "emulated"  # unpacked to bf16: the right numbers, neither the memory nor the speed
+    simulated = (
+        "simulated"  # nothing serves it packed: quantized and unpacked weights, for their quality (plan says so)
+    )
     refused = "refused"
 
 
@@ -29,88 +38,137 @@ class Serving:
     reason: str
     evidence: str
     fix: str = ""
+    instead: tuple[str, int | None] | None = None  # of `fix`: a layout and a group size that are served there
+    experts_kernel: str = ""  # of a mixture: its experts have another kernel than its linear layers
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One row: where scheme and platform match (and the group size is among `groups`, if it names any)."""
+class Row:
+    """One fact; the fields are explained at the head of compat.yaml."""
 
-    scheme: str
-    platforms: tuple[str, ...]
-    groups: tuple[int, ...]
-    serving: Serving
+    formats: list[str]
+    platforms: list[str]
+    how: str
+    reason: str
+    evidence: str
+    kernel: str = ""
+    layers: str = "both"
+    groups: list[int] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    fix: str = ""
+    instead: list[Any] = field(default_factory=list)
 
-
-CUDA = ("8.0", "8.9", "9.0", "10.0", "11.0", "12.0")
-
-
-def _fact(
-    scheme: str, platforms: tuple[str, ...], how: How, kernel: str, reason: str, evidence: str,
-    groups: tuple[int, ...] = (), fix: str = "",
-) -> Fact:  # fmt: skip
-    return Fact(scheme, platforms, groups, Serving(how, kernel, reason, evidence, fix))
-
-
-FACTS = [
-    _fact("bf16", (*CUDA, "gfx942", "cpu"), How.native, "", "unquantized", "ran: CPU 0.32, H200 0.26"),
-    # NVFP4 weight-only. That it exists at group 16 only is checked for every platform by formats.py.
-    _fact("nvfp4", ("9.0",), How.weight_only, "Humming",
-          "Hopper has no FP4 arithmetic: weights are unpacked to bf16 inside the kernel, which saves memory, not FLOPs",
-          "read: kernels/linear/__init__.py:592; ran: H200, vLLM 0.26, MarlinNvFp4LinearKernel"),
-    _fact("nvfp4", ("10.0",), How.weight_only, "FlashInferCuteDslNvFp4W4A16",
-          "weight-only, bf16 activations", "read: kernels/linear/nvfp4/flashinfer.py:86"),
-    _fact("nvfp4", ("8.0", "8.9", "11.0", "12.0"), How.weight_only, "Marlin",
-          "weight-only through Marlin, which warns that FP4 is not native", "read: kernels/linear/nvfp4/marlin.py:33"),
-    _fact("nvfp4", ("gfx942",), How.refused, "",
-          "NVFP4 weight-only is forced onto Marlin, which ROCm does not have",
-          "read: kernels/linear/__init__.py:1256", fix="method=gptq or method=awq with group_size=64 or 128"),
-    _fact("nvfp4", ("cpu",), How.emulated, "dequantized at load by qforge's plugin",
-          "vLLM has no NVFP4 kernel for CPUs; the weights are unpacked to bf16 at load: quality is real, speed and "
-          "memory are bf16's and are not measured", "ran: CPU 0.32"),
-    # INT4 weight-only in compressed-tensors
-    _fact("int4", ("9.0",), How.weight_only, "Machete", "", groups=(-1, 64, 128),
-          evidence="read: quantization/utils/machete_utils.py:30; ran: H200, vLLM 0.26, group 128"),
-    _fact("int4", ("9.0",), How.weight_only, "Humming", "Machete has no group 32", groups=(32,),
-          evidence="read: quantization/utils/humming/priority.py:11"),
-    _fact("int4", ("8.0", "8.9", "10.0", "11.0", "12.0"), How.weight_only, "Marlin", "", groups=(-1, 32, 64, 128),
-          evidence="read: kernels/linear/__init__.py:539"),
-    _fact("int4", ("gfx942",), How.weight_only, "TritonW4A16", "", groups=(-1, 32, 64, 128),
-          evidence="read: kernels/linear/mixed_precision/triton_w4a16.py:32"),
-    _fact("int4", ("cpu",), How.weight_only, "CPUWNA16", "needs AVX-512", groups=(-1, 32, 64, 128),
-          evidence="ran: CPU 0.32"),
-    # FP8, per channel, activations quantized on the fly. Only the CPU row was run; no line of vLLM's source was kept
-    # for the others.
-    _fact("fp8", ("8.9", "9.0", "10.0", "11.0", "12.0"), How.native, "an FP8 GEMM", "", "assumed, not checked"),
-    _fact("fp8", ("8.0",), How.weight_only, "Marlin", "Ampere has no FP8 arithmetic", "assumed, not checked"),
-    _fact("fp8", ("gfx942",), How.native, "an FP8 GEMM", "", "assumed, not checked"),
-    _fact("fp8", ("cpu",), How.native, "ChannelWiseTorchFP8ScaledMM",
-          "torch's own FP8 product: right, and 17 times slower than bf16 (2026-11-21, 4 streams)", "ran: CPU 0.32"),
-]  # fmt: skip
+    def fits(self, layout: str, platform: str, group: int | None, layers: str, version: str) -> bool:
+        """Whether this row speaks of that case."""
+        return (
+            layout in self.formats
+            and platform in self.platforms
+            and (not self.groups or group in self.groups)
+            and self.layers in ("both", layers)
+            and _number(self.versions.get("from", "0")) <= _number(version)
+            and ("before" not in self.versions or _number(version) < _number(self.versions["before"]))
+        )
 
 
-def serving(scheme: str, layout: str, group_size: int | None, hw: Hardware, runtime: Runtime) -> Serving:
-    """How `runtime` on `hw` serves `scheme` in this checkpoint layout (a key of formats.FORMATS)."""
+@dataclass(frozen=True)
+class Matrix:
+    """A weight to be sharded, (outputs, inputs) as a checkpoint stores it; row-parallel ones are split by their inputs."""
+
+    outputs: int
+    inputs: int
+    row_parallel: bool = False  # o_proj, down_proj
+    expert: bool = False
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """The data: `rows`, and what `kernels` and formats' `blocks` ask of a matrix."""
+    data: dict[str, Any] = yaml.load(FILE.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {**data, "rows": [Row(**row) for row in data["rows"]]}
+
+
+def serving(
+    scheme: str, layout: str, group_size: int | None, hw: Hardware, runtime: Runtime, moe: bool = False,
+    version: str = NEWEST,
+) -> Serving:  # fmt: skip
+    """How `runtime` (vLLM `version`) on `hw` serves `scheme` in this checkpoint layout (a key of formats.FORMATS).
+
+    With `moe` the experts are asked for as well, and the worse of the two answers counts.
+    """
+    where = platform(hw, runtime)
+    linear, experts = (_first(layout, where, group_size, layers, version) for layers in ("linear", "experts"))
+    for found in (experts, linear) if moe else (linear,):
+        if found is None:
+            reason = f"nothing is known of {scheme} ({layout}), group {group_size}, on {hw.name} ({where})"
+            fix = "another method, group_size or hw, or add the row with its evidence"
+            return Serving(How.refused, "", reason, "no row in qforge/compat.yaml", fix)
+        if found.how is How.refused:
+            return found
+    assert linear
+    if not moe or not experts:
+        return linear
+    worse = max(linear, experts, key=lambda answer: list(How).index(answer.how))
+    evidence = "; ".join(dict.fromkeys((linear.evidence, experts.evidence)))
+    return replace(worse, kernel=linear.kernel, experts_kernel=experts.kernel, evidence=evidence)
+
+
+def _first(layout: str, where: str, group: int | None, layers: str, version: str) -> Serving | None:
+    for row in facts()["rows"]:
+        if row.fits(layout, where, group, layers, version):
+            instead = (row.instead[0], row.instead[1]) if row.instead else None
+            return Serving(How(row.how), row.kernel, row.reason, row.evidence, row.fix, instead)
+    return None
+
+
+def platform(hw: Hardware, runtime: Runtime) -> str:
+    """What the rows call it: a capability, cpu- and its instructions, or transformers."""
     if runtime.engine is Engine.transformers:
-        return _transformers(scheme, layout)
-    platform = "cpu" if hw.vendor is Vendor.cpu else str(hw.capability)
-    for fact in FACTS:
-        if fact.scheme == scheme and platform in fact.platforms and (not fact.groups or group_size in fact.groups):
-            return fact.serving
-    return Serving(
-        How.refused, "", f"no kernel of vLLM is known for {scheme}, group {group_size}, on {hw.name} ({platform})",
-        "no row in qforge/compat.py", fix="another group_size or method",
-    )  # fmt: skip
+        return "transformers"
+    if hw.vendor is Vendor.cpu:
+        return f"cpu-{hw.capability or hardware.cpu().instructions}"
+    return str(hw.capability)
 
 
-def _transformers(scheme: str, layout: str) -> Serving:
-    if layout == "nvfp4_modelopt":
-        return Serving(
-            How.refused, "", "transformers does not read ModelOpt's packed checkpoints", "ran: transformers 5.17",
-            fix="runtime=vllm_cpu, or method=nvfp4_llmc whose checkpoints it reads",
-        )  # fmt: skip
-    if scheme == "bf16":
-        return Serving(How.native, "torch", "unquantized", "ran: transformers 5.17")
-    return Serving(
-        How.emulated, "unpacked by compressed-tensors", "transformers unpacks the weights to bf16 at load: quality is "
-        "real, speed and memory are bf16's and are not measured", "ran: transformers 5.17",
-    )  # fmt: skip
+def unservable(matrix: Matrix, layout: str, group_size: int | None, kernel: str, tp: int) -> str | None:
+    """Why `kernel` (of `serving`) cannot hold its share of the matrix on `tp` devices; none if it can."""
+    if matrix.row_parallel and matrix.inputs % tp:
+        return f"{matrix.inputs} inputs are not divisible by {tp} devices"
+    split = tp if not matrix.row_parallel and matrix.outputs % tp == 0 else 1  # else replicated, as few KV heads are
+    inputs, outputs = matrix.inputs // (tp if matrix.row_parallel else 1), matrix.outputs // split
+    share = f"{inputs} inputs per device" if matrix.row_parallel and tp > 1 else f"{inputs} inputs"
+    if group_size and group_size > 0 and inputs % group_size:
+        return f"{share}, which group_size={group_size} does not divide"  # vLLM, distributed/utils.py:148
+    block = facts()["blocks"].get(layout, {})
+    if inputs % block.get("inputs", 1):
+        return f"{share}, and {layout} needs multiples of {block['inputs']}"
+    if (tp > 1 or matrix.expert) and outputs % block.get("outputs", 1):
+        return f"{outputs} outputs per device, and {layout} needs multiples of {block['outputs']}"
+    return _limits(matrix, kernel, inputs, outputs, per_channel=group_size == -1, tp=tp)
+
+
+def _limits(matrix: Matrix, kernel: str, inputs: int, outputs: int, *, per_channel: bool, tp: int) -> str | None:
+    limits = facts()["kernels"].get(kernel, {})
+    hidden = outputs if matrix.row_parallel else inputs
+    reason = None
+    for name, size in (("inputs", inputs), ("outputs", outputs), ("hidden", hidden)):
+        if size % limits.get(name, 1):
+            reason = f"{size} {name} per device, and {kernel} needs multiples of {limits[name]}"
+    if per_channel and matrix.row_parallel and tp > 1 and not limits.get("shards_channels", True):
+        reason = f"{kernel} does not split a matrix of one scale per output channel by its inputs"
+    if reason and "then" in limits:
+        return _limits(matrix, limits["then"], inputs, outputs, per_channel=per_channel, tp=tp)
+    return reason
+
+
+def first_unservable(
+    matrices: Iterable[Matrix], layout: str, group_size: int | None, kernels: dict[bool, str], tp: int
+) -> tuple[Matrix, str] | None:
+    """The first of the (distinct) matrices that cannot be served on `tp` devices, and why; `kernels` by `expert`."""
+    for matrix in matrices:
+        if reason := unservable(matrix, layout, group_size, kernels[matrix.expert], tp):
+            return matrix, reason
+    return None
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -8,12 +8,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled out, for stages have no OmegaConf
+from qforge.evaluation import MISSING, Eval, Text
 
 ROOT = Path(__file__).resolve().parent.parent
 
-METRICS = ("perplexity_increase_percent", "task_drop_points", "tokens_per_second_gain_percent")  # what judge compares
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
+
+
+class OnFailure(Enum):
+    stop = "stop"
+    fallback = "fallback"
 
 
 class Vendor(Enum):
@@ -25,6 +29,11 @@ class Vendor(Enum):
 class Engine(Enum):
     vllm = "vllm"
     transformers = "transformers"
+
+
+class Unservable(Enum):
+    refuse = "refuse"
+    measure = "measure"
 
 
 @dataclass
@@ -46,6 +55,7 @@ class Model:
     gguf: Gguf | None = None
     random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
     architecture: str | None = None  # a config.json to plan from before the model itself is here
+    trust_remote_code: bool = False  # run the code that the model's folder brings along
     caution: str = ""  # printed with every result of this model
 
 
@@ -59,6 +69,7 @@ class Method:
     group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
     calibrated: bool = False  # whether it looks at calibration text
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
 
 
@@ -69,13 +80,6 @@ class Rule:
 
     match: list[str] = MISSING
     why: str = MISSING
-
-
-@dataclass
-class Text:
-    path: str = MISSING
-    kind: str = MISSING  # what kind of text this is, for the report
-    licence: str = MISSING
 
 
 @dataclass
@@ -91,7 +95,8 @@ class Calibration:
 class Hardware:
     name: str = MISSING
     vendor: Vendor = MISSING
-    capability: str | None = None  # CUDA compute capability or AMD gfx name
+    product: list[str] = field(default_factory=list)  # what its driver calls it, for hw=auto
+    capability: str | None = None  # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
     memory_gib: float | None = None  # of one device; none: this machine's own
     bandwidth_gbs: float | None = None  # of that memory, in 1e9 bytes/s
     tflops: dict[str, float] = field(default_factory=dict)  # dense, by arithmetic: bf16, fp8, fp4, int8
@@ -118,17 +123,6 @@ class Serve:
 
 
 @dataclass
-class Eval:
-    name: str = MISSING
-    texts: dict[str, Text] = field(default_factory=dict)
-    context: int = MISSING  # tokens per window
-    windows: int = MISSING  # windows per text
-    tasks: list[str] = field(default_factory=list)  # task names of lm-eval, or YAML files of ours
-    limit: int | None = None  # samples per task
-    concurrency: int = 1  # requests in flight
-
-
-@dataclass
 class Bench:
     name: str = MISSING
     concurrency: list[int] = MISSING
@@ -140,12 +134,12 @@ class Bench:
 
 @dataclass
 class Criterion:
-    """One line of the verdict. Exactly one of at_most and at_least, on the change against bf16 in the given unit."""
+    """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
 
-    metric: str = MISSING  # one of METRICS
+    metric: str = MISSING  # one of qforge.comparisons.METRICS
     at_most: float | None = None
     at_least: float | None = None
-    concurrency: int | None = None  # for speed: at how many streams
+    concurrency: int | None = None  # for speed and latency: at how many streams; none: the most that bench measures
     why: str = MISSING
 
 
@@ -172,8 +166,11 @@ class Job:
     gate: Gate = field(default_factory=Gate)
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     plan_only: bool = False
+    unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
+    rescore: int = 0  # with verify: so many windows of each text are scored again
+    on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout
     debug: bool = False
 

@@ -1,43 +1,84 @@
-"""Exemption rules: which modules stay in bf16, and which rules would make a checkpoint that vLLM cannot load."""
+"""Exemption rules: which modules stay in bf16, and which rules would make a checkpoint that vLLM cannot load.
+
+A garbage model or one that does not load mostly comes from a rule that matched something else than its author meant.
+So a rule is refused when it can match nothing, when it splits what vLLM computes as one matrix, or when a number in it
+catches more blocks than the one it names; and the plan says of every rule what it hits and what it changes.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from qforge.config import Rule
 from qforge.modules import Module
 
-# What vLLM computes as one matrix and therefore wants in one precision
-# (packed_modules_mapping of its model classes; partial groups are refused: quant_utils.py:680).
-FUSED = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")]
+SHOWN = 3  # examples per message
 
 
-def exempted(modules: list[Module], rules: dict[str, Rule], tied: bool) -> dict[str, str]:
-    """The modules that stay in bf16, each with the name of the first rule that says so.
+@dataclass(frozen=True)
+class Hits:
+    """What a rule matches."""
 
-    `tied`: the model has no head of its own; `role:lm_head` then means the embedding it shares.
-    Raises ValueError for a rule that can never match this model, and for one that splits what vLLM fuses.
+    why: str
+    modules: list[str]
+    changes: list[str]  # those that the method would have quantized, had no rule before it named them
+
+
+def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -> dict[str, Hits]:
+    """What each rule leaves in bf16. `tied`: the model has no head of its own; `role:lm_head` means the shared embedding.
+
+    Raises ValueError for a rule that can never match this model, for one that catches blocks it does not name, and for one
+    that splits what vLLM fuses.
     """
-    hits: dict[str, str] = {}
+    found: dict[str, Hits] = {}
+    taken: dict[str, str] = {}  # module -> the first rule that names it
     last = max((m.block for m in modules if m.block is not None), default=-1)
     for name, rule in rules.items():
-        for pattern in rule.match:
-            matched = [m for m in modules if _matches(m, pattern, last, tied)]
-            if not matched:
-                raise ValueError(
-                    f"exempt.{name}: {pattern!r} matches no module of this model; its modules look like "
-                    f"{', '.join(sorted({_shape_of(m.name) for m in modules}))}"
-                )
-            for module in matched:
-                hits.setdefault(module.name, name)
-    _refuse_split(modules, hits)
-    return hits
+        matched = {m.name: m for pattern in rule.match for m in _matched(modules, name, pattern, last, tied)}
+        changes = [m.name for m in matched.values() if m.linear and m.name not in taken]
+        found[name] = Hits(rule.why, list(matched), changes)
+        taken = {**dict.fromkeys(matched, name), **taken}
+    _refuse_split(modules, taken)
+    return found
 
 
-def _matches(module: Module, pattern: str, last: int, tied: bool) -> bool:
+def _matched(modules: Sequence[Module], rule: str, pattern: str, last: int, tied: bool) -> list[Module]:
+    matched = [m for m in modules if _matches(m, rule, pattern, last, tied)]
+    if not matched:
+        shapes = ", ".join(sorted({_shape_of(m.name) for m in modules if m.linear}))
+        glob = "" if ":" in pattern or "*" not in pattern else " (a glob is no rule: use re: and a regular expression)"
+        raise ValueError(
+            f"exempt.{rule}: {pattern!r} matches no module of this model{glob}; use a name, re:, role: or block: that "
+            f"fits; what can be exempted looks like {shapes}"
+        )
+    if pattern.startswith("re:"):
+        _refuse_more_blocks(rule, pattern, {m.block for m in matched if m.block is not None})
+    return matched
+
+
+def _refuse_more_blocks(rule: str, pattern: str, blocks: set[int]) -> None:
+    """`re:model.layers.1.*` names block 1 and catches 10-19 as well, since `.` is any character."""
+    numbers = re.findall(r"layers\\?\.(\d+)(?![\d\[(?\\])", pattern)
+    for number in numbers:
+        more = sorted(str(b) for b in blocks if str(b).startswith(number) and str(b) not in numbers)
+        if int(number) in blocks and more:
+            raise ValueError(
+                f"exempt.{rule}: {pattern!r} catches not only block {number} but also {_some(more)}; use "
+                rf"layers\.{number}\. with both dots escaped, or block:{number}"
+            )
+
+
+def _matches(module: Module, rule: str, pattern: str, last: int, tied: bool) -> bool:
     """`role:X`, `block:first`, `block:last`, `block:N`, `block:first/down_proj`, `re:...` or an exact name."""
     if pattern.startswith("re:"):
-        return re.fullmatch(pattern[3:], module.name) is not None
+        try:
+            return re.fullmatch(pattern[3:], module.name) is not None
+        except re.error as error:
+            raise ValueError(
+                f"exempt.{rule}: {pattern!r} is no regular expression ({error}); use one that Python's re accepts"
+            ) from None
     if pattern.startswith("role:"):
         role = pattern[5:]
         if role == "lm_head" and tied:
@@ -50,30 +91,32 @@ def _matches(module: Module, pattern: str, last: int, tied: bool) -> bool:
     return module.name == pattern
 
 
-def _refuse_split(modules: list[Module], hits: dict[str, str]) -> None:
-    quantized = {m.name for m in modules} - hits.keys()
+def _refuse_split(modules: Sequence[Module], taken: Mapping[str, str]) -> None:
+    """vLLM computes a fused matrix in one precision (packed_modules_mapping; quant_utils.py:680 refuses a part)."""
+    groups: dict[str, list[Module]] = {}
     for module in modules:
-        parent, _, leaf = module.name.rpartition(".")
-        for group in FUSED:
-            if leaf not in group or module.name not in hits:
-                continue
-            kept = [f"{parent}.{other}" for other in group if f"{parent}.{other}" in quantized]
-            if kept:
-                raise ValueError(
-                    f"exempt.{hits[module.name]}: exempts {module.name} but not {', '.join(kept)}; vLLM computes "
-                    f"{'+'.join(group)} as one matrix in one precision, so exempt all of them or none"
-                )
-    experts: dict[str, list[str]] = {}
-    for module in modules:
-        if module.kind == "expert":
-            experts.setdefault(module.name.partition(".experts.")[0], []).append(module.name)
-    for layer, members in experts.items():
-        exempt = [name for name in members if name in hits]
-        if exempt and len(exempt) < len(members):
+        if module.linear and module.fused:
+            groups.setdefault(module.fused, []).append(module)
+    for fused, members in groups.items():
+        exempt = [m.name for m in members if m.name in taken]
+        if not exempt or len(exempt) == len(members):
+            continue
+        rule, kept = taken[exempt[0]], [m.name for m in members if m.name not in taken]
+        if members[0].kind == "expert":
             raise ValueError(
-                f"exempt.{hits[exempt[0]]}: exempts {len(exempt)} of the {len(members)} expert matrices of {layer}; "
-                "vLLM loads the experts of a layer in one precision, so exempt all of them or none"
+                f"exempt.{rule}: exempts {len(exempt)} of the {len(members)} expert matrices of {fused}; vLLM loads the "
+                "experts of a layer in one precision, so exempt all of them or none; use re: with the whole layer's experts"
             )
+        together = "+".join(m.leaf for m in members)
+        raise ValueError(
+            f"exempt.{rule}: exempts {_some(exempt)} but not {_some(kept)}; vLLM computes {together} as one matrix in one "
+            "precision, so exempt all of them or none; use a rule that names them all"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _shape_of(name: str) -> str:

@@ -33,6 +33,11 @@ def of_runtime(job: Job) -> Environment:
     return named(str(job.runtime.env), job)
 
 
+def runtime_identity(job: Job) -> str:
+    """What decides the versions of the runtime, without making it."""
+    return of_runtime(job).identity if job.runtime.python else identity(str(job.runtime.env), job)
+
+
 def check(job: Job) -> None:
     """Raises ValueError where a given interpreter does not start, or stands for an environment that is not known."""
     if job.runtime.python:

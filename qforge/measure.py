@@ -7,16 +7,17 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from qforge import interpreters, progress, provenance
+from qforge import divergence, exposure, formats, interpreters, probe, progress, provenance, sampling, tasks
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
+from qforge.evaluation import eval_files
+from qforge.progress import console
 from qforge.report import terminal
 from qforge.request import to_json
 from qforge.runtimes import vllm
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
 
 MEASUREMENTS = ("serve", "evaluate", "bench")
 EVAL_ENV = "quant"  # holds lm-eval and the tokenizers
+EVALUATE = (
+    "stages/evaluate.py",
+    *(f"{part}.py" for part in ("perplexity", "scorers", "tasks", "answers", "chat", "long_context", "stability")),
+)
 
 
 def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason."""
-    results = {name: {"not_measured": why} for name in MEASUREMENTS if (why := _left_out(run.job, plan, name))}
+    results: dict[str, Any] = {
+        name: {"not_measured": why} for name in MEASUREMENTS if (why := _left_out(run.job, plan, name))
+    }
     wanted = [name for name in MEASUREMENTS if name not in results]
     keys = _keys(run.job, plan, run.fingerprint(artifact)) if wanted else {}
     missing = [name for name in wanted if run.store.find(name, keys[name]) is None]
@@ -47,9 +54,45 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         found = run.store.find(name, keys[name])
         assert found is not None
         results[name] = result(found)
+    if "evaluate" in wanted:
+        results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
+    for name, text in results["evaluate"].get("texts", {}).items():
+        text["seen"] = exposure.seen(run.job, run.job.eval.texts[name])
     for name in MEASUREMENTS:
         run.write(f"{name}.json", results[name])
     return results
+
+
+def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
+    """The long context again, by KV cache dtype: each needs a server of its own, and nothing else is scored there."""
+    job, found = run.job, {}
+    quality = replace(
+        job.eval, texts={}, tasks=[], kv_dtypes=[], divergence=replace(job.eval.divergence, windows=0),
+        stability=replace(job.eval.stability, prompts=None),
+    )  # fmt: skip
+    for dtype in job.eval.kv_dtypes:
+        runtime = replace(job.runtime, args={**job.runtime.args, "kv_cache_dtype": dtype})
+        other = replace(job, eval=quality, runtime=runtime, stages=["serve", "evaluate"])
+        measured = measure(type(run)(other, run.folder, f"{run.prefix}kv-{dtype}-"), plan, artifact)
+        found[dtype] = measured["evaluate"].get("long_context")
+    return found
+
+
+def compared(run: Run, measured: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """divergence.json: how far the model's distributions are from bf16's, or why that is not known."""
+    sides = (measured["evaluate"], baseline["evaluate"])
+    if missing := next((side["not_measured"] for side in sides if "not_measured" in side), None):
+        found: dict[str, Any] = {"not_measured": missing}
+    elif not run.job.eval.divergence.windows:
+        found = {"not_measured": "eval.divergence.windows=0 leaves it out"}
+    elif any(sides[1]["texts"][n]["windows_sha256"] != t["windows_sha256"] for n, t in sides[0]["texts"].items()):
+        found = {"not_measured": "the two were not scored on the same windows"}
+    else:
+        ours, theirs = (run.store.root / "evaluate" / side["key"] for side in sides)
+        texts = divergence.compare(ours, theirs, list(sides[0]["texts"]))
+        found = {"top_k": run.job.eval.divergence.top_k, "texts": texts}
+    run.write("divergence.json", found)
+    return found
 
 
 def not_measured(reason: str) -> dict[str, Any]:
@@ -69,28 +112,38 @@ def _say_waiting() -> None:
     progress.waiting("the devices of this machine")
 
 
+def check_runtime(run: Run, unpacked: bool = False) -> None:
+    """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json.
+
+    `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads.
+    """
+    job, found = run.job, probe.probe(run.job, run.store)
+    run.write("probe.json", found)
+    if job.artifact:
+        config = read_json(run.given_artifact() / "config.json")
+        probe.check(job, found, config.get("quantization_config", {}).get("quant_method"))
+    else:
+        probe.check(job, found, None if unpacked else formats.FORMATS[job.method.format].quant_method)
+    console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
+
+
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
-    python = job.runtime.python
-    env = interpreters.of_runtime(job).identity if python else interpreters.identity(str(job.runtime.env), job)
+    env = interpreters.runtime_identity(job)
     served = {
         "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
         "machine": provenance.hardware(), "emulated": plan.emulated,
         "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
     }  # fmt: skip
-    tasks = [task for task in job.eval.tasks if task.endswith(".yaml")]
-    beside = [repository_path(task).parent / data for task in tasks for data in _data_files(repository_path(task))]
-    files = [*(repository_path(f) for f in [*(t.path for t in job.eval.texts.values()), *tasks]), *beside]
+    files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
     texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    evaluated = {"eval": job.eval, "texts": texts, "code": code("stages/evaluate.py", "perplexity.py")}
+    # what is done with a result does not decide it, and the long context by KV dtype has results of its own
+    asked = replace(job.eval, adaptive=False, budget=1, kv_dtypes=[])
+    evaluated = {"eval": asked, "texts": texts, "code": code(*EVALUATE)}
     return {
         "serve": served,
         "evaluate": {"served": key_of(served), "env": interpreters.identity(EVAL_ENV, job), **evaluated},
-        "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py")},
+        "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py", "sampling.py")},
     }
-
-
-def _data_files(task: Path) -> list[str]:
-    return list(yaml.safe_load(task.read_text())["dataset_kwargs"]["data_files"].values())
 
 
 def code(*files: str) -> str:
@@ -107,8 +160,8 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
     if stage == "evaluate" and job.model.random:
         return "the weights are random: speed and memory only"
-    if stage == "bench" and plan.emulated:
-        return f"emulated: {plan.serving.reason}"
+    if stage == "bench" and (plan.emulated or plan.simulated):
+        return f"{plan.serving.how.value}: {plan.serving.reason}"
     return None
 
 
@@ -141,16 +194,17 @@ def _build(
 ) -> None:
     if stage == "serve":
         assert server is not None
-        canary = None if run.job.model.random else vllm.canary(server)
-        facts = {**server.facts, "canary": canary, "resident_gib": vllm.resident_gib(server)}
+        facts = {
+            **server.facts,
+            "probe": probe.probe(run.job, run.store),
+            "canary": None if run.job.model.random else vllm.canary(server),
+            "resident_gib": sampling.resident_gib(server.process.pid),
+        }
         (out / "result.json").write_text(to_json(facts))
         return
     where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
         url, key = (server.base_url, server.api_key) if server else (None, "")
-        run.stage(stage, where, out, line.feed, key, inputs={"artifact": str(artifact)}, server=url)
-        found = read_json(out / "result.json")
-        if server and stage == "bench":
-            found["resident_gib"] = vllm.resident_gib(server)
-            (out / "result.json").write_text(to_json(found))
-        line.note = terminal.headline(stage, found)
+        group = {"server_group": str(server.process.pid)} if server else {}
+        run.stage(stage, where, out, line.feed, key, inputs={"artifact": str(artifact), **group}, server=url)
+        line.note = terminal.headline(stage, read_json(out / "result.json"))

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import errno
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
-
-from qforge import compat, formats, interpreters, plan, provenance
-from qforge.checkpoint import read_json
+from qforge import adaptive, compat, formats, interpreters, plan
+from qforge.checkpoint import read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
+from qforge.diagnose import ServerFailed
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import measure, not_measured, server
-from qforge.progress import console
+from qforge.measure import MEASUREMENTS, check_runtime, compared, measure, not_measured, server
+from qforge.plan import Plan
 from qforge.report import pages, row, terminal
+from qforge.report import planned as plans
 from qforge.runtimes import vllm
 from qforge.steps import Run
+from qforge.verify import verify
 
 BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
+
+
+Weighed = tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]
 
 
 def go(job: Job, folder: Path) -> None:
@@ -32,16 +33,18 @@ def go(job: Job, folder: Path) -> None:
     run = Run(job, folder)
     pages.clear(folder)
     if job.verify:
-        return terminal.verified(job.verify, provenance.verify(Path(job.verify)))
+        return terminal.verified(job.verify, verify(job, folder))
     if job.serve.keep and job.artifact:
         return serve(run, run.given_artifact())
     planned = plan.make(job, run.known_model())
     run.write("plan.json", planned.summary())
-    terminal.plan(planned, job)
+    plans.plan(planned, job)
     if job.plan_only:
         return
     run.preflight(planned)
-    judged = "judge" in job.stages and job.method.function is not None
+    if job.serve.keep or set(MEASUREMENTS) & set(job.stages):
+        check_runtime(run, planned.simulated)
+    judged = "judge" in job.stages and bool(job.method.function or job.artifact)
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
     planned = plan.make(job, source)  # again, from the model's own files
@@ -50,20 +53,59 @@ def go(job: Job, folder: Path) -> None:
     run.inspect(planned, artifact, source)
     if job.serve.keep:
         return serve(run, artifact)
-    measured, baseline = measure(run, planned, artifact), None
-    verdict: dict[str, Any] = {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
-    if judged:
-        bf16 = Run(bf16_of(job), folder, "bf16-")
-        baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
-        verdict = judge(job.gate, measured, baseline)
+    run, (measured, baseline, verdict) = until_decided(run, planned, artifact, source, judged, unplanned)
     run.write("verdict.json", verdict)
-    result = row.make(job, planned, artifact, measured, baseline, verdict, folder)
+    result = row.make(run.job, planned, measured, baseline, verdict, folder)
     run.write("row.json", result)
     if job.method.function and not job.artifact:
-        pages.artifact(folder, artifact, job, planned, result)
+        pages.artifact(folder, artifact, run.job, planned, result)
     if "report" in job.stages:
-        pages.html(folder / "report.html", result)
+        pages.html(folder / "report.html", [result])
     terminal.row(result)
+
+
+def leave_row(job: Job, folder: Path) -> None:
+    """Go; what comes to no result is a row too, with its reason. Raises what `go` raises."""
+    try:
+        go(job, folder)
+    except (ValueError, StageError) as error:
+        if not job.verify and not job.serve.keep:
+            left = row.failed(job, "failed" if isinstance(error, StageError) else "refused", str(error), folder)
+            Run(job, folder).write("row.json", left)
+            pages.html(folder / "report.html", [left])
+        raise
+
+
+def until_decided(
+    run: Run, planned: Plan, artifact: Path, source: Path, judged: bool, unplanned: str | None
+) -> tuple[Run, Weighed]:
+    """Weigh; with eval.adaptive again, with more of what is undecided. Returns the last job's run and what it found."""
+    first = run.job
+    found = weigh(run, planned, artifact, source, judged, unplanned)
+    while larger := adaptive.more(first, run.job, found[2]):
+        grown = {"windows": larger.eval.windows, "samples": larger.eval.limit, "repeats": larger.bench.repeats}
+        terminal.warn(f"inconclusive; again with {', '.join(f'{count} {what}' for what, count in grown.items())}")
+        try:
+            found = weigh(Run(larger, run.folder), planned, artifact, source, judged, unplanned)
+        except ValueError as refusal:  # a text may have no more windows
+            terminal.warn(f"judged by what there is: {refusal}")
+            break
+        run = Run(larger, run.folder)
+    return run, found
+
+
+def weigh(run: Run, planned: Plan, artifact: Path, source: Path, judged: bool, unplanned: str | None) -> Weighed:
+    """Measure the checkpoint and, where it is judged, bf16 under the same conditions; and the verdict."""
+    measured = measure(run, planned, artifact)
+    size = planned.bytes if planned.simulated else tensor_bytes(artifact)
+    measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
+    if not judged:
+        return measured, None, {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
+    bf16 = Run(bf16_of(run.job), run.folder, "bf16-")
+    baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
+    baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
+    measured["divergence"] = compared(run, measured, baseline)
+    return measured, baseline, judge(run.job.gate, measured, baseline)
 
 
 def bf16_of(job: Job) -> Job:
@@ -81,6 +123,20 @@ def baseline_refusal(job: Job, run: Run) -> str | None:
     return None
 
 
+def original_works(job: Job, folder: Path, load: bool) -> bool:
+    """Whether the job's runtime takes the unquantized model: by its plan, or with `load` by serving it."""
+    run = Run(bf16_of(job), folder, "bf16-")
+    try:
+        planned = plan.make(run.job, run.known_model())
+        if load:
+            with server(run, planned.emulated, run.fetch(), interpreters.of_runtime(run.job)):
+                pass
+    except (ValueError, ServerFailed) as error:
+        terminal.warn(f"the original does not work there either: {error}")
+        return False
+    return True
+
+
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
     job, layout = run.job, formats.detect(read_json(artifact / "config.json")) or "bf16"
@@ -90,47 +146,7 @@ def serve(run: Run, artifact: Path) -> None:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
     run.refuse_missing_device()
+    check_runtime(run)
     with server(run, False, artifact, interpreters.of_runtime(job)) as running:
         terminal.serving(running)
         vllm.wait_for_end(running)
-
-
-@dataclass(frozen=True)
-class Command:
-    """What the user asked for: the job, how to compose it with other choices, and what was given as a list."""
-
-    load: Callable[[], Job]
-    again: Callable[..., Job]  # again("method=gptq", ...)
-    several: dict[str, list[str]]  # hw=[h100,mi325x]: of which `load` holds the merger, which is neither
-
-
-def run(command: Command, folder: str, debug: bool) -> int:
-    """Run the command's job; returns the exit code. One message says what was refused or what failed."""
-    out = Path(folder)
-    try:
-        go(command.load(), out)
-    except (ValueError, OmegaConfBaseException) as error:
-        return _end(f"refused: {_text(error)}", 2, debug)
-    except StageError as error:
-        return _end(f"failed: {error}", 1, debug)
-    except OSError as error:
-        full = error.errno == errno.ENOSPC
-        return _end(f"failed: {error}" + ("; free some space and run again" if full else ""), 2 if full else 1, debug)
-    except KeyboardInterrupt:
-        _end("interrupted; what was finished is kept, and the same command goes on from there", 130, debug)
-        raise  # a sweep must not go on with its next row
-    console.print(str(out), style="bold", markup=False)
-    return 0
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {str(error).splitlines()[0]}"
-    return str(error)
-
-
-def _end(message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    console.print(message, style="yellow" if code == 130 else "bold red", markup=False)
-    return code

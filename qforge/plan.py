@@ -1,22 +1,35 @@
-"""What will happen to every module, how big it gets and whether it will be served: known before anything is loaded."""
+"""What will happen to every module, how big it gets, how it will be served and how fast: known before anything is loaded."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from qforge import architectures, checkpoint, compat, modules
+from qforge import architectures, feasible, modules, source
 from qforge.checkpoint import Tensor
-from qforge.config import Engine, Job, Vendor, repository_path
-from qforge.exempt import exempted
+from qforge.compat import How, Serving
+from qforge.config import Job
+from qforge.estimate import Estimates, estimate
+from qforge.exempt import Hits, exempted
 from qforge.formats import FORMATS, Format
 from qforge.modules import Module
 
-TP_SIZES = (1, 2, 4, 8)
+SHOWN = 6  # examples per rule in plan.json
+REST = "norms and biases"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes of the modules of one kind. Norms and biases are a kind of their own."""
+
+    modules: int
+    quantized: int
+    bf16_bytes: int
+    bytes: int
 
 
 @dataclass
@@ -29,32 +42,48 @@ class Plan:
     group_size: int | None
     source: str  # where the shapes were read
     quantized: list[str]
-    exempt: dict[str, str]  # module -> the rule that exempts it
+    rules: dict[str, Hits]
     untouched: dict[str, str]  # module -> why no method here quantizes it
     notes: list[str]
-    serving: compat.Serving
+    serving: Serving
     tensor_parallel: list[int]
     parameters: int
     bf16_bytes: int
-    bytes: int
+    bytes: int  # of the packed checkpoint; of a simulated one, as it would be if it could be packed
     bits_per_weight: float  # of the whole checkpoint
     quantized_bits_per_weight: float | None  # of what is packed, scales included
+    parts: dict[str, Part]
+    estimates: Estimates
     rescales: bool  # blocks' other tensors may differ from the source (see Method)
     tensors: dict[str, Tensor] = field(repr=False)
     modules: list[Module] = field(repr=False)
 
     def summary(self) -> dict[str, Any]:
         """plan.json: everything but the tensor list, which follows from it."""
-        return {key: value for key, value in vars(self).items() if key not in ("tensors", "modules")}
+        rules = {n: {**vars(h), "modules": h.modules[:SHOWN], "count": len(h.modules)} for n, h in self.rules.items()}
+        shown = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "rules")}
+        return {**shown, "rules": rules, "exempt": self.exempt}
 
     def identity(self) -> dict[str, Any]:
         """What decides the artifact: two jobs with equal identity share it."""
-        return {"layout": self.layout, "group_size": self.group_size, "quantized": self.quantized}
+        return {
+            "layout": self.layout, "group_size": self.group_size, "quantized": self.quantized, "simulated": self.simulated,
+        }  # fmt: skip
 
     @property
     def emulated(self) -> bool:
-        """Whether the numbers will be right and the speed and memory will not."""
-        return self.serving.how is compat.How.emulated
+        """Whether packed weights are unpacked at load: right numbers, neither the format's speed nor its memory."""
+        return self.serving.how is How.emulated
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the checkpoint holds quantized weights in bf16, because nothing could serve them packed."""
+        return self.serving.how is How.simulated
+
+    @property
+    def exempt(self) -> dict[str, str]:
+        """Module that the method would have quantized -> the rule that leaves it in bf16."""
+        return {module: rule for rule, hits in self.rules.items() for module in hits.changes}
 
     @property
     def ignore(self) -> list[str]:
@@ -64,167 +93,97 @@ class Plan:
 
 
 def make(job: Job, model_folder: Path | None) -> Plan:
-    """Plan the job for the model in `model_folder`, or from its architecture file while it is not here.
+    """Plan the job for the model in `model_folder`, or from what can be known of it while it is not here.
 
     Raises ValueError for what cannot work: one message with what is wrong, the key and the fix.
     """
-    tensors, config, source = _tensors(job, model_folder)
-    tree = modules.from_tensors(tensors, config)
-    layout = FORMATS[job.method.format]
-    group = _group_size(job, layout)
+    model = source.read(job.model, model_folder)
+    tree = modules.from_tensors(model.tensors, model.config)
+    layout, packs = FORMATS[job.method.format], job.method.function is not None
+    group = feasible.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
-    exempt = exempted(tree, job.exempt, tied)
-    packs = job.method.function is not None
-    quantized = [m for m in tree if m.linear and m.name not in exempt] if packs else []
+    rules = exempted(tree, job.exempt, tied) if packs else {}
+    kept = {name for hits in rules.values() for name in hits.modules}
+    quantized = [m for m in tree if m.linear and m.name not in kept] if packs else []
     if packs and not quantized:
-        raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; exempt less")
-    _refuse_shapes(job, quantized, layout, group)
-    serving = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime)
-    if serving.how is compat.How.refused:
-        raise ValueError(f"method={job.method.name} hw={job.hw.name}: {serving.reason}; use {serving.fix}")
-    expected = _expected(tensors, quantized, layout, group)
-    parameters, size = sum(t.count for t in tensors.values()), sum(t.nbytes for t in expected.values())
-    linear = {m.name for m in tree if m.linear}
+        raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
+    serving = feasible.serving(job, layout, group, quantized)
+    packed = _packed(model.tensors, quantized, layout, group)
+    parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
+    text = architectures.language(model.config)
     plan = Plan(
         model=job.model.name,
         method=job.method.name,
         layout=job.method.format,
         group_size=group if packs else None,
-        source=source,
+        source=model.origin,
         quantized=[m.name for m in quantized],
-        exempt={name: rule for name, rule in exempt.items() if name in linear} if packs else {},
-        untouched={m.name: f"{m.kind}: no method here quantizes it" for m in tree if not m.linear},
-        notes=_notes(job, exempt, linear, tied) if packs else [],
+        rules=rules,
+        untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
+        notes=_notes(job, rules, tied) if packs else [],
         serving=serving,
-        tensor_parallel=_tensor_parallel(config, quantized, group),
+        tensor_parallel=feasible.tensor_parallel(job, text, quantized, group, serving),
         parameters=parameters,
-        bf16_bytes=sum(t.nbytes for t in tensors.values()),
+        bf16_bytes=sum(t.nbytes for t in model.tensors.values()),
         bytes=size,
         bits_per_weight=8 * size / parameters,
         quantized_bits_per_weight=_packed_bits(quantized, layout, group),
+        parts=_parts(tree, quantized, model.tensors, packed),
+        estimates=estimate(job, text, tree, model.tensors, packed, serving, layout.scheme),
         rescales=job.method.rescales,
-        tensors=expected,
+        tensors=model.tensors if serving.how is How.simulated else packed,
         modules=tree,
     )
-    _refuse_memory(job, plan)
+    feasible.refuse_memory(job, plan.estimates.memory)
     return plan
 
 
-def _expected(
-    tensors: dict[str, Tensor], quantized: list[Module], layout: Format, group: int | None
+def _packed(
+    tensors: Mapping[str, Tensor], quantized: list[Module], layout: Format, group: int | None
 ) -> dict[str, Tensor]:
-    expected = dict(tensors)
+    packed = dict(tensors)
     for module in quantized:
-        del expected[f"{module.name}.weight"]
-        for suffix, tensor in layout.packed(module.out_features, module.in_features, group or 0).items():
-            expected[f"{module.name}.{suffix}"] = tensor
-    return expected
+        del packed[module.tensor]
+        biased = module.stack > 1 and packed.pop(f"{module.tensor}_bias", None) is not None
+        for name, rows, columns in module.matrices:
+            for suffix, tensor in _matrix(layout, rows, columns, group or 0).items():
+                packed[f"{name}.{suffix}"] = tensor
+            if biased:
+                packed[f"{name}.bias"] = Tensor("BF16", (rows,))
+    return packed
 
 
-def _tensors(job: Job, folder: Path | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    if folder is not None:
-        config = checkpoint.read_json(folder / "config.json")
-        if "quantization_config" in config:
-            raise ValueError(
-                f"model.path={folder}: this checkpoint is quantized already; give the bf16 original as the model and "
-                "this one as artifact=PATH"
-            )
-        # the quantizers load in bf16, whatever the file holds
-        found = {
-            name: Tensor("BF16" if tensor.dtype in ("F16", "F32") else tensor.dtype, tensor.shape)
-            for name, tensor in checkpoint.headers(folder).items()
-        }
-        if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
-            found.pop("lm_head.weight", None)
-        return found, config, str(folder)
-    if job.model.architecture is None:
-        raise ValueError(
-            f"model={job.model.name}: there is nothing to plan from; give model.path=FOLDER, or for a model that is "
-            "fetched later model.architecture=CONFIG_JSON"
-        )
-    file = repository_path(job.model.architecture)
-    config = checkpoint.read_json(file)
-    return architectures.tensors(config), config, f"{job.model.architecture} (the model itself is not fetched yet)"
+@functools.cache  # the matrices of a model have a few dozen shapes
+def _matrix(layout: Format, rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return layout.packed(rows, columns, group)
 
 
-def _group_size(job: Job, layout: Format) -> int | None:
-    if not layout.group_sizes:  # bf16, or one scale per channel
-        if job.group_size is not None:
-            raise ValueError(
-                f"group_size={job.group_size} method={job.method.name}: {layout.scheme} has no groups; leave "
-                "group_size out, or use method=rtn, gptq or awq"
-            )
-        return None
-    group = job.group_size if job.group_size is not None else job.method.group_size
-    if group not in layout.group_sizes:
-        sizes = " or ".join(map(str, layout.group_sizes))
-        reason = f"{layout.scheme} exists at group {sizes} only"
-        if layout.scheme == "nvfp4":
-            reason = (
-                "NVFP4 exists at group 16 only (one FP8 scale per 16 weights is the format; no kernel reads another)"
-            )
-        raise ValueError(
-            f"group_size={group} method={job.method.name}: {reason}; use group_size={layout.group_sizes[-1]}, "
-            f"or method=rtn, gptq or awq for other sizes"
-        )
-    return group
-
-
-def _refuse_shapes(job: Job, quantized: list[Module], layout: Format, group: int | None) -> None:
-    if group and group > 0:
-        bad = [m for m in quantized if m.in_features % group]
-        if bad:
-            fits = [g for g in layout.group_sizes if g > 0 and not any(m.in_features % g for m in quantized)]
-            raise ValueError(
-                f"group_size={group}: {bad[0].name} has {bad[0].in_features} inputs, which {group} does not divide "
-                f"({len(bad)} of {len(quantized)} matrices); for {job.model.name} use group_size="
-                f"{' or '.join(map(str, fits)) or '-1'}, or exempt those layers"
-            )
-    if layout.scheme == "int4" and job.hw.vendor is Vendor.cpu and job.runtime.engine is Engine.vllm:
-        for m in quantized:
-            if m.in_features % 32 or m.out_features % 32:  # vLLM, kernels/linear/mixed_precision/cpu.py
-                raise ValueError(
-                    f"method={job.method.name} hw=cpu: {m.name} is {m.out_features} x {m.in_features}, and the CPU's INT4 "
-                    f"kernel needs multiples of 32; leave it in bf16 "
-                    "with a rule of your own (see conf/exempt/), or use hw=... of a GPU"
-                )
-
-
-def _refuse_memory(job: Job, plan: Plan) -> None:
-    memory = job.hw.memory_gib or psutil.virtual_memory().total / 2**30
-    devices = int(job.runtime.args.get("tensor_parallel_size", 1))
-    if plan.bytes > devices * memory * 2**30:
-        raise ValueError(
-            f"hw={job.hw.name}: the weights of {plan.model} with method={plan.method} take {plan.bytes / 2**30:.1f} GiB, "
-            f"{devices} x {job.hw.name} have {devices * memory:.1f}; use more of them "
-            "(+runtime.args.tensor_parallel_size), a larger hw or a smaller method"
-        )
-
-
-def _tensor_parallel(config: dict[str, Any], quantized: list[Module], group: int | None) -> list[int]:
-    """Sizes at which no head and no group of a row-parallel layer is cut (vllm/distributed/utils.py:148)."""
-    heads = config["num_attention_heads"]
-    rows = [m for m in quantized if m.leaf in ("o_proj", "down_proj")]
-    unit = group if group and group > 0 else 1
-    return [tp for tp in TP_SIZES if heads % tp == 0 and not any(m.in_features % (tp * unit) for m in rows)]
+def _parts(
+    tree: Sequence[Module], quantized: list[Module], tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]
+) -> dict[str, Part]:
+    kinds = {m.name: m.kind for m in tree}
+    kinds |= {name: m.kind for m in quantized if m.stack > 1 for name, _, _ in m.matrices}
+    bf16, after = Counter[str](), Counter[str]()
+    for counted, held in ((bf16, tensors), (after, packed)):
+        for name, tensor in held.items():
+            counted[kinds.get(name) or kinds.get(name.rpartition(".")[0], REST)] += tensor.nbytes
+    total, treated = Counter(m.kind for m in tree), Counter(m.kind for m in quantized)
+    return {kind: Part(total[kind], treated[kind], bf16[kind], after[kind]) for kind in bf16}
 
 
 def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> float | None:
     if not quantized:
         return None
-    packed = sum(t.nbytes for m in quantized for t in layout.packed(m.out_features, m.in_features, group or 0).values())
-    return 8 * packed / sum(m.out_features * m.in_features for m in quantized)
+    shapes = Counter((rows, columns) for module in quantized for _, rows, columns in module.matrices)
+    sizes = {shape: sum(t.nbytes for t in _matrix(layout, *shape, group or 0).values()) for shape in shapes}
+    return 8 * sum(n * sizes[shape] for shape, n in shapes.items()) / sum(m.parameters for m in quantized)
 
 
-def _notes(job: Job, exempt: dict[str, str], linear: set[str], tied: bool) -> list[str]:
-    notes = []
-    effect = Counter(rule for name, rule in exempt.items() if name in linear)
-    for rule in job.exempt:
-        if not effect[rule]:
-            notes.append(
-                f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads or routers, or an "
-                "earlier rule has these modules"
-            )
-    if tied:
-        notes.append("the head is the embedding (tied weights), which stays in bf16")
-    return notes
+def _notes(job: Job, rules: Mapping[str, Hits], tied: bool) -> list[str]:
+    notes = [
+        f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
+        "earlier rule has these modules"
+        for rule, hits in rules.items()
+        if not hits.changes
+    ]
+    return notes + (["the head is the embedding (tied weights), which stays in bf16"] if tied else [])

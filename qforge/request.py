@@ -29,6 +29,7 @@ class Request:
     out: str  # folder for the stage's files; it appears in the store when the stage has succeeded
     inputs: dict[str, str] = field(default_factory=dict)  # paths by name: source, artifact, calibration ...
     exempt: list[str] = field(default_factory=list)  # modules to leave in bf16
+    simulate: bool = False  # unpack what was packed: nothing serves it
     server: str | None = None  # its base URL; the key is in the environment
 
     def write(self, file: Path) -> None:

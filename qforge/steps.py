@@ -26,11 +26,6 @@ ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 DEVICES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
 
 
-def cpu_flags() -> str:
-    """What this machine's CPU can do, as Linux names it."""
-    return Path("/proc/cpuinfo").read_text()
-
-
 class Run:
     """One job in one folder. The baseline of a run is a Run of its own, with a prefix, in the same folder."""
 
@@ -57,16 +52,13 @@ class Run:
         vllm.check_port(job.serve.port)
         if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
             self.refuse_missing_device()
-            if plan.layout.startswith("int4") and job.hw.vendor is Vendor.cpu and "avx512f" not in cpu_flags():
-                raise ValueError(
-                    f"method={plan.method} hw=cpu: vLLM's INT4 kernel needs AVX-512, which this CPU has not; use "
-                    "runtime=transformers to measure its quality here"
-                )
         if job.serve.keep:
-            self.refuse_useless_server(plan.emulated, plan.serving.reason)
+            self.refuse_useless_server(plan.emulated or plan.simulated, plan.serving.reason)
         self.store.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.store.root).free
-        needed = ROOM * (plan.bytes + (0 if self.known_model() else 2 * plan.bf16_bytes))
+        needed = ROOM * (
+            plan.bytes + (plan.bf16_bytes if plan.simulated else 0) + (0 if self.known_model() else 2 * plan.bf16_bytes)
+        )
         if free < needed and not job.artifact and job.method.function:
             raise ValueError(
                 f"store={self.store.root}: the disk has {free / 1e9:.2f} GB free and this run may write {needed / 1e9:.2f} "
@@ -165,7 +157,7 @@ class Run:
         key: dict[str, Any] = {
             "plan": plan.identity(), "function": method.function, "args": method.args,
             "env": interpreters.identity(method.env, self.job), "source": self.fingerprint(source),
-            "code": code("stages/quantize.py", f"{library}.py"),
+            "code": code("stages/quantize.py", "shards.py", "methods/packing.py", "methods/unpack.py", f"{library}.py"),
         }  # fmt: skip
         if method.calibrated:
             calibration = self._calibration(source)
@@ -175,7 +167,9 @@ class Run:
         def build(out: Path) -> None:
             where = interpreters.named(str(method.env), self.job)
             with progress.line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
-                self.stage("quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore)
+                self.stage(
+                    "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, simulate=plan.simulated
+                )
                 line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
         folder = self._get("quantize", key, build, method.name)

@@ -81,3 +81,9 @@ def model(cli: Cli, rtn: Finished) -> Path:
     """The bf16 demo model that the artifacts were made from."""
     (folder,) = (cli.store / "fetch").glob("*/model")
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole(cli: Cli) -> Finished:
+    """A run of every stage, served by vLLM's CPU build."""
+    return cli.succeed("method=rtn", *QUICK)

@@ -181,6 +181,7 @@ def test_gemmas_norms_come_back_bit_for_bit(cli: Cli, model: Path, tmp_path: Pat
     subprocess.run([ROOT / ".venvs/quant/bin/python", "-c", code, folder], check=True, capture_output=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model / name, folder / name)
-    given = ("model=local", "model.name=gemma", f"model.path={folder}", "method=rtn", "group_size=32")
+    in_memory = "method.function=qforge.methods.llmcompressor:quantize"
+    given = ("model=local", "model.name=gemma", f"model.path={folder}", "method=rtn", "group_size=32", in_memory)
     done = cli.succeed(*given, "stages=[quantize,inspect]")
     assert done.json("inspect")["faults"] == []

@@ -32,7 +32,7 @@ def test_a_changed_chat_template_is_another_checkpoint(model: Path, tmp_path: Pa
 
 
 def test_changed_task_data_is_another_evaluation(model: Path, tmp_path: Path) -> None:
-    for name in ("arc_easy.yaml", "arc_easy.jsonl"):
+    for name in ("arc_easy.yaml", "arc_easy.validation.jsonl"):
         shutil.copyfile(ROOT / "data" / "tasks" / name, tmp_path / name)
     made = job("method=rtn", f"eval.tasks=[{tmp_path / 'arc_easy.yaml'}]")
     planned = plan.make(made, model)
@@ -41,7 +41,7 @@ def test_changed_task_data_is_another_evaluation(model: Path, tmp_path: Path) ->
         return {name: key_of(parts) for name, parts in measure._keys(made, planned, "checkpoint").items()}
 
     before = keys()
-    with (tmp_path / "arc_easy.jsonl").open("a") as stream:
+    with (tmp_path / "arc_easy.validation.jsonl").open("a") as stream:
         stream.write("{}\n")
     assert keys()["evaluate"] != before["evaluate"]
     assert keys()["bench"] == before["bench"]

@@ -17,17 +17,15 @@ import psutil
 import pytest
 from conftest import QUICK, ROOT, Cli, Finished
 from test_bad_input import processes_with
+from test_config import job
 
-from qforge import provenance
+from qforge import chat, divergence, provenance
 from qforge.checkpoint import read_json
+from qforge.request import API_KEY, Request
+from qforge.scorers import Server
 
 pytestmark = pytest.mark.real
 STAGE_FILES = ("plan", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
-
-
-@pytest.fixture(scope="session")
-def whole(cli: Cli) -> Finished:
-    return cli.succeed("method=rtn", *QUICK)
 
 
 def test_everything_is_there_and_says_what_was_measured(whole: Finished) -> None:
@@ -43,7 +41,12 @@ def test_everything_is_there_and_says_what_was_measured(whole: Finished) -> None
     assert serve["version"] == "0.32.0"
     bench = whole.json("bench")
     assert [len(runs) for runs in bench["runs"].values()] == [1, 1]
-    assert all(run["output_throughput"] > 0 for runs in bench["runs"].values() for run in runs)
+    for run in (run for runs in bench["runs"].values() for run in runs):
+        assert run["output_throughput"] > 0
+        assert 0 < run["p50_ttft_ms"] <= run["p95_ttft_ms"] <= run["p99_ttft_ms"] <= run["p99_e2el_ms"]
+        assert 1 < run["peak_resident_gib"] < 8
+        assert not [key for key in run if key.startswith("gpu")], "no GPU was there to ask"
+    assert (serve["kv_cache_gib"], serve["kv_cache_dtype"]) == ("1.0", "auto")
     assert whole.output.strip().endswith(str(whole.folder))
 
 
@@ -54,8 +57,32 @@ def test_the_verdict_rests_on_bf16_under_the_same_conditions(whole: Finished) ->
         assert ours["texts"][name]["perplexity"] > theirs["texts"][name]["perplexity"]
     verdict = whole.json("verdict")
     assert verdict["verdict"] in ("accept", "reject", "inconclusive")
-    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "speed"}
+    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "load", "speed"}
     assert verdict["criteria"][-1]["verdict"] == "inconclusive", "one repeat says nothing about speed"
+
+
+def test_the_distributions_differ_from_bf16s_and_bf16s_not_from_themselves(cli: Cli, whole: Finished) -> None:
+    for name, text in whole.json("divergence")["texts"].items():
+        assert text["tokens"] == 2 * 255
+        assert 0.02 < text["kl"] < 2, name
+        assert 0.5 < text["top1_agreement"] < 1
+        # both are means over the same windows: the loss cannot differ by much more than the distributions do
+        assert text["kl_p99"] > text["kl"]
+    (folder,) = [f.parent for f in (cli.store / "evaluate").glob("*/result.json")
+                 if f.parent.name == whole.json("bf16-evaluate")["key"]]  # fmt: skip
+    for text in divergence.compare(folder, folder, list(whole.json("evaluate")["texts"])).values():
+        assert (text["kl"], text["top1_agreement"]) == (0, 1)
+
+
+def test_the_server_bears_load_and_speaks_the_same_language_twice(whole: Finished) -> None:
+    for prefix in ("", "bf16-"):
+        found = whole.json(f"{prefix}evaluate")["stability"]
+        assert found["prompts"] == 16
+        assert found["degenerate_share"] < 0.5
+        assert found["differing_share"] < 0.5
+        assert found["load"]["failed"] == 0, found["load"]["errors"]
+        assert found["load"]["requests"] >= 4
+        assert found["load"]["seconds"] >= 2
 
 
 def test_the_same_again_runs_nothing_and_a_new_eval_quantizes_nothing(cli: Cli, whole: Finished) -> None:
@@ -63,11 +90,29 @@ def test_the_same_again_runs_nothing_and_a_new_eval_quantizes_nothing(cli: Cli, 
     assert not list(again.folder.glob("*.log"))
     for name in ("evaluate", "bench", "verdict"):
         assert again.json(name) == whole.json(name), name
-    other = cli.succeed("method=rtn", *QUICK, "eval.windows=2", "eval.tasks=[]")
+    stages = "stages=[quantize,inspect,serve,evaluate,bench]"
+    long = ("eval.long_context.lengths=[256,512]", "eval.kv_dtypes=[fp8]")
+    other = cli.succeed("method=rtn", *QUICK, "eval.windows=2", "eval.tasks=[]", *long, stages)
     assert "= quantize" in other.output
     assert not (other.folder / "quantize.log").exists()
     assert not (other.folder / "bench.log").exists(), "bench was known; only evaluate needed the server"
     assert other.json("evaluate")["texts"]["wikitext"]["tokens"] == 2 * 255
+    a_long_context_is_measured_for_each_kv_dtype(other)
+
+
+def a_long_context_is_measured_for_each_kv_dtype(run: Finished) -> None:
+    assert [run.json(f"{prefix}serve")["kv_cache_dtype"] for prefix in ("", "kv-fp8-")] == ["auto", "fp8"]
+    auto, fp8 = run.json("evaluate")["long_context"], run.json("evaluate")["kv"]["fp8"]
+    for found in (auto, fp8):
+        assert {name: [len(row) for row in rows] for name, rows in found["needles"]["found"].items()} == {
+            "noise": [3, 3],
+            "python_reference": [3, 3],
+        }
+        assert found["perplexity"]["python_reference"]["tokens"] == 511
+    assert auto["needles"]["prompts_sha256"] == fp8["needles"]["prompts_sha256"]
+    pair = [found["perplexity"]["python_reference"]["perplexity"] for found in (auto, fp8)]
+    assert pair[0] != pair[1], "8 bits are not 16"
+    assert pair[0] == pytest.approx(pair[1], rel=0.2)
 
 
 def test_server_and_transformers_agree(cli: Cli, whole: Finished) -> None:
@@ -78,6 +123,8 @@ def test_server_and_transformers_agree(cli: Cli, whole: Finished) -> None:
         assert (served["through"], unpacked["through"]) == ("server", "transformers")
         for name, text in served["texts"].items():
             assert text["perplexity"] == pytest.approx(unpacked["texts"][name]["perplexity"], rel=0.005)
+    for name, text in whole.json("divergence")["texts"].items():
+        assert text["kl"] == pytest.approx(direct.json("divergence")["texts"][name]["kl"], rel=0.1)
     assert "speed is measured through vLLM only" in direct.json("bench")["not_measured"]
     assert direct.json("verdict")["criteria"][-1]["verdict"] == "not_measured"
 
@@ -182,6 +229,28 @@ def test_the_openai_package_chats_with_it(kept: tuple[str, str, subprocess.Popen
         messages=[{"role": "user", "content": "What is the capital of France?"}],
     )  # fmt: skip
     assert "Paris" in str(answer.choices[0].message.content)
+
+
+def test_a_judge_behind_an_api_rates_the_answers(
+    kept: tuple[str, str, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small model judges itself: the way works, its ratings mean nothing."""
+    url, key, _ = kept
+    made = job(
+        f"eval.judge.base_url={url}/v1", "eval.judge.model=model", "eval.judge.limit=2",
+        "eval.judge.answer_tokens=24", "eval.judge.judge_tokens=48",
+    )  # fmt: skip
+    monkeypatch.setenv(API_KEY, key)
+    monkeypatch.setenv(chat.KEY, key)
+    server = Server(Request(made, "", server=url))
+    found = chat.measure(made.eval.judge, server)
+    given = [value for turns in found["ratings"] for value in turns if value is not None]
+    assert (found["questions"], [len(turns) for turns in found["ratings"]]) == (2, [2, 2])
+    assert found["unrated"] == 4 - len(given)
+    assert all(1 <= value <= 10 for value in given)
+    monkeypatch.setenv(chat.KEY, "wrong")
+    with pytest.raises(ValueError, match=r"eval\.judge\.base_url=.*/v1: model 'model' does not answer: .*401"):
+        chat.measure(made.eval.judge, server)
 
 
 def test_without_the_key_it_answers_nobody(kept: tuple[str, str, subprocess.Popen[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     Exempted modules are switched off last, by their exact names, after ModelOpt's own rules.
     """
     config = deepcopy(getattr(mtq, job.method.args["config"]))
+    for entry in config["quant_cfg"]:
+        if "block_sizes" in (entry.get("cfg") or {}):
+            entry["cfg"]["block_sizes"][-1] = job.group_size  # 16, unless its quality alone is asked for
     for name in exempt:
         config["quant_cfg"].append({"quantizer_name": f"{name}.*quantizer", "enable": False})
     # llm-compressor brings each block to the GPU by itself; ModelOpt works where the model lies
@@ -34,4 +38,17 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     model = mtq.quantize(model, config, forward_loop if sequences else None)
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
+    name_exactly(out, exempt)
     return {"config": job.method.args["config"], "disabled": exempt}
+
+
+def name_exactly(out: Path, exempt: list[str]) -> None:
+    """List what is in bf16 by its exact names: vLLM reads the exporter's `model.layers.1*` as a part of a name, which
+    catches blocks 10-19 too (quantization/modelopt.py:191)."""
+    for file, keys in (
+        ("config.json", ("quantization_config", "ignore")),
+        ("hf_quant_config.json", ("quantization", "exclude_modules")),
+    ):
+        config = json.loads((out / file).read_text())
+        config[keys[0]][keys[1]] = exempt
+        (out / file).write_text(json.dumps(config, indent=4) + "\n")

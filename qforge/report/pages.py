@@ -2,30 +2,78 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from markupsafe import Markup
 
 from qforge import provenance
+from qforge.comparisons import METRICS
 from qforge.config import Job
 from qforge.plan import Plan
+from qforge.report import figures, table
+from qforge.report.table import Row
 from qforge.request import to_json, without_secrets
 
 TEMPLATES = Path(__file__).with_name("templates")
-RESULTS = ("plan", "calibrate", "quantize", "inspect", "serve", "evaluate", "bench", "verdict", "row")
+RESULTS = (
+    "plan",
+    "calibrate",
+    "quantize",
+    "inspect",
+    "probe",
+    "serve",
+    "evaluate",
+    "divergence",
+    "bench",
+    "verdict",
+    "row",
+)
+DETAILS = 50  # rows that a page describes one by one
+OF_BENCH = {
+    "output_throughput": "tokens/s", "total_token_throughput": "tokens/s, prompts included",
+    "request_throughput": "requests/s", "peak_resident_gib": "peak memory of the server, GiB",
+    "gpu_peak_gib": "peak memory of the GPU, GiB", "gpu_watts": "power, W", "gpu_joules_per_token": "energy per token, J",
+}  # fmt: skip
 
 
-def html(file: Path, row: dict[str, Any]) -> None:
-    """The report: one page that needs nothing else."""
+def html(file: Path, rows: list[Row]) -> None:
+    """The report of one run or of many: one page that needs nothing else, and its table beside it."""
+    columns = table.table(table.with_baselines(rows))
+    table.write(file, columns)
+    failed = [row for row in rows if row.get("failed")]
+    page = _render(
+        "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
+        whole=[row for row in rows if not row.get("failed")], details=DETAILS,
+        counts=Counter("baseline" if table.is_baseline(row) else row["verdict"] for row in rows).most_common(),
+        cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
+        data=Markup(json.dumps(figures.data(columns), separators=(",", ":")).replace("<", "\\u003c")),
+    )  # fmt: skip
     partial = file.with_suffix(".partial")
-    partial.write_text(_render("report.html.j2", row, escape=True))
+    partial.write_text(page)
     partial.rename(file)
 
 
-def artifact(folder: Path, stored: Path, job: Job, plan: Plan, row: dict[str, Any]) -> None:
+def _title(rows: list[Row]) -> str:
+    models = sorted({row["model"] for row in rows})
+    if len(rows) == 1:
+        return f"{models[0]}, {table.name_of(rows[0])}"
+    return f"{len(rows)} rows of {', '.join(models[:3])}" + (f" and {len(models) - 3} more" if len(models) > 3 else "")
+
+
+def _summary(rows: list[Row]) -> str:
+    dates = sorted({row["date"] for row in rows if row.get("date")})
+    where = {f"{c['runtime']} on {c['hw']}" for row in rows if (c := row.get("conditions"))}
+    return " · ".join([*(" to ".join(dict.fromkeys([dates[0], dates[-1]])) for _ in dates[:1]), *sorted(where)[:6]])
+
+
+def artifact(folder: Path, stored: Path, job: Job, plan: Plan, row: Row) -> None:
     """<folder>/artifact: the checkpoint, complete in itself, with README.md and qforge/. Appears by rename.
 
     Weights are hard links to the store where the file system allows it, and read-only: no second copy. What an editor
@@ -34,7 +82,7 @@ def artifact(folder: Path, stored: Path, job: Job, plan: Plan, row: dict[str, An
     final, partial = folder / "artifact", folder / "artifact.partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(stored, partial, copy_function=_link)
-    (partial / "README.md").write_text(_render("card.md.j2", row, escape=False))
+    (partial / "README.md").write_text(_render("card.md.j2", escape=False, row=row))
     notes = partial / "qforge"
     notes.mkdir()
     (notes / "job.json").write_text(to_json(without_secrets(job)))
@@ -50,7 +98,8 @@ def clear(folder: Path) -> None:
     for name in RESULTS:
         for file in (folder / f"{name}.json", folder / f"bf16-{name}.json"):
             file.unlink(missing_ok=True)
-    (folder / "report.html").unlink(missing_ok=True)
+    for report in ("report.html", "report.csv", "report.json"):
+        (folder / report).unlink(missing_ok=True)
     shutil.rmtree(folder / "artifact", ignore_errors=True)
 
 
@@ -64,14 +113,32 @@ def _link(source: str, target: str) -> None:
     shutil.copyfile(source, target)
 
 
-def _render(template: str, row: dict[str, Any], escape: bool) -> str:
+def _render(template: str, escape: bool, **context: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=escape,
-        undefined=StrictUndefined,
+        undefined=ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = lambda value: "" if value is None else f"{value:.4g}"
-    environment.filters["megabytes"] = lambda count: f"{count / 1e6:,.1f} MB"
-    return environment.get_template(template).render(row=row)
+    environment.filters |= {
+        "number": lambda value: "" if value is None else f"{value:.4g}",
+        "megabytes": lambda count: f"{count / 1e6:,.1f} MB",
+        "metric": _metric,
+        "unit": lambda metric: METRICS[metric].unit,
+        "bar": figures.bar,
+        "heat": figures.heat,
+        "span": figures.span,
+        "why": table.why,
+        "name": table.name_of,
+        "sign": table.sign,
+        "mean": lambda cells: fmean(value for line in cells for value in line),
+    }
+    return environment.get_template(template).render(**context)
+
+
+def _metric(name: str) -> str:
+    """A number of bench, for people: p95_ttft_ms is "time to first token, p95, ms"."""
+    kind, _, rest = name.partition("_")
+    short = rest.removesuffix("_ms")
+    return f"{table.LATENCIES[short]}, {kind}, ms" if short in table.LATENCIES else OF_BENCH.get(name, name)

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from qforge import provenance
-from qforge.checkpoint import headers, read_json
+from qforge.checkpoint import read_json
+from qforge.comparisons import main_metric
 from qforge.config import Job
-from qforge.judge import main_metric
 from qforge.plan import Plan
 from qforge.request import to_json
 
+UNMEASURED = {"evaluate": "quality", "bench": "speed", "divergence": "difference from bf16 token by token"}
+
 
 def make(
-    job: Job, plan: Plan, artifact: Path, measured: dict[str, Any], baseline: dict[str, Any] | None, verdict: dict[str, Any],
+    job: Job, plan: Plan, measured: dict[str, Any], baseline: dict[str, Any] | None, verdict: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """The row, from the results as they are stored. What was not measured says so, and why."""
     quantized = read_json(folder / "quantize.json") if (folder / "quantize.json").exists() else None
-    size = sum(tensor.nbytes for tensor in headers(artifact).values())
+    size = measured["weights"]["bytes"]
     row = {
         "model": job.model.name,
         "method": job.method.name,
+        "artifact": job.artifact,
         "summary": job.method.summary,
         "layout": plan.layout,
         "group_size": plan.group_size,
@@ -42,20 +47,38 @@ def make(
             "bits_per_weight": 8 * size / plan.parameters, "quantized_bits_per_weight": plan.quantized_bits_per_weight,
         },
         "serving": plan.serving,
+        "heat": _bits(plan),
         "measured": _numbers(measured),
+        "unmeasured": list(_unmeasured(job, measured)),
         "baseline": _numbers(baseline) if baseline else None,
         "quantize": quantized,
-        "conditions": {
-            "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.runtime.args},
-            "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
-            "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
-            "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.method.calibrated else [],
-        },
+        "conditions": _conditions(job),
         **_made(measured, quantized),
         "command": command(folder),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(to_json(row))
     return plain
+
+
+def failed(job: Job, verdict: str, reason: str, folder: Path) -> dict[str, Any]:
+    """The row of a job that came to no result: `verdict` is failed or refused, `reason` what the terminal said."""
+    row = {
+        "model": job.model.name, "method": job.method.name, "summary": job.method.summary, "group_size": job.group_size,
+        "exempt": {rule: {"match": r.match, "why": r.why, "modules": []} for rule, r in job.exempt.items()},
+        "caution": job.model.caution, "verdict": verdict, "gate": job.gate, "criteria": [], "failed": {"reason": reason},
+        "conditions": _conditions(job), **provenance.now(), "command": command(folder),
+    }  # fmt: skip
+    plain: dict[str, Any] = json.loads(to_json(row))
+    return plain
+
+
+def _conditions(job: Job) -> dict[str, Any]:
+    return {
+        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.runtime.args},
+        "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
+        "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
+        "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.method.calibrated else [],
+    }  # fmt: skip
 
 
 def _made(measured: dict[str, Any], quantized: dict[str, Any] | None) -> dict[str, Any]:
@@ -80,17 +103,20 @@ def _exempted(job: Job, plan: Plan, rule: str) -> dict[str, Any]:
 
 def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a set of measurements, without the windows and samples they rest on."""
-    serve, evaluate, bench = measured["serve"], measured["evaluate"], measured["bench"]
-    numbers: dict[str, Any] = {"serve": serve, "evaluate": evaluate, "bench": bench}
+    evaluate, bench = measured["evaluate"], measured["bench"]
+    numbers = {**measured}
     if "texts" in evaluate:
-        texts = {
-            name: {k: text[k] for k in ("perplexity", "tokens", "kind")} for name, text in evaluate["texts"].items()
-        }
+        long = evaluate.get("long_context")
         tasks = {
             name: {"metrics": task["metrics"], "samples": task["samples"], "judged": main_metric(task)}
             for name, task in evaluate["tasks"].items()
         }
-        numbers["evaluate"] = {**evaluate, "texts": texts, "tasks": tasks}
+        numbers["evaluate"] = {
+            **evaluate, "texts": _texts(evaluate["texts"]), "tasks": tasks, "long_context": _long(long),
+            "kv": {dtype: _long(part) for dtype, part in evaluate.get("kv", {}).items()},
+        }  # fmt: skip
+    if texts := measured.get("divergence", {}).get("texts"):
+        numbers["divergence"] = {**measured["divergence"], "texts": _texts(texts)}
     if "runs" in bench:
         runs = {c: {k: median(r[k] for r in repeats) for k in repeats[0]} for c, repeats in bench["runs"].items()}
         spread = {
@@ -99,3 +125,51 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
         }
         numbers["bench"] = {**bench, "runs": runs, "tokens_per_second_range": spread}
     return numbers
+
+
+def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
+    """What a reader might take for granted and nobody looked at."""
+    evaluate, bench = measured["evaluate"], measured["bench"]
+    for name in ("evaluate", "bench", "divergence"):
+        if why := measured.get(name, {}).get("not_measured"):
+            yield f"{UNMEASURED[name]}: {why}"
+    if "texts" in evaluate:
+        if not evaluate["tasks"]:
+            yield "tasks: none was run"
+        if not evaluate.get("long_context"):
+            yield f"long context: nothing beyond {evaluate['context']} tokens"
+        if not evaluate.get("kv"):
+            yield "other dtypes of the KV cache than the one served with"
+        if not evaluate.get("stability"):
+            yield "stability: no repeated answers, no check for degenerate output, no sustained load"
+        elif not evaluate["stability"].get("load"):
+            yield "sustained load"
+        if not evaluate.get("chat"):
+            yield "conversation: no judge has read its answers"
+        yield f"other kinds of text than {' and '.join(text['kind'] for text in evaluate['texts'].values())}"
+    if "runs" in bench:
+        yield f"speed on other hardware than {job.hw.name}, beyond {max(bench['runs'], key=int)} concurrent requests, and at \
+other lengths than {bench['input_len']} tokens in and {bench['output_len']} out"
+    yield "safety, bias and everything else that bf16 itself was not asked here"
+
+
+def _texts(texts: dict[str, Any]) -> dict[str, Any]:
+    return {name: {k: v for k, v in text.items() if not k.startswith("window")} for name, text in texts.items()}
+
+
+def _long(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {**found, "perplexity": _texts(found.get("perplexity") or {})} if found else None
+
+
+def _bits(plan: Plan) -> list[dict[str, Any]]:
+    """A heat map: bits per weight, scales included, by block and part of it; experts of a block together."""
+    if not plan.quantized:
+        return []
+    packed, packed_bits = set(plan.quantized), float(plan.quantized_bits_per_weight or 0)
+    cells: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for module in plan.modules:
+        if module.linear and module.block is not None:
+            cells[module.leaf, module.block].append(packed_bits if module.name in packed else 16.0)
+    leaves, blocks = list(dict.fromkeys(leaf for leaf, _ in cells)), sorted({block for _, block in cells})
+    values = [[fmean(cells[leaf, block]) if cells[leaf, block] else None for block in blocks] for leaf in leaves]
+    return [{"title": "Bits per weight", "unit": "bits", "leaves": leaves, "blocks": blocks, "values": values}]

@@ -2,66 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from qforge.compat import How
-from qforge.config import Job
-from qforge.judge import main_metric
-from qforge.plan import Plan
+from qforge.comparisons import METRICS, main_metric
 from qforge.progress import console
+from qforge.report.planned import size as size_of
+from qforge.report.table import sign
 from qforge.runtimes.vllm import MODEL, Server
 
+if TYPE_CHECKING:
+    from qforge.verify import Verified
+
 COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
-
-
-def plan(planned: Plan, job: Job) -> None:
-    """The plan on one screen: what happens to which modules, how big, served how."""
-    table = Table.grid(padding=(0, 2))
-    group = f", group {planned.group_size}" if planned.group_size else ""
-    table.add_row(
-        "model", f"{planned.model}  {planned.parameters / 1e6:,.1f} M parameters, shapes from {planned.source}"
-    )
-    table.add_row("method", f"{planned.method}: {job.method.summary} ({planned.layout}{group})")
-    if planned.quantized:
-        quantized = set(planned.quantized)
-        kinds = Counter(m.kind for m in planned.modules if m.name in quantized)
-        table.add_row(
-            "quantized", f"{len(planned.quantized)} matrices ({', '.join(f'{n} {k}' for k, n in kinds.items())})"
-        )
-        for rule, count in Counter(planned.exempt.values()).items():
-            table.add_row("bf16", f"{count} matrices by exempt.{rule}: {job.exempt[rule].why}")
-        kept = Counter(m.kind for m in planned.modules if not m.linear)
-        table.add_row(
-            "bf16", f"{', '.join(f'{n} {k}' for k, n in kept.items())}, and all norms and biases: never quantized"
-        )
-    saved = f", bf16 {_size(planned.bf16_bytes)}" if planned.quantized else ""
-    table.add_row("size", f"{_size(planned.bytes)}{saved}, {planned.bits_per_weight:.2f} bits per weight")
-    if job.hw.memory_gib:
-        table.add_row("memory", f"weights {planned.bytes / 2**30:.1f} of {job.hw.name}'s {job.hw.memory_gib:g} GiB")
-    serving = planned.serving
-    colour = "yellow" if serving.how is How.emulated else "green"
-    how = f"[{colour}]{serving.how.value}[/] on {job.hw.name} with {job.runtime.name}"
-    table.add_row("served", ", ".join(part for part in (how, serving.kernel, serving.reason) if part))
-    table.add_row("", f"[dim]{serving.evidence}[/]")
-    table.add_row("TP", f"{', '.join(map(str, planned.tensor_parallel))} divide the heads and the groups")
-    for note in planned.notes:
-        table.add_row("note", note)
-    if job.model.caution:
-        table.add_row("caution", job.model.caution)
-    console.print(table)
 
 
 def warn(message: str) -> None:
     """What the user should know before the work begins."""
     console.print(message, style="yellow", markup=False)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def headline(stage: str, result: dict[str, Any]) -> str:
@@ -79,20 +39,21 @@ def row(result: dict[str, Any]) -> None:
     """The verdict and what it rests on."""
     if result["criteria"]:
         table = Table(title=None, box=None, pad_edge=False, header_style="dim")
-        for name in ("criterion", "of", "bf16", result["method"], "change", "interval", "wanted", "verdict"):
+        for name in ("criterion", "of", "bf16", result["method"], "value", "interval", "wanted", "verdict"):
             table.add_column(name)
         for c in result["criteria"]:
             table.add_row(
-                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]), _number(c["value"]),
-                _interval(c["interval"]), c["threshold"], _coloured(c["verdict"]),
+                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]),
+                f"{_number(c['value'])} {METRICS[c['metric']].unit}" if c["value"] is not None else "",
+                _interval(c["interval"]), sign(c["threshold"]), _coloured(c["verdict"]),
             )  # fmt: skip
             if c["reason"]:
                 table.add_row("", c["reason"], style="dim")
         console.print(table)
     size = result["size"]
     console.print(
-        f"{_coloured(result['verdict'])}  {result['model']} {result['method']}: {_size(size['bytes'])} "
-        f"(bf16 {_size(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
+        f"{_coloured(result['verdict'])}  {result['model']} {result['method']}: {size_of(size['bytes'])} "
+        f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
     )
 
 
@@ -119,8 +80,12 @@ def serving(server: Server) -> None:
     )  # fmt: skip
 
 
-def verified(artifact: str, differences: list[str]) -> None:
+def verified(artifact: str, found: Verified) -> None:
     """What a check of an artifact found. Raises ValueError where it is not what it was."""
-    if differences:
-        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(differences))
-    console.print(f"[green]✓[/] {artifact}: every file is as it was when it was made")
+    if found.faults:
+        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(found.faults))
+    for checked in found.checked:
+        console.print(f"[green]✓[/] {checked}", soft_wrap=True)
+    for difference in found.differs:
+        console.print(f"[yellow]~[/] {difference}", soft_wrap=True)
+    console.print(f"[green]✓[/] {artifact}: as it was when it was made")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ import psutil
 
 from qforge import envs
 from qforge.config import Job
-from qforge.diagnose import diagnose
+from qforge.diagnose import ServerFailed
 from qforge.envs import Environment, StageError
+from qforge.sampling import members
 
 MODEL = "model"  # the name that the server gives what it serves
 QUESTION = "What is the capital of France?"
@@ -31,7 +31,8 @@ FACTS = {
     "weights_gib": re.compile(r"Model loading took ([\d.]+) GiB"),
     "activation_gib": re.compile(r"([\d.]+) GiB for peak activation"),
     "cuda_graphs_gib": re.compile(r"([\d.]+) GiB for CUDAGraph memory"),
-    "kv_cache_gib": re.compile(r"Available KV cache memory: ([\d.]+) GiB"),
+    "kv_cache_gib": re.compile(r"(?:Available KV cache memory: |(?:Explicitly|Auto) set \()([\d.]+)"),
+    "kv_cache_dtype": re.compile(r"kv_cache_dtype=(\w+)"),
     "kv_cache_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
     "version": re.compile(r"Initializing a V1 LLM engine \(v([^)]+)\)"),
 }
@@ -68,11 +69,28 @@ def serving(
             server.facts = {"start_seconds": time.monotonic() - started, **_facts(log.read_text(errors="replace"))}
             try:
                 yield server
-            except (httpx.HTTPError, StageError):
-                time.sleep(1)  # a client notices before the server is gone
-                if child.poll() is not None:  # then what the client says is not the cause
-                    raise _failure("the server ended while it was used", log) from None
+            except (httpx.HTTPError, StageError) as error:
+                if _gone(server):  # then what the client says is not the cause
+                    raise ServerFailed("the server ended while it was used", log) from None
+                if isinstance(error, httpx.HTTPError):
+                    said = f"{type(error).__name__} {error}".strip()
+                    raise ServerFailed(f"the server does not answer as it should ({said})", log) from None
                 raise
+
+
+def _gone(server: Server, patience: float = 10) -> bool:
+    """Whether the server has ended, or its engine has: a client notices first, and the API server lingers."""
+    deadline = time.monotonic() + patience
+    while server.process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{server.base_url}/health", timeout=patience).status_code == 200:
+                return False
+        except httpx.ReadTimeout:
+            return False  # it hangs
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    return True
 
 
 def arguments(job: Job, artifact: Path, port: int) -> list[str]:
@@ -132,18 +150,21 @@ def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
             except httpx.TransportError:
                 pass  # not listening yet
             if time.monotonic() > deadline:
-                raise _failure(f"the server did not answer within runtime.start_timeout={seconds} s", server.log)
+                processes = _processes(server.process.pid)
+                raise ServerFailed(
+                    f"the server did not answer within runtime.start_timeout={seconds} s; {processes}", server.log
+                )
             time.sleep(0.5)
-    raise _failure("the server ended while it started", server.log)
+    raise ServerFailed("the server ended while it started", server.log)
 
 
-def _failure(what: str, log: Path) -> StageError:
-    text = log.read_text(errors="replace")
-    if found := diagnose(text):
-        return StageError(
-            f"serve: {what}: {found.line}\n  cause: {found.cause}\n  remedy: {found.remedy}  (log: {log})"
-        )
-    return StageError(f"serve: {what}; its last words:\n  " + "\n  ".join(text.splitlines()[-8:]) + f"\n  (log: {log})")
+def _processes(group: int) -> str:
+    """What the server's processes are doing, as psutil names it: stopped, sleeping, running."""
+    states = []
+    for process in members(group):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            states.append(f"{process.name()} {process.status()}, {sum(process.cpu_times()[:2]):.0f} s of CPU")
+    return "its processes: " + "; ".join(states)
 
 
 def _facts(log: str) -> dict[str, Any]:
@@ -175,8 +196,9 @@ def canary(server: Server) -> dict[str, Any]:
     """Ask the server something twice, greedily. Raises StageError unless the answer is language and the same twice."""
     first, second = (_answer(server) for _ in range(2))
     if fault := not_language(first):
-        said = f"the model answers {first[:120]!r}, which is {fault}: the checkpoint is damaged"
-        raise StageError(f"serve: {said}  (log: {server.log})")
+        raise ServerFailed(
+            f"the model answers {first[:120]!r}, which is {fault}: the checkpoint is damaged", server.log
+        )
     if first != second:
         raise StageError(f"serve: greedy text differs: {first!r}, then {second!r}  (log: {server.log})")
     return {"question": QUESTION, "answer": first, "same_twice": True}
@@ -204,15 +226,3 @@ def not_language(text: str) -> str | None:
     if len(words) >= 12 and len(set(words)) <= len(words) / 6:
         return "the same words over and over"
     return None
-
-
-def resident_gib(server: Server) -> float:
-    """Memory of the server's whole process group, shared pages counted once (Linux PSS), in GiB."""
-    total = 0
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == server.process.pid:
-                total += process.memory_full_info().pss
-        except (psutil.Error, ProcessLookupError):
-            continue  # it has ended meanwhile
-    return total / 2**30

@@ -1,6 +1,8 @@
 """Speed: vLLM's own `bench serve` against the running server, at each concurrency, several times over.
 
-vLLM's, because it is the field's reference, measures at the client and lies in every runtime environment already.
+vLLM's rather than guidellm: it is what the field's published numbers are made with, it measures at the client, and it is
+part of every runtime environment already, somebody's own included. Each concurrency is measured by itself, because what
+4-bit weights gain for one stream they may lose for many. Memory and power are sampled during each measurement.
 """
 
 from __future__ import annotations
@@ -11,18 +13,13 @@ from typing import Any
 
 from qforge.request import API_KEY, Request, stage
 from qforge.runtimes.vllm import MODEL
+from qforge.sampling import resident_gib, sampled
 
-# of the result of vllm bench serve (vllm/benchmarks/serve.py); times in ms, throughput in tokens/s
-KEPT = (
-    "output_throughput",
-    "total_token_throughput",
-    "p50_ttft_ms",
-    "p95_ttft_ms",
-    "p50_tpot_ms",
-    "p95_tpot_ms",
-    "p50_e2el_ms",
-    "p95_e2el_ms",
-)
+# Of the result of vllm bench serve (vllm/benchmarks/serve.py): tokens/s out, and in and out; requests/s; ms to the first
+# token, per token after it, and to the last one.
+TIMES = ("ttft", "tpot", "e2el")
+KEPT = ("output_throughput", "total_token_throughput", "request_throughput",
+        *(f"{part}_{time}_ms" for time in TIMES for part in ("mean", "p50", "p95", "p99")))  # fmt: skip
 
 
 def bench(request: Request) -> dict[str, Any]:
@@ -45,8 +42,14 @@ def bench(request: Request) -> dict[str, Any]:
         runs[str(concurrency)].append(_measure(request, concurrency, seed=1000 * repeat + concurrency))
         if concurrency == job.concurrency[-1]:
             prefill.append(_measure(request, concurrency, seed=1000 * repeat, output_len=1)["total_token_throughput"])
-    lengths = {"input_len": job.input_len, "output_len": job.output_len}
-    return {**lengths, "tool": "vllm bench serve", "runs": runs, "prefill_tokens_per_second": prefill}
+    return {
+        "input_len": job.input_len,
+        "output_len": job.output_len,
+        "tool": "vllm bench serve",
+        "resident_gib": resident_gib(int(request.inputs["server_group"])),
+        "prefill_tokens_per_second": prefill,
+        "runs": runs,
+    }
 
 
 def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
@@ -59,17 +62,18 @@ def _measure(request: Request, concurrency: int, seed: int, output_len: int | No
         "served-model-name": MODEL, "dataset-name": "random", "random-input-len": job.input_len,
         "random-output-len": output_len or job.output_len, "random-range-ratio": 0, "num-prompts": job.requests * concurrency,
         "max-concurrency": concurrency, "temperature": 0, "seed": seed, "ready-check-timeout-sec": 0,
-        "percentile-metrics": "ttft,tpot,e2el", "metric-percentiles": "50,95,99",
+        "percentile-metrics": ",".join(TIMES), "metric-percentiles": "50,95,99",
     }  # fmt: skip
     parser: argparse.ArgumentParser = FlexibleArgumentParser()
     add_cli_args(parser)
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    result = main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
+    with sampled(int(request.inputs["server_group"])) as usage:
+        result = main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
     if result["failed"]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {concurrency}"
         )
-    return {name: float(result[name]) for name in KEPT}
+    return {**{name: float(result[name]) for name in KEPT}, **usage.summary(int(result["total_output_tokens"]))}
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ Runs before anything is served, without torch, reading each file once through a 
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qforge import checkpoint
+from qforge import checkpoint, ignore
 from qforge.checkpoint import Stored
 from qforge.formats import FORMATS
 from qforge.plan import Plan
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = 3  # examples per finding
+GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
 SCALES = ("weight_scale", "weight_scale_2", "weight_global_scale")
 
@@ -48,6 +48,11 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
         tensors.pop("lm_head.weight", None)
+    if plan.simulated:
+        _names_and_shapes(tensors, plan, report)
+        _untouched(tensors, plan, checkpoint.headers(source), report)
+        _on_a_grid(tensors, plan, report)
+        return report
     if not _packed_at_all(tensors, plan, report):
         return report
     _names_and_shapes(tensors, plan, report)
@@ -72,6 +77,21 @@ def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) ->
         "(ModelOpt: export_hf_checkpoint; llm-compressor: save_pretrained(save_compressed=True))",
     )
     return not plain
+
+
+def _on_a_grid(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
+    """Weights that were quantized and unpacked take few values in each group: 2 to the number of bits at most."""
+    import numpy as np
+
+    most, loose = 2 ** int(FORMATS[plan.layout].bits), []
+    for module in plan.quantized:
+        rows = tensors[f"{module}.weight"].read()[:GRID_ROWS].astype(np.float32)
+        group = plan.group_size if plan.group_size and plan.group_size > 0 else rows.shape[1]
+        values = np.sort(rows.reshape(-1, group), axis=1)
+        if ((np.diff(values, axis=1) > 0).sum(axis=1) + 1).max() > most:
+            loose.append(module)
+    report.checked["matrices whose weights lie on the format's grid"] = len(plan.quantized) - len(loose)
+    report.add("not quantized", loose, f"more than {most} values in a group: these are not the format's weights")
 
 
 def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
@@ -191,23 +211,15 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
             "it as something else"
         )
         return
-    ignore = quantization.get("ignore", [])
-    linear = [m.name for m in plan.modules if m.linear]
-    ignored = {name for name in linear if any(_ignores(entry, name, str(wanted)) for entry in ignore)}
-    report.checked["linear modules against the ignore list"] = len(linear)
-    packed = set(plan.quantized)
-    report.add("ignored but packed", sorted(ignored & packed), "vLLM would look for plain weights")
-    report.add("in bf16 but not ignored", sorted(set(linear) - packed - ignored), "vLLM would look for packed weights")
-    if "lm_head" not in ignore and wanted == "modelopt":
+    linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
+    try:
+        plain = ignore.left_plain(quantization, linear, config)
+    except ValueError as split:
+        report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")
+        return
+    report.checked["linear modules against the ignore list, as vLLM reads it"] = len(linear)
+    report.add("ignored but packed", sorted(plain & packed), "vLLM would look for plain weights")
+    wanting = {m.name for m in linear if m.served} - packed - plain
+    report.add("in bf16 but not ignored", sorted(wanting), "vLLM would look for packed weights")
+    if "lm_head" not in quantization.get("ignore", []) and wanted == "modelopt":
         report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")
-
-
-def _ignores(entry: str, module: str, quant_method: str) -> bool:
-    """Whether vLLM leaves `module` in 16 bits because of this entry of the ignore list.
-
-    ModelOpt (quantization/modelopt.py:191): exact, then substring, then wildcard. compressed-tensors
-    (compressed_tensors/utils.py): exact, or `re:` matched from the start.
-    """
-    if quant_method == "modelopt":
-        return entry in module or fnmatch.fnmatch(module, entry)
-    return entry == module or (entry.startswith("re:") and re.match(entry[3:], module) is not None)

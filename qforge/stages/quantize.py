@@ -27,7 +27,11 @@ def quantize(request: Request) -> dict[str, Any]:
     calibration = request.inputs.get("calibration")
     sequences = json.loads(Path(calibration, "sequences.json").read_text()) if calibration else None
     artifact = Path(request.out, "artifact")
-    recipe = work(request.job, Path(request.inputs["source"]), artifact, request.exempt, sequences)
+    packed = Path(request.out, "packed") if request.simulate else artifact
+    recipe = work(request.job, Path(request.inputs["source"]), packed, request.exempt, sequences)
+    if request.simulate:
+        importlib.import_module("qforge.methods.unpack").unpack(packed, artifact)
+        shutil.rmtree(packed)
     copy_companions(Path(request.inputs["source"]), artifact)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {

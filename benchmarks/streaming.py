@@ -1,0 +1,273 @@
+"""Time and memory of the streamed methods against the size of the model, on random weights, as one Markdown table.
+
+    .venv/bin/python benchmarks/streaming.py FOLDER [--gb 2 4 8] [--methods rtn fp8 nvfp4_llmc] [--inspect]
+
+makes models of about these sizes in FOLDER (a MoE of many small matrices, in files of 5 GB), times the reading and
+writing of the bytes alone, then quantizes with each method in a fresh process. Needs room for 1.4 times the largest
+model. Page caches are dropped before each run, which memory-backed folders ignore. One JSON per row and the table go to
+outputs/streaming/, or to --out. --python names the interpreter of the stage, where it is not .venvs/quant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge import architectures, checkpoint, plan  # noqa: E402
+from qforge.request import Request, to_json  # noqa: E402
+from qforge.shards import Shard, fill  # noqa: E402
+
+SHAPE = ROOT / "data" / "architectures" / "qwen3_30b_a3b.json"
+FILE = 5_000_000_000  # bytes per file of the random model
+CHUNK = 64 << 20
+THREADS = min(8, len(os.sched_getaffinity(0)))
+COLUMNS = ("model_gb", "matrices", "method", "bytes_s", "stream_s", "ratio", "gb_per_s", "peak_rss_gib", "peak_gpu_gib")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gb", type=float, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--methods", nargs="+", default=["rtn", "fp8", "nvfp4_llmc"])
+    parser.add_argument("--shape", type=Path, default=SHAPE, help="config.json of the model; its depth is adapted")
+    parser.add_argument("--python", default=str(ROOT / ".venvs/quant/bin/python"))
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "streaming")
+    parser.add_argument("--inspect", action="store_true", help="compare each result with its plan, tensor by tensor")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for size in options.gb:
+        started = time.monotonic()
+        source = random_model(options.folder / f"model-{size:g}", options.shape, size)
+        made = time.monotonic() - started
+        for method in options.methods:
+            row = {"made_s": made, **measure(method, source, options)}
+            rows.append(row)
+            (options.out / f"{method}-{size:g}gb.json").write_text(to_json(row))
+            print("|", " | ".join(_cell(row[column]) for column in COLUMNS), "|", flush=True)
+        shutil.rmtree(source)
+    table = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    table += ["| " + " | ".join(_cell(row[column]) for column in COLUMNS) + " |" for row in rows]
+    (options.out / "table.md").write_text("\n".join(table) + "\n")
+    print("\n" + "\n".join(table))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str("-" if value is None else value)
+
+
+def random_model(folder: Path, shape: Path, size: float) -> Path:
+    """A checkpoint of about `size` GB in bf16: one block of normal numbers, from another place on in every tensor."""
+    import numpy as np
+
+    config = checkpoint.read_json(shape)
+    tensors = architectures.tensors(config)
+    depth = config["num_hidden_layers"]
+    layer = sum(t.nbytes for name, t in tensors.items() if ".layers." in name) / depth
+    rest = sum(t.nbytes for t in tensors.values()) - layer * depth
+    config["num_hidden_layers"] = max(1, min(depth, round((size * 1e9 - rest) / layer)))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    normal = np.random.default_rng(0).normal(0, 0.02, CHUNK // 2).astype(np.float32)
+    block = memoryview((normal.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+    groups: list[dict[str, checkpoint.Tensor]] = [{}]
+    for name, tensor in architectures.tensors(config).items():
+        if sum(t.nbytes for t in groups[-1].values()) + tensor.nbytes > FILE:
+            groups.append({})
+        groups[-1][name] = tensor
+    shards = [
+        Shard(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group) for i, group in enumerate(groups, 1)
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda shard: _write_random(shard, block), shards))
+    places = {name: shard.file.name for shard in shards for name in shard.tensors}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return folder
+
+
+def _write_random(shard: Shard, block: memoryview) -> None:
+    shard.open()
+    for number, (name, tensor) in enumerate(shard.tensors.items()):
+        begin = number * 4098 % (len(block) // 2)  # an odd number of values: no two neighbours are alike
+        for start in range(0, tensor.nbytes, len(block) // 2):
+            shard.put(name, block[begin : begin + min(len(block) // 2, tensor.nbytes - start)], start)
+    shard.close()
+
+
+def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Quantize in a fresh process, after the same bytes were read and written by nobody else."""
+    job = _job(method, source)
+    planned = plan.make(job, source)
+    out = source.with_name(f"{source.name}-{method}")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    seconds = move_bytes(source, out / "moved", planned.bytes)
+    drop_caches(source)
+    Request(job, str(out), {"source": str(source)}, exempt=planned.ignore).write(out / "request.json")
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [options.python, str(Path(__file__).resolve()), "--work", str(out / "request.json")]
+    with (options.out / f"{source.name}-{method}.log").open("w") as log:
+        subprocess.run(command, check=True, env=environ, stdout=log, stderr=subprocess.STDOUT)
+    result = checkpoint.read_json(out / "measured.json")
+    made = {n: (t.dtype, t.shape) for n, t in checkpoint.headers(out / "artifact").items()}
+    row = {
+        "method": method, "model_gb": planned.bf16_bytes / 1e9, "artifact_gb": planned.bytes / 1e9,
+        "as_planned": made == {n: (t.dtype, t.shape) for n, t in planned.tensors.items()},
+        "matrices": len(planned.quantized), "files": len(list(source.glob("*.safetensors"))), "bytes_s": seconds,
+        "ratio": result["stream_s"] / seconds, "gb_per_s": planned.bf16_bytes / 1e9 / result["stream_s"], **result,
+        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    if options.inspect:
+        from qforge.stages.inspect import inspect
+
+        started = time.monotonic()
+        found = inspect(out / "artifact", planned, source)
+        row["inspect"] = {"faults": found.faults, "checked": found.checked, "seconds": time.monotonic() - started}
+    shutil.rmtree(out)
+    return row
+
+
+def _job(method: str, source: Path) -> Any:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from qforge.config import Job
+
+    ConfigStore.instance().store(name="schema", node=Job)
+    given = [f"method={method}", "model=local", "model.name=random", f"model.path={source}", "hw=h200", "runtime=vllm"]
+    given += ["group_size=128"] if method == "rtn" else []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", given))
+
+
+def move_bytes(source: Path, target: Path, size: int) -> float:
+    """Seconds to read every file of `source` and to write `size` bytes, with nothing in between."""
+    drop_caches(source)
+    files = [Shard(f, {}) for f in sorted(source.glob("*.safetensors"))]
+    tensors = [
+        checkpoint.Stored("U8", (min(CHUNK, f.file.stat().st_size - start),), f.file, start)
+        for f in files
+        for start in range(0, f.file.stat().st_size, CHUNK)
+    ]
+    each = size // len(tensors)
+    buffers = threading.local()
+
+    def move(number: int) -> None:
+        if not hasattr(buffers, "own"):
+            buffers.own = memoryview(bytearray(CHUNK))
+        fill(buffers.own[: tensors[number].nbytes], tensors[number])
+        os.pwrite(descriptor, buffers.own[:each], number * each)
+
+    started = time.monotonic()
+    descriptor = os.open(target, os.O_RDWR | os.O_CREAT, 0o644)
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(move, range(len(tensors))))
+    os.close(descriptor)
+    seconds = time.monotonic() - started
+    target.unlink()
+    return seconds
+
+
+def drop_caches(folder: Path) -> None:
+    """Let the next reader of these files find them on the disk."""
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def work(file: Path) -> None:
+    """In the stage's environment: the stage as it is, with a clock at the three places where its time goes."""
+    started = time.monotonic()
+    import torch
+
+    from qforge.methods import packing, streaming
+    from qforge.stages.quantize import quantize
+
+    imported = time.monotonic()
+    request = Request(**_request(file))
+    clock = {name: Counter() for name in ("read", "pack", "write")}
+    for owner, name, into in (
+        (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"),
+    ):  # fmt: skip
+        setattr(owner, name, timed(getattr(owner, name), clock[into]))
+    result = quantize(request)
+    done, peak = time.monotonic(), _peak_rss()
+    cuda = torch.cuda.is_available()
+    measured = {
+        "stream_s": done - imported, "import_s": imported - started, "peak_rss_gib": peak,
+        "peak_gpu_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None, "cpu_s": result["cpu_seconds"],
+        "device": torch.cuda.get_device_name() if cuda else "cpu", "versions": result["versions"],
+        "thread_seconds": {name: sum(times.values()) for name, times in clock.items()},
+        "profile": profile(request),
+    }  # fmt: skip
+    Path(request.out, "measured.json").write_text(to_json(measured))
+
+
+def _peak_rss() -> float:
+    """GiB of this process alone: what getrusage says includes the process that started it."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**20
+
+
+def _request(file: Path) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    return vars(TypeAdapter(Request).validate_json(file.read_text()))
+
+
+def timed(function: Callable[..., Any], into: Counter[int]) -> Callable[..., Any]:
+    """The function, adding its seconds to its thread's."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _clock(into):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _clock(into: Counter[int]) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    into[threading.get_ident()] += time.monotonic() - started  # type: ignore[assignment]
+
+
+def profile(request: Request) -> str:
+    """torch's own account of one batch of matrices."""
+    import torch
+
+    from qforge.methods.packing import BLOCK, Packer
+
+    packer = Packer(request.job.method.args["QuantizationModifier"])
+    rows = torch.randn(BLOCK[packer.device.type] // 4096, 2048).bfloat16()
+    packer.pack(rows, [len(rows)])
+    with torch.profiler.profile() as found:
+        packer.pack(rows, [len(rows)])
+    by = "self_cuda_time_total" if packer.device.type == "cuda" else "self_cpu_time_total"
+    return str(found.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(Path(sys.argv[2]))
+    else:
+        main()

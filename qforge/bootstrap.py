@@ -1,0 +1,74 @@
+"""Intervals by the expanded percentile bootstrap, over the units that were drawn: windows, documents, repeats.
+
+Paired: both models saw the same units, so one draw of units gives both values. The draws are the same in every run.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RESAMPLES = 2000
+OUTSIDE = 0.025  # of the truth on each side: a 95 % interval
+FEWEST = 3  # units, below which a spread says nothing
+
+Interval = tuple[float, float]
+
+
+def draws(units: int, seed: int = 0) -> NDArray[Any]:
+    """Indices of units drawn with replacement, [RESAMPLES, units]."""
+    import numpy as np
+
+    return np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
+
+
+def interval(resampled: NDArray[Any], units: int) -> Interval | None:
+    """The 95 % interval of a value computed for every draw; none where fewer than FEWEST units were measured."""
+    import numpy as np
+
+    if units < FEWEST:
+        return None
+    low, high = np.quantile(resampled, (tail := _tail(units), 1 - tail))
+    return float(low), float(high)
+
+
+def _tail(units: int) -> float:
+    """The share of draws to leave out on each side.
+
+    Plain percentiles are too narrow for few units: 20 windows cover 90 % where 95 % is said. Hesterberg (2015, "What
+    teachers should know about the bootstrap", 4.3) expands them by sqrt(n / (n - 1)) and Student's t; t's quantile by
+    Abramowitz and Stegun 26.7.5.
+    """
+    normal, freedom = NormalDist(), units - 1
+    z = normal.inv_cdf(1 - OUTSIDE)
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    t = sum(term / freedom**power for power, term in enumerate(terms))
+    return normal.cdf(-t * (units / freedom) ** 0.5)
+
+
+def mean_difference(differences: NDArray[Any]) -> Interval | None:
+    """Of the mean of paired differences of scores in [0, 1], by document.
+
+    One document won and one lost are added before drawing, as Bonett and Price (2012) do for paired proportions: else a
+    handful of documents that score alike would prove that all do.
+    """
+    import numpy as np
+
+    padded = np.append(differences, [1.0, -1.0])
+    return interval(padded[draws(len(padded))].mean(1), len(differences))
+
+
+def ratio(sums: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """sum / count for every draw of windows, and how many windows there are: the mean per token."""
+    drawn = draws(len(counts))
+    return sums[drawn].sum(1) / counts[drawn].sum(1), len(counts)
+
+
+def medians(values: NDArray[Any], seed: int) -> NDArray[Any]:
+    """The median of every draw of repeats. Of three repeats this spans from the slowest to the fastest."""
+    import numpy as np
+
+    return np.asarray(np.median(values[draws(len(values), seed)], axis=1))

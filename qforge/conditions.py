@@ -1,0 +1,59 @@
+"""Two sets of results may be compared where they were measured under the same conditions, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def refuse_different(measured: dict[str, Any], baseline: dict[str, Any]) -> None:
+    """Raises ValueError that names every condition in which the two differ: such a comparison is not adjusted."""
+    ours, theirs = _conditions(measured), _conditions(baseline)
+    differing = []
+    for stage in ours.keys() & theirs.keys():
+        mine, other = ours[stage], theirs[stage]
+        names = [name for name in (*mine, *(n for n in other if n not in mine)) if mine.get(name) != other.get(name)]
+        differing += [f"{name} ({_short(mine.get(name))} against {_short(other.get(name))})" for name in names]
+    if differing:
+        raise ValueError(
+            f"judge: the model and bf16 were not measured under the same conditions: {', '.join(sorted(set(differing)))}; "
+            "no fair comparison: measure both in one run"
+        )
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"
+
+
+def _conditions(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What decides a result beside the checkpoint, by stage and name, as the results themselves say."""
+    found = {}
+    for stage, of in (("serve", _serve), ("evaluate", _evaluate), ("bench", _bench)):
+        result = results[stage]
+        if "not_measured" not in result:
+            machine = {f"machine.{name}": value for name, value in result["made"]["machine"].items()}
+            found[stage] = {**machine, **of(result)}
+    return found
+
+
+def _serve(result: dict[str, Any]) -> dict[str, Any]:
+    return {"the version of vLLM": result["version"], "the KV cache's dtype": result.get("kv_cache_dtype")}
+
+
+def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
+    long = result.get("long_context") or {}
+    return {
+        "the runtime": result["through"],
+        "eval.context": result["context"],
+        "eval.lengths": result.get("lengths"),
+        **{f"the windows of {name}": text["windows_sha256"] for name, text in result["texts"].items()},
+        **{f"the prompts of {name}": task["prompt_hashes"] for name, task in result["tasks"].items()},
+        **{f"the long text {name}": text["windows_sha256"] for name, text in long.get("perplexity", {}).items()},
+        "the needles' prompts": (long.get("needles") or {}).get("prompts_sha256"),
+        **{f"the version of {name}": version for name, version in result["versions"].items()},
+    }
+
+
+def _bench(result: dict[str, Any]) -> dict[str, Any]:
+    asked = {f"bench.{name}": result[name] for name in ("input_len", "output_len", "tool")}
+    return {**asked, "bench.concurrency": sorted(map(int, result["runs"]))}

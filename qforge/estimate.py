@@ -1,0 +1,67 @@
+"""What to expect of a checkpoint where it will be served. Estimates: nothing here was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qforge import memory, roofline
+from qforge.checkpoint import Tensor
+from qforge.compat import How, Serving
+from qforge.config import Job
+from qforge.memory import Config, Memory
+from qforge.modules import Module
+from qforge.roofline import Speed, Weights
+
+Tensors = Mapping[str, Tensor]
+ARITHMETIC = {"fp8": "fp8", "int8": "int8", "nvfp4_w4a4": "fp4"}  # of native kernels; every other one computes in bf16
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Memory and speed of serving, of bf16 beside it, and the memory of quantizing."""
+
+    memory: Memory
+    speed: Speed | None  # none where the hardware's numbers are not known, or where it is emulated
+    bf16_speed: Speed | None
+    arithmetic: float | None  # operations/s of what the kernel computes in, over bf16's
+    quantizing_gib: float | None  # besides the libraries themselves
+
+
+def estimate(
+    job: Job, config: Config, modules: Sequence[Module], before: Tensors, after: Tensors, serving: Serving, scheme: str
+) -> Estimates:
+    """`before` and `after`: the tensors of the bf16 checkpoint and of the planned one; `config`: of the language model."""
+    where = memory.deployment(job)
+    emulated = serving.how in (How.emulated, How.simulated)
+    arithmetic = ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16"
+    rates = job.hw.tflops
+    weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
+    sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
+    last = max((m.block for m in modules if m.linear and m.block is not None), default=None)
+    block = [m.in_features for m in modules if m.linear and m.block == last]
+    return Estimates(
+        memory=memory.memory(config, sizes[0] if emulated else sizes[1], where),
+        speed=None if emulated else roofline.speed(config, weights, arithmetic, where),
+        bf16_speed=roofline.speed(config, bf16_weights, "bf16", where),
+        arithmetic=rates[arithmetic] / rates["bf16"] if {arithmetic, "bf16"} <= rates.keys() and not emulated else None,
+        quantizing_gib=memory.quantizing_bytes(job, config, block, *sizes) / 2**30 if job.method.function else None,
+    )
+
+
+def _weights(modules: Sequence[Module], config: Config, tensors: Tensors) -> Weights:
+    """The language model's matrices as a forward pass meets them. A tied embedding is read as the head."""
+    kinds = {m.name: m.kind for m in modules if m.linear or m.kind in ("router", "head", "embedding")}
+    if "head" in kinds.values():
+        kinds = {name: kind for name, kind in kinds.items() if kind != "embedding"}  # looked up, not multiplied
+    size = {True: 0, False: 0}
+    for name, tensor in tensors.items():
+        if kind := kinds.get(name.rpartition(".")[0]):
+            size[kind == "expert"] += tensor.nbytes
+    count = {True: 0, False: 0}
+    for module in modules:
+        if kind := kinds.get(module.name):
+            count[kind == "expert"] += module.parameters
+    experts = config.get("num_experts") or config.get("n_routed_experts") or config.get("num_local_experts") or 0
+    chosen = int(config.get("num_experts_per_tok") or 0) / int(experts) if experts else 0.0
+    return Weights(size[False], size[True], count[False], count[True], chosen)

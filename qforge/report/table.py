@@ -1,0 +1,233 @@
+"""Many rows as one flat table: the same columns for the page, for CSV and for whatever else reads them.
+
+A row is what row.py makes, or what a sweep says of a job that has none: then it may lack all but its name and verdict,
+and `failed` says why. bf16 is a row too: where it was only measured as a baseline, it is taken out of a row that has it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qforge.comparisons import METRICS
+
+Row = dict[str, Any]
+Cell = float | str | None
+Table = dict["Column", list[Cell]]
+VERDICTS = ("baseline", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
+LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table. `better` says which end is; `shown` whether people see it without asking."""
+
+    key: str
+    label: str
+    unit: str = ""
+    decimals: int | None = None  # none: it is text
+    better: str = ""  # low, high
+    shown: bool = True
+
+
+def with_baselines(rows: list[Row]) -> list[Row]:
+    """The rows, best first, and in front of them bf16 once for each set of conditions that has no row of it."""
+    own = {conditions_of(row) for row in rows if is_baseline(row)}
+    baselines: dict[str, Row] = {}
+    for row in rows:
+        if row.get("baseline") and conditions_of(row) not in own:
+            baselines.setdefault(conditions_of(row), _baseline(row))
+    return [*baselines.values(), *sorted(rows, key=_rank)]
+
+
+def is_baseline(row: Row) -> bool:
+    """Whether it is bf16 itself, and no checkpoint of somebody's that was judged against it."""
+    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed")
+
+
+def _baseline(row: Row) -> Row:
+    size = {**row["size"], "bytes": row["size"]["bf16_bytes"], "quantized_bits_per_weight": None}
+    size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
+    return {**row, "method": "bf16", "group_size": None, "exempt": {}, "size": size, "measured": row["baseline"],
+            "verdict": "baseline", "criteria": [], "quantize": None, "artifact": None, "command": ""}  # fmt: skip
+
+
+def _rank(row: Row) -> tuple[int, float]:
+    verdict = "baseline" if is_baseline(row) else row["verdict"]
+    return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf)
+
+
+def conditions_of(row: Row) -> str:
+    """A short name of what two rows must share to be compared: model, machine, runtime, lengths; not the method."""
+    conditions = {k: v for k, v in row.get("conditions", {}).items() if k != "calibrated_on"}
+    shared = [row["model"], conditions, row.get("machine")]
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def name_of(row: Row) -> str:
+    """What people call the row: method, group and what it exempts beyond the head; of a given checkpoint, its folder."""
+    rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
+    group = f" g{row['group_size']}" if row.get("group_size") else ""
+    given = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
+    return f"{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + given
+
+
+def why(row: Row) -> str:
+    """In a few words why a row was not accepted."""
+    if row.get("failed"):
+        return str(row["failed"]["reason"]).partition("\n")[0]
+    for verdict in ("fail", "inconclusive", "not_measured"):
+        for c in row.get("criteria", []):
+            if c["verdict"] == verdict:
+                return _said(max((o for o in row["criteria"] if o["metric"] == c["metric"]), key=_missed_by))
+    return ""
+
+
+def _said(c: Row) -> str:
+    value = "" if c["value"] is None else f"{c['value']:.3g} {METRICS[c['metric']].unit}, wanted {sign(c['threshold'])}"
+    of = f" ({c['of']})" if c["of"] else ""
+    return f"{c['metric'].replace('_', ' ')}{of}: {value or c['reason']}"
+
+
+def _missed_by(c: Row) -> float:
+    if c["value"] is None:
+        return -math.inf
+    relation, limit = c["threshold"].split()
+    return float((c["value"] - float(limit)) * (1 if relation == "<=" else -1))
+
+
+def sign(threshold: str) -> str:
+    """As people write it."""
+    return threshold.replace("<=", "≤").replace(">=", "≥")
+
+
+def table(rows: list[Row]) -> Table:
+    """The values by column, of every column that a row has a value for; those that are shown come first.
+
+    bf16's own losses, which are none, are there only where another row's were measured.
+    """
+    columns: Table = {}
+    for index, row in enumerate(rows):
+        for column, value in _cells(row):
+            values = columns.setdefault(column, [])
+            values += [None] * (index - len(values)) + [value]
+    for values in columns.values():
+        values += [None] * (len(rows) - len(values))
+    others = [not is_baseline(row) for row in rows]
+    for column in QUALITY.values():
+        if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
+            columns.pop(column, None)
+    differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
+    said = {replace(column, shown=column.shown or column in differing): columns[column] for column in columns}
+    return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, c.key == "why"))}
+
+
+def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
+    conditions, size, baseline = row.get("conditions", {}), row.get("size"), is_baseline(row)
+    yield Column("name", "row"), name_of(row)
+    yield Column("verdict", "verdict"), "baseline" if baseline else row["verdict"]
+    for key, value in _quality(row):
+        yield QUALITY[key], value
+    if size:
+        yield Column("bits", "bits per weight", "", 2, "low"), size["bits_per_weight"]
+        yield Column("gb", "weights", "GB", 3, "low"), size["bytes"] / 1e9
+    yield from _speed(row)
+    yield Column("why", "why"), why(row)
+    for key in ("model", "method"):
+        yield Column(key, key, shown=False), row[key]
+    yield Column("group", "group size", "", 0, shown=False), row.get("group_size")
+    yield Column("exempt", "exempt", shown=False), " ".join(row.get("exempt", {}))
+    yield Column("conditions", "conditions", shown=False), conditions_of(row)
+    for key in ("hw", "runtime"):
+        yield Column(key, key, shown=False), conditions.get(key)
+    yield Column("date", "date", shown=False), row.get("date")
+    yield from _long(row)
+    yield Column("command", "command", shown=False), row.get("command")
+
+
+QUALITY = {
+    "loss": Column("loss", "perplexity lost, worst text", "%", 2, "low"),
+    "low": Column("low", "perplexity lost, lower bound", "%", 2, shown=False),
+    "high": Column("high", "perplexity lost, upper bound", "%", 2, shown=False),
+    "kl": Column("kl", "KL to bf16, worst text", "nats/token", 4, "low"),
+    "agreed": Column("agreed", "same first choice as bf16, worst text", "%", 1, "high"),
+    "drop": Column("drop", "task score lost, worst task", "points", 1, "low"),
+}
+
+
+def _quality(row: Row) -> Iterator[tuple[str, float]]:
+    """Losses against the row's own baseline; the worst text or task, since a gate asks each of them."""
+    if is_baseline(row):
+        yield from (("loss", 0.0), ("drop", 0.0), ("kl", 0.0), ("agreed", 100.0))  # against itself
+        return
+    ours, theirs = (((row.get(side) or {}).get("evaluate") or {}) for side in ("measured", "baseline"))
+    if "texts" in ours and "texts" in theirs:
+        lost = {n: 100 * (t["perplexity"] / theirs["texts"][n]["perplexity"] - 1) for n, t in ours["texts"].items()}
+        if lost:
+            worst = max(lost, key=lambda name: lost[name])
+            yield "loss", lost[worst]
+            spread = next((c["interval"] for c in row.get("criteria", []) if c["interval"] and c["of"] == worst), None)
+            yield from zip(("low", "high"), spread or (), strict=False)
+        judged = [(n, t["judged"]) for n, t in ours["tasks"].items() if t["judged"]]
+        drops = [theirs["tasks"][n]["metrics"][m] - ours["tasks"][n]["metrics"][m] for n, m in judged]
+        if drops:
+            yield "drop", 100 * max(drops)
+    divergence = ((row.get("measured") or {}).get("divergence") or {}).get("texts")
+    if divergence:
+        yield "kl", max(text["kl"] for text in divergence.values())
+        yield "agreed", 100 * min(text["top1_agreement"] for text in divergence.values())
+
+
+def _speed(row: Row) -> Iterator[tuple[Column, Cell]]:
+    bench = (row.get("measured") or {}).get("bench") or {}
+    for streams, run in bench.get("runs", {}).items():
+        yield (
+            Column(f"tps@{streams}", f"tokens/s, {streams} stream{'s' * (streams != '1')}", "", 1, "high"),
+            run["output_throughput"],
+        )
+        for short, name in LATENCIES.items():
+            for p in ("p50", "p95", "p99"):
+                if f"{p}_{short}_ms" in run:
+                    column = Column(f"{p}_{short}@{streams}", f"{name}, {p}, at {streams}", "ms", 1, "low", False)
+                    yield column, run[f"{p}_{short}_ms"]
+        if "gpu_joules_per_token" in run:
+            yield Column(f"joules@{streams}", f"energy at {streams}", "J/token", 2, "low"), run["gpu_joules_per_token"]
+    if "resident_gib" in bench:
+        yield Column("resident", "memory of the server", "GiB", 2, "low", False), bench["resident_gib"]
+
+
+def _long(row: Row) -> Iterator[tuple[Column, Cell]]:
+    """Perplexity by position in the longest windows there are, for the KV cache as served and for each other dtype."""
+    for text, dtype, positions in by_position(row):
+        for start, tokens, loss in zip(positions["from"], positions["tokens"], positions["loss"], strict=True):
+            if tokens:
+                key, label = f"ppl:{text}:{dtype}@{start}", f"perplexity of {text} from token {start}, KV cache {dtype}"
+                yield Column(key, label, "", 2, "low", False), math.exp(min(loss / tokens, 700))
+
+
+def by_position(row: Row) -> Iterator[tuple[str, str, Row]]:
+    """Text, KV cache dtype and losses by position: of the long context where it was measured, else of the windows."""
+    evaluate = (row.get("measured") or {}).get("evaluate") or {}
+    long = {"as served": evaluate.get("long_context"), **(evaluate.get("kv") or {})}
+    found = [(dtype, part["perplexity"]) for dtype, part in long.items() if part and part.get("perplexity")]
+    for dtype, texts in found or [("as served", evaluate.get("texts") or {})]:
+        for name, text in texts.items():
+            if text.get("positions"):
+                yield name, dtype, text["positions"]
+
+
+def write(page: Path, columns: Table) -> None:
+    """All columns, shown or not, unrounded, beside the page: as CSV, and as JSON with one object per row."""
+    with page.with_suffix(".csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([f"{c.key} [{c.unit}]" if c.unit else c.key for c in columns])
+        writer.writerows(zip(*columns.values(), strict=True))
+    keys = [column.key for column in columns]
+    flat = [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    page.with_suffix(".json").write_text(json.dumps(flat, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,81 @@
+"""The names that a model's matrices have inside vLLM: what it calls them, and which ones it computes as one.
+
+Read in vLLM 0.32, vllm/model_executor/models/: hf_to_vllm_mapper and packed_modules_mapping of the model classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+# A prefix of the checkpoint -> vLLM's; None: vLLM leaves those tensors out (vllm-omni serves them).
+PREFIXES: dict[str, dict[str, str | None]] = {
+    "gemma3": {  # gemma3_mm.py:515; the second spelling is what transformers names the modules in memory
+        "model.language_model.": "language_model.model.",
+        "model.vision_tower.": "vision_tower.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+        "lm_head.": "language_model.lm_head.",
+    },
+    "qwen2_5_vl": {  # qwen2_5_vl.py:1313
+        "model.language_model.": "language_model.model.",
+        "model.visual.": "visual.",
+        "lm_head.": "language_model.lm_head.",
+        "model.": "language_model.model.",
+    },
+    "qwen3_vl": {  # qwen3_vl.py:1969
+        "model.visual.": "visual.",
+        "lm_head.": "language_model.lm_head.",
+        "model.language_model.": "language_model.model.",
+    },
+    "qwen3_omni_moe": {  # qwen3_omni_moe_thinker.py:1630
+        "thinker.lm_head.": "language_model.lm_head.",
+        "thinker.model.": "language_model.model.",
+        "thinker.": "",
+        "talker.": None,
+        "code2wav.": None,
+    },
+}
+GPT_OSS = {".self_attn.": ".attn.", ".embed_tokens.": ".embedding."}  # gpt_oss.py:1417
+
+QKV = dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj")
+GATE_UP = dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj")
+QKV_A = dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj")
+
+
+def names(config: dict[str, Any]) -> Callable[[str], tuple[str | None, str | None]]:
+    """A function from a module's name in the checkpoint to (its name in vLLM, the matrix in which vLLM computes it).
+
+    The second is the first where nothing is fused. Both are None for what vLLM does not load.
+    """
+    kind = str(config.get("model_type"))
+    prefixes, packed = PREFIXES.get(kind, {}), _packed(config)
+
+    def of(name: str) -> tuple[str | None, str | None]:
+        served = _served(name, prefixes)
+        if served is None:
+            return None, None
+        if kind == "gpt_oss":
+            for old, new in GPT_OSS.items():
+                served = (served + ".").replace(old, new)[:-1]
+        layer, experts, _ = served.partition(".experts.")
+        if experts:  # all experts of a layer are one module: fused_moe/layer.py
+            return served, f"{layer}.experts"
+        parent, dot, leaf = served.rpartition(".")
+        return served, f"{parent}{dot}{packed.get(leaf, leaf)}"
+
+    return of
+
+
+def _packed(config: dict[str, Any]) -> dict[str, str]:
+    """llama.py:475 and the others'; deepseek_v2.py:1880 with latent attention, which fuses the first matrices."""
+    if "kv_lora_rank" not in config:
+        return {**QKV, **GATE_UP}
+    return {**GATE_UP, **(QKV_A if config.get("q_lora_rank") else {})}
+
+
+def _served(name: str, prefixes: dict[str, str | None]) -> str | None:
+    """As vLLM's WeightsMapper does (models/utils.py:_map_name_with_shard), but the first prefix that fits ends it."""
+    for old, new in prefixes.items():
+        if f"{name}.".startswith(old):
+            return None if new is None else (new + f"{name}."[len(old) :])[:-1]
+    return name

@@ -1,0 +1,139 @@
+"""Is an artifact still what it says: its files, its plan, its tensors, the versions it was made with, its score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qforge import envs, formats, plan, provenance
+from qforge.checkpoint import headers, read_json
+from qforge.config import Job
+from qforge.measure import measure
+from qforge.plan import Plan
+from qforge.stages.inspect import inspect
+from qforge.steps import Run
+
+PLANNED = (
+    "layout",
+    "group_size",
+    "quantized",
+    "exempt",
+    "parameters",
+    "bytes",
+)  # of plan.json, what decides the artifact
+SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint may be apart
+
+
+@dataclass
+class Verified:
+    """`faults`: it is not what it was. `differs`: it would be made or measured otherwise today. `checked`: what was done."""
+
+    faults: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+
+
+def verify(asked: Job, folder: Path) -> Verified:
+    """Check the artifact `asked.verify` against what lies in its qforge/. Raises ValueError where that is no artifact."""
+    artifact = Path(str(asked.verify))
+    found = Verified(provenance.verify(artifact), checked=["the hash of every file"])
+    if found.faults:
+        return found  # what has changed is not read
+    job = replace(_job(artifact), store=asked.store)
+    run = Run(job, folder)
+    source = run.known_model() if not job.model.path or Path(job.model.path).is_dir() else None
+    if source is None and job.model.architecture is None:
+        found.differs.append(f"the model {job.model.name} is not on this machine: only the hashes were checked")
+        return found
+    planned = plan.make(job, source)
+    found.faults += _plan_faults(planned, artifact)
+    found.checked.append("the plan, made anew from its job")
+    found.faults += _tensor_faults(planned, artifact, source)
+    found.checked.append(f"every tensor against the plan{' and against the source' if source else ''}")
+    found.differs += [*_versions(artifact, job), *_commit(artifact)]
+    if not source:
+        found.differs.append(f"the model {job.model.name} is not on this machine: values were not compared with it")
+    if asked.rescore:
+        found.faults += _score_faults(run, planned, artifact, asked.rescore)
+        found.checked.append(f"the score of {asked.rescore} windows of each text")
+    return found
+
+
+def _job(artifact: Path) -> Job:
+    """The job that made it. Raises ValueError where it was written by a qforge with other keys."""
+    try:
+        job: Any = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(Job), read_json(artifact / "qforge/job.json"))
+        )
+    except OmegaConfBaseException as error:
+        raise ValueError(
+            f"verify={artifact}: its job.json is of another version of qforge ({error.full_key}: "
+            f"{str(error).splitlines()[0]}); check it with the commit that row.json names"
+        ) from None
+    assert isinstance(job, Job)
+    return job
+
+
+def _plan_faults(planned: Plan, artifact: Path) -> Iterator[str]:
+    then, now = read_json(artifact / "qforge/plan.json"), planned.summary()
+    for name in PLANNED:
+        if then[name] != now[name]:
+            yield f"plan.{name}: {_short(then[name])} when it was made, {_short(now[name])} today"
+    said = formats.detect(read_json(artifact / "config.json"))
+    if said != then["layout"]:
+        yield f"config.json announces {said}, the plan says {then['layout']}"
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} entries" if isinstance(value, list | dict) else str(value)
+
+
+def _tensor_faults(planned: Plan, artifact: Path, source: Path | None) -> list[str]:
+    if source:
+        return inspect(artifact, planned, source).faults
+    tensors = headers(artifact)
+    unlike = [
+        name for name, t in planned.tensors.items()
+        if name not in tensors or (tensors[name].dtype, tensors[name].shape) != (t.dtype, t.shape)
+    ]  # fmt: skip
+    return [f"{name}: not as planned" for name in sorted(unlike)]
+
+
+def _versions(artifact: Path, job: Job) -> Iterator[str]:
+    """Libraries that have another version in today's environment than the quantizer had."""
+    file = artifact / "qforge/quantize.json"
+    if not file.exists() or job.method.env is None:
+        return
+    lines = envs.requirements(job.method.env).read_text().splitlines()
+    today = dict(line.partition("==")[::2] for line in lines if "==" in line)
+    for name, then in read_json(file)["versions"].items():
+        if name in today and then.partition("+")[0] != today[name].partition("+")[0]:
+            yield f"{name}: {then} when it was made, {today[name]} in envs/{job.method.env}.txt today"
+
+
+def _commit(artifact: Path) -> Iterator[str]:
+    then, now = read_json(artifact / "qforge/row.json")["qforge"], provenance.commit()
+    if then["commit"] != now["commit"]:
+        yield f"qforge: commit {then['commit']} when it was measured, {now['commit']} today"
+
+
+def _score_faults(run: Run, planned: Plan, artifact: Path, windows: int) -> Iterator[str]:
+    """Score the first windows of each text again, by the job's own runtime, and compare with what is written."""
+    file = artifact / "qforge/evaluate.json"
+    then = read_json(file) if file.exists() else {}
+    if "texts" not in then:
+        raise ValueError(f"verify={artifact} rescore={windows}: its quality was never measured; leave rescore out")
+    few = replace(run.job.eval, windows=min(windows, run.job.eval.windows), tasks=[])
+    job = replace(run.job, artifact=str(artifact), eval=few, stages=["serve", "evaluate"])
+    now = measure(Run(job, run.folder), planned, artifact)["evaluate"]
+    for name, text in now["texts"].items():
+        count = len(text["window_loss"])
+        was = sum(then["texts"][name]["window_loss"][:count]) / sum(then["texts"][name]["window_tokens"][:count])
+        apart = sum(text["window_loss"]) / sum(text["window_tokens"]) - was
+        if abs(apart) > SAME_SCORE:
+            yield f"perplexity of {name}, first {count} windows: {100 * apart:+.1f} % from what was measured"

@@ -1,0 +1,57 @@
+"""A server that does not start ends with cause and remedy: every known error by its text, and many provoked for real."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+from qforge.diagnose import PATTERNS, WRAPPERS, diagnose
+
+ENTRIES = json.loads(PATTERNS.read_text())
+SAMPLES = json.loads((ROOT / "tests" / "vllm_error_samples.json").read_text())  # vLLM's own texts, filled in
+
+
+def literals(template: str) -> str:
+    """A pattern of what a template says outside its {holes}, which may be nested."""
+    while (flat := re.sub(r"\{[^{}]*\}", "\0", template)) != template:
+        template = flat
+    return re.escape(template).replace("\0", "[\\s\\S]*?") + "$"
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry["id"] for entry in ENTRIES])
+def test_every_known_error_is_diagnosed_as_itself(entry: dict[str, str]) -> None:
+    sample = SAMPLES[entry["id"]]
+    if "template" in entry and "%s" not in entry["template"]:
+        assert re.search(literals(entry["template"]), sample), "the sample is vLLM's text, to the letter"
+    assert entry["cause"] != entry["remedy"] != "As above."
+    log = (
+        f"INFO starting\n(Worker pid=7) ERROR 11-21 [multiproc_executor.py:953] {sample}\nRuntimeError: something later"
+    )
+    found = diagnose(log)
+    if entry["id"] in WRAPPERS:
+        assert re.search(entry["match"], sample)
+        assert found is None
+    else:
+        assert found
+        assert (found.id, found.cause, found.remedy) == (entry["id"], entry["cause"], entry["remedy"])
+        assert found.line in log
+
+
+def test_the_catalogue_has_no_other_samples() -> None:
+    assert list(SAMPLES) == [entry["id"] for entry in ENTRIES]
+    assert len(set(SAMPLES)) == len(ENTRIES) >= 58
+
+
+def test_the_first_known_error_counts_and_wrappers_do_not() -> None:
+    log = (
+        "INFO starting\nRuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+        "ValueError: Marlin does not support group_size = 16. Only group_sizes = [-1, 32, 64, 128] are supported.\n"
+        "torch.OutOfMemoryError: CUDA out of memory\n"
+    )
+    found = diagnose(log)
+    assert found
+    assert found.id == "marlin_group_size"
+    assert diagnose("all is well") is None
