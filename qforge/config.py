@@ -53,6 +53,7 @@ class Model:
     hub: str | None = None  # Hugging Face id
     revision: str | None = None
     gguf: Gguf | None = None
+    random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
     architecture: str | None = None  # a config.json to plan from before the model itself is here
     trust_remote_code: bool = False  # run the code that the model's folder brings along
     caution: str = ""  # printed with every result of this model
@@ -110,7 +111,7 @@ class Runtime:
     engine: Engine = MISSING
     vendors: list[Vendor] = MISSING  # whose hardware it is for
     env: str | None = None  # managed environment
-    python: str | None = None  # or an existing interpreter: somebody's own vLLM
+    python: str | None = None  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
     args: dict[str, Any] = field(default_factory=dict)  # the engine's own options, under its own names
     environ: dict[str, str] = field(default_factory=dict)
     start_timeout: int = MISSING  # seconds until the server must answer
@@ -159,6 +160,8 @@ class Job:
     calib: Calibration = field(default_factory=Calibration)
     hw: Hardware = field(default_factory=Hardware)
     runtime: Runtime = field(default_factory=Runtime)
+    # existing interpreters, by the managed environment they replace: `python` and variables that it needs (PYTHONPATH)
+    envs: dict[str, dict[str, str]] = field(default_factory=dict)
     serve: Serve = field(default_factory=Serve)
     eval: Eval = field(default_factory=Eval)
     bench: Bench = field(default_factory=Bench)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qforge import progress
@@ -35,6 +35,7 @@ class Environment:
     python: Path
     identity: str  # what decides its versions: part of the key of every result made in it
     lock: Path | None  # held shared while something runs in it
+    environ: Mapping[str, str] = field(default_factory=dict)  # that it needs, such as where its packages lie
 
 
 def requirements(name: str) -> Path:
@@ -64,18 +65,6 @@ def managed(name: str) -> Environment:
             _make(name, file, folder)
             ready.write_text(environment.identity)
     return environment
-
-
-def existing(python: str) -> Environment:
-    """Somebody's own interpreter; its versions are read from it."""
-    path = Path(os.path.expanduser(python))
-    if not os.access(path, os.X_OK):
-        raise ValueError(f"runtime.python={python}: not an executable; give the path of a Python that has the engine")
-    listing = "import importlib.metadata as m; print(sorted(f'{d.name}=={d.version}' for d in m.distributions()))"
-    found = subprocess.run([path, "-c", listing], capture_output=True, text=True)
-    if found.returncode:
-        raise ValueError(f"runtime.python={python}: does not start: {found.stderr.strip().splitlines()[-1:]}")
-    return Environment(path, f"{path}-{hashlib.sha256(found.stdout.encode()).hexdigest()[:12]}", None)
 
 
 def _reads(file: Path) -> str | None:
@@ -139,14 +128,16 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in `environment`, in a group of its own that is ended, whatever happens, with the block."""
     with locked(environment.lock, shared=True) if environment.lock else nullcontext():
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+        own = {**environment.environ, **environ}
+        path = os.pathsep.join(filter(None, [str(ROOT), own.get("PYTHONPATH")]))  # qforge itself, then theirs
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **own, "PYTHONPATH": path}
         # run-time compilers look for ninja and for their own tools on PATH
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
         env.pop("VIRTUAL_ENV", None)
         python = str(environment.python)
         child = subprocess.Popen(
             [python, "-m", "qforge.guard", str(os.getpid()), python, *arguments],
-            env={**env, **environ},
+            env=env,
             stdout=output if output is not None else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

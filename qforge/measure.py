@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qforge import divergence, envs, exposure, formats, probe, progress, provenance, sampling, tasks
+from qforge import divergence, exposure, formats, interpreters, probe, progress, provenance, sampling, tasks
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
@@ -46,7 +46,7 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     for name in (n for n in wanted if n not in missing):
         progress.reused(f"{run.prefix}{name}", run.job.method.name)
     if missing:
-        environment = runtime_environment(run.job)
+        environment = interpreters.of_runtime(run.job)
         with _alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
                 run.store.get(name, keys[name], partial(_build, run, name, artifact, environment, server))
@@ -112,17 +112,12 @@ def _say_waiting() -> None:
     progress.waiting("the devices of this machine")
 
 
-def runtime_environment(job: Job) -> Environment:
-    """Where the runtime lives: a managed environment, made if need be, or somebody's own interpreter."""
-    return envs.existing(job.runtime.python) if job.runtime.python else envs.managed(str(job.runtime.env))
-
-
 def check_runtime(run: Run, unpacked: bool = False) -> None:
     """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json.
 
     `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads.
     """
-    job, found = run.job, probe.probe(run.job.runtime, run.store)
+    job, found = run.job, probe.probe(run.job, run.store)
     run.write("probe.json", found)
     if job.artifact:
         config = read_json(run.given_artifact() / "config.json")
@@ -133,11 +128,10 @@ def check_runtime(run: Run, unpacked: bool = False) -> None:
 
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
-    python = job.runtime.python
-    env = envs.existing(python).identity if python else envs.identity(str(job.runtime.env))
+    env = interpreters.runtime_identity(job)
     served = {
         "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
-        "machine": provenance.machine(), "emulated": plan.emulated,
+        "machine": provenance.hardware(), "emulated": plan.emulated,
         "code": code("runtimes/vllm.py", "runtimes/vllm_server.py", "runtimes/fp4_emulation.py"),
     }  # fmt: skip
     files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
@@ -147,7 +141,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     evaluated = {"eval": asked, "texts": texts, "code": code(*EVALUATE)}
     return {
         "serve": served,
-        "evaluate": {"served": key_of(served), "env": envs.identity(EVAL_ENV), **evaluated},
+        "evaluate": {"served": key_of(served), "env": interpreters.identity(EVAL_ENV, job), **evaluated},
         "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py", "sampling.py")},
     }
 
@@ -164,6 +158,8 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
         return "runtime=transformers is no server; speed is measured through vLLM only"
     if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
+    if stage == "evaluate" and job.model.random:
+        return "the weights are random: speed and memory only"
     if stage == "bench" and (plan.emulated or plan.simulated):
         return f"{plan.serving.how.value}: {plan.serving.reason}"
     return None
@@ -200,13 +196,13 @@ def _build(
         assert server is not None
         facts = {
             **server.facts,
-            "probe": probe.probe(run.job.runtime, run.store),
-            "canary": vllm.canary(server),
+            "probe": probe.probe(run.job, run.store),
+            "canary": None if run.job.model.random else vllm.canary(server),
             "resident_gib": sampling.resident_gib(server.process.pid),
         }
         (out / "result.json").write_text(to_json(facts))
         return
-    where = environment if stage == "bench" or server is None else envs.managed(EVAL_ENV)
+    where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
         url, key = (server.base_url, server.api_key) if server else (None, "")
         group = {"server_group": str(server.process.pid)} if server else {}

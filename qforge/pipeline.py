@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qforge import adaptive, compat, formats, plan
+from qforge import adaptive, compat, formats, interpreters, plan
 from qforge.checkpoint import read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
 from qforge.diagnose import ServerFailed
 from qforge.envs import StageError
 from qforge.judge import judge
-from qforge.measure import MEASUREMENTS, check_runtime, compared, measure, not_measured, runtime_environment, server
+from qforge.measure import MEASUREMENTS, check_runtime, compared, measure, not_measured, server
 from qforge.plan import Plan
 from qforge.report import pages, row, terminal
 from qforge.report import planned as plans
@@ -129,7 +129,7 @@ def original_works(job: Job, folder: Path, load: bool) -> bool:
     try:
         planned = plan.make(run.job, run.known_model())
         if load:
-            with server(run, planned.emulated, run.fetch(), runtime_environment(run.job)):
+            with server(run, planned.emulated, run.fetch(), interpreters.of_runtime(run.job)):
                 pass
     except (ValueError, ServerFailed) as error:
         terminal.warn(f"the original does not work there either: {error}")
@@ -147,6 +147,6 @@ def serve(run: Run, artifact: Path) -> None:
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
     run.refuse_missing_device()
     check_runtime(run)
-    with server(run, False, artifact, runtime_environment(job)) as running:
+    with server(run, False, artifact, interpreters.of_runtime(job)) as running:
         terminal.serving(running)
         vllm.wait_for_end(running)

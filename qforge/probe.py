@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qforge import envs, provenance
-from qforge.config import Engine, Job, Runtime, Vendor
+from qforge import envs, interpreters, provenance
+from qforge.config import Engine, Job, Vendor
 from qforge.envs import Environment
 from qforge.request import to_json
 from qforge.store import Store, result
@@ -16,16 +16,15 @@ LOOK = Path(__file__).parent / "runtimes" / "look.py"
 SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a busy disk
 
 
-def probe(runtime: Runtime, store: Store) -> dict[str, Any]:
+def probe(job: Job, store: Store) -> dict[str, Any]:
     """What `look` finds in the runtime's interpreter; asked once per environment and machine, then known."""
     key = {
-        "env": envs.existing(runtime.python).identity if runtime.python else envs.identity(str(runtime.env)),
-        "engine": runtime.engine, "machine": provenance.machine(), "code": LOOK.read_text(),
+        "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "machine": provenance.hardware(),
+        "code": LOOK.read_text(),
     }  # fmt: skip
 
     def build(out: Path) -> None:
-        where = envs.existing(runtime.python) if runtime.python else envs.managed(str(runtime.env))
-        (out / "result.json").write_text(to_json(ask(where, runtime.engine)))
+        (out / "result.json").write_text(to_json(ask(interpreters.of_runtime(job), job.runtime.engine)))
 
     return result(store.get("probe", key, build)[0])
 

@@ -25,16 +25,15 @@ def now() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The hardware under this process, as the system names it."""
+    """The machine under this process, as the system names it."""
+    return {**hardware(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)}
+
+
+def hardware() -> dict[str, Any]:
+    """What decides results of this machine. Not its memory: a small virtual machine's grows while it is used."""
     with open("/proc/cpuinfo") as lines:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {
-        "cpu": model,
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
-        "system": platform.platform(),
-    }
+    return {"cpu": model, "cores": psutil.cpu_count(), "gpus": _gpus(), "system": platform.platform()}
 
 
 def _gpus() -> list[str]:
@@ -51,6 +50,8 @@ def commit() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    if not shutil.which("git"):
+        return None
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 

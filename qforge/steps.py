@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qforge import checkpoint, envs, formats, progress
+from qforge import checkpoint, envs, formats, interpreters, progress
 from qforge.checkpoint import PICKLED, read_json
 from qforge.config import ROOT, Engine, Job, Vendor, repository_path
 from qforge.envs import Environment, StageError
@@ -48,8 +48,7 @@ class Run:
             self.given_artifact()
         elif job.method.function and "quantize" not in job.stages:
             raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
-        if job.runtime.python:
-            envs.existing(job.runtime.python)
+        interpreters.check(job)
         vllm.check_port(job.serve.port)
         if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
             self.refuse_missing_device()
@@ -104,8 +103,10 @@ class Run:
 
     def _fetch_key(self) -> dict[str, Any]:
         model = self.job.model
-        where = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
-        return {**where, "code": code("stages/fetch.py"), "env": envs.identity(QUANT_ENV)}
+        where: dict[str, Any] = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
+        if model.random:
+            where = {"random": hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()}
+        return {**where, "code": code("stages/fetch.py"), "env": interpreters.identity(QUANT_ENV, self.job)}
 
     def fetch(self) -> Path:
         """The bf16 checkpoint's folder."""
@@ -114,7 +115,7 @@ class Run:
         return self._get("fetch", self._fetch_key(), self._fetch, self.job.model.name) / "model"
 
     def _fetch(self, out: Path) -> None:
-        where = envs.managed(QUANT_ENV)
+        where = interpreters.named(QUANT_ENV, self.job)
         with progress.line("fetch", self.job.model.name) as line:
             packages = out / "packages"
             for package in self.job.model.gguf.packages if self.job.model.gguf else []:
@@ -154,8 +155,8 @@ class Run:
         library = method.function.partition(":")[0].removeprefix("qforge.").replace(".", "/")
         inputs = {"source": str(source)}
         key: dict[str, Any] = {
-            "plan": plan.identity(), "function": method.function, "args": method.args, "env": envs.identity(method.env),
-            "source": self.fingerprint(source),
+            "plan": plan.identity(), "function": method.function, "args": method.args,
+            "env": interpreters.identity(method.env, self.job), "source": self.fingerprint(source),
             "code": code("stages/quantize.py", "shards.py", "methods/packing.py", "methods/unpack.py", f"{library}.py"),
         }  # fmt: skip
         if method.calibrated:
@@ -164,7 +165,7 @@ class Run:
             key["calibration"] = read_json(calibration / "result.json")["sha256"]
 
         def build(out: Path) -> None:
-            where = envs.managed(str(method.env))
+            where = interpreters.named(str(method.env), self.job)
             with progress.line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
                 self.stage(
                     "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, simulate=plan.simulated
@@ -184,12 +185,12 @@ class Run:
         key = {
             "texts": texts, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
             "tokenizer": self._small_files(source),
-            "code": code("stages/calibrate.py"), "env": envs.identity(QUANT_ENV),
+            "code": code("stages/calibrate.py"), "env": interpreters.identity(QUANT_ENV, self.job),
         }  # fmt: skip
         what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
 
         def build(out: Path) -> None:
-            where = envs.managed(QUANT_ENV)
+            where = interpreters.named(QUANT_ENV, self.job)
             with progress.line("calibrate", what) as line:
                 self.stage("calibrate", where, out, line.feed, inputs={"source": str(source)})
 

@@ -74,18 +74,6 @@ def test_an_unknown_environment_names_the_known_ones() -> None:
         envs.requirements("quantt")
 
 
-def test_an_interpreter_that_does_not_start(tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho broken >&2; exit 3\n")
-    python.chmod(0o755)
-    with pytest.raises(ValueError, match=r"does not start: \['broken'\]"):
-        envs.existing(str(python))
-
-
-def test_an_existing_interpreter_is_known_by_its_packages() -> None:
-    assert envs.existing(sys.executable).identity == envs.existing(sys.executable).identity
-
-
 def test_the_whole_group_ends_with_the_block() -> None:
     """A child that ignores SIGTERM, and a grandchild: both are gone afterwards."""
     grandchild = "import time; time.sleep(600)"

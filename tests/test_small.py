@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 
 from qforge.progress import fraction
+from qforge.runtimes import vllm
 from qforge.runtimes.vllm import not_language
 
 # -- progress
@@ -52,3 +53,13 @@ def test_the_canary_knows_language_from_garbage(text: str, fault: str | None) ->
 def test_no_file_is_longer_than_it_should_be() -> None:
     for file in (ROOT / "qforge").rglob("*.py"):
         assert len(file.read_text().splitlines()) <= 250, file
+
+
+def test_the_kernel_of_a_modelopt_checkpoint_is_read_from_its_warning() -> None:
+    """vLLM 0.26 on an H200 names it nowhere else."""
+    line = (
+        "WARNING 11-22 00:37:57 [marlin.py:34] Your GPU does not have native support for FP4 computation but FP4 "
+        "quantization is being used. Weight-only FP4 compression will be used leveraging the Marlin kernel. This may "
+        "degrade performance for compute-heavy workloads."
+    )
+    assert vllm._kernel(line) == "Marlin kernel for FP4 weights"

@@ -26,7 +26,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             entry["cfg"]["block_sizes"][-1] = job.group_size  # 16, unless its quality alone is asked for
     for name in exempt:
         config["quant_cfg"].append({"quantizer_name": f"{name}.*quantizer", "enable": False})
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    # llm-compressor brings each block to the GPU by itself; ModelOpt works where the model lies
+    place = "auto" if torch.accelerator.is_available() else None
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, device_map=place)
 
     def forward_loop(model: Any) -> None:
         with torch.inference_mode():

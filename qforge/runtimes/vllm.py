@@ -29,6 +29,8 @@ QUESTION = "What is the capital of France?"
 # What vLLM says of itself while it starts (kernels/linear/__init__.py, v1/worker, v1/core/kv_cache_utils.py)
 FACTS = {
     "weights_gib": re.compile(r"Model loading took ([\d.]+) GiB"),
+    "activation_gib": re.compile(r"([\d.]+) GiB for peak activation"),
+    "cuda_graphs_gib": re.compile(r"([\d.]+) GiB for CUDAGraph memory"),
     "kv_cache_gib": re.compile(r"(?:Available KV cache memory: |(?:Explicitly|Auto) set \()([\d.]+)"),
     "kv_cache_dtype": re.compile(r"kv_cache_dtype=(\w+)"),
     "kv_cache_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
@@ -179,6 +181,8 @@ def _first(pattern: re.Pattern[str], text: str) -> str | None:
 def _kernel(line: str) -> str | None:
     """The log's own words where it names a linear kernel or an MoE backend."""
     match = re.search(r"(?:Using|Selected) ('?\w*(?:Kernel|Experts)\b.*|'\w+' \w+ MoE backend.*)", line)
+    if "FP4" in line and (said := re.search(r"leveraging the (\w+) kernel", line)):
+        return f"{said[1]} kernel for FP4 weights"  # all that is said of a ModelOpt checkpoint on Hopper
     return match[1].strip() if match else None
 
 

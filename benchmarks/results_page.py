@@ -1,0 +1,128 @@
+"""results/README.md, drawn from the rows beside it:
+
+    python benchmarks/results_page.py
+
+Tables per hardware and model, each value against bf16 under the same conditions; then what rows cannot say, from
+results/notes-<hardware>.md where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Write the page."""
+    rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    rows.sort(key=lambda row: (row["conditions"]["hw"], row["model"], row["method"] != "bf16", row["method"]))
+    lines = [
+        "# Measured rows",
+        "",
+        "Drawn by `python benchmarks/results_page.py` from the JSON files here: do not edit.",
+        "",
+    ]
+    for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
+        lines += [f"## {hw}", ""]
+        for model, found in groupby(of_hw, lambda row: str(row["model"])):
+            lines += [f"### {model}", "", *section(list(found)), ""]
+        notes = RESULTS / f"notes-{hw}.md"
+        lines += [notes.read_text().strip(), ""] if notes.exists() else []
+    (RESULTS / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def section(rows: list[Row]) -> list[str]:
+    """The tables of one model on one hardware, and the conditions they hold for."""
+    base = next((row for row in rows if row["method"] == "bf16"), None)
+    first = rows[0]
+    machine, conditions = first["machine"], first["conditions"]
+    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
+    parts = [
+        f"{first['date']}, vLLM {first['measured']['serve'].get('version')}, {where}; qforge "
+        f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
+        f"{conditions['repeats']}. {first['caution']}".strip(),
+        "", *table(rows, base, quality), "", *table(rows, base, speed), "", *table(rows, base, memory),
+    ]  # fmt: skip
+    return parts
+
+
+def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
+    """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
+    made = [{"method": name(row), **cells(row, base)} for row in rows]
+    head = list(dict.fromkeys(key for row in made for key in row))
+    if len(head) == 1:
+        return []
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
+
+
+def name(row: Row) -> str:
+    """The method with its group."""
+    return row["method"] + (f" g{row['group_size']}" if row["group_size"] else "")
+
+
+def quality(row: Row, base: Row | None) -> dict[str, str]:
+    """Perplexity and task scores, with the change against bf16 and its interval, and the verdict."""
+    found, cells = row["measured"]["evaluate"], {}
+    change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
+    for text, value in found.get("texts", {}).items():
+        cells[f"PPL {text}"] = f"{value['perplexity']:.2f}" + interval(change.get(text), "%")
+    for task, value in found.get("tasks", {}).items():
+        of = f"{task} {value['judged']}"
+        cells[of] = f"{value['metrics'][value['judged']]:.3f}" + interval(change.get(of), "points lost")
+    return {**cells, "verdict": row["verdict"] if row["method"] != "bf16" else "baseline"} if cells else {}
+
+
+def interval(criterion: Row | None, unit: str) -> str:
+    """The change and where it lies, 95 %."""
+    if criterion is None:
+        return ""
+    low, high = criterion["interval"] or (float("nan"), float("nan"))
+    return f" ({criterion['value']:+.1f} {unit}, {low:+.1f} to {high:+.1f})"
+
+
+def speed(row: Row, base: Row | None) -> dict[str, str]:
+    """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
+    bench, cells = row["measured"]["bench"], {}
+    theirs = base["measured"]["bench"] if base else {}
+    for streams, run in bench.get("runs", {}).items():
+        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"] if "runs" in theirs else 1
+        cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
+    if prefill := sorted(bench.get("prefill_tokens_per_second", [])):
+        cells["prefill tokens/s"] = f"{prefill[len(prefill) // 2]:.0f}"
+    for streams in [s for s in bench.get("runs", {}) if s in ("1", "64")]:
+        run = bench["runs"][streams]
+        cells[f"ms to the first token at {streams}, p50 / p95"] = f"{run['p50_ttft_ms']:.0f} / {run['p95_ttft_ms']:.0f}"
+    return cells
+
+
+def memory(row: Row, base: Row | None) -> dict[str, str]:
+    """Planned and seen: weights and kernel; what the server needs besides its KV cache; its start; the quantization."""
+    serve, size, made = row["measured"]["serve"], row["size"], row["quantize"]
+    if "kernels" not in serve:
+        return {}
+    cells = {
+        "weights planned, GiB": f"{size['bytes'] / 2**30:.2f}",
+        "bits per weight": f"{size['bits_per_weight']:.2f}",
+    }
+    if serve.get("weights_gib"):
+        cells["weights on the device"] = serve["weights_gib"]
+    if serve.get("activation_gib"):
+        parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]
+        cells["with activations and CUDA graphs"] = f"{sum(parts):.2f}"
+    cells |= {"kernel planned": row["serving"]["kernel"], "kernel in the log": "; ".join(serve["kernels"])}
+    cells["start, s"] = f"{serve['start_seconds']:.0f}"
+    if made:
+        cells["quantize, s"] = f"{made['seconds']['quantize']:.0f}"
+        if made.get("peak_device_gib"):
+            cells["its peak on the device"] = f"{made['peak_device_gib']:.1f}"
+    return cells
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Which Python a stage runs in: the managed environment, or an existing interpreter that the job names in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from qforge import envs
+from qforge.config import Job
+from qforge.envs import Environment
+
+
+def named(name: str, job: Job) -> Environment:
+    """The environment `name`: the interpreter that `envs.<name>` gives, or the managed one, made on first use."""
+    return _given(name, job) or envs.managed(name)
+
+
+def identity(name: str, job: Job) -> str:
+    """What decides the versions of the environment `name`, without making it."""
+    given = _given(name, job)
+    return given.identity if given else envs.identity(name)
+
+
+def of_runtime(job: Job) -> Environment:
+    """Where the runtime lives: somebody's own engine, or an environment by name."""
+    if job.runtime.python:
+        return existing(job.runtime.python, job.runtime.environ, "runtime.python")
+    return named(str(job.runtime.env), job)
+
+
+def runtime_identity(job: Job) -> str:
+    """What decides the versions of the runtime, without making it."""
+    return of_runtime(job).identity if job.runtime.python else identity(str(job.runtime.env), job)
+
+
+def check(job: Job) -> None:
+    """Raises ValueError where a given interpreter does not start, or stands for an environment that is not known."""
+    if job.runtime.python:
+        of_runtime(job)
+    for name in job.envs:
+        envs.requirements(name)
+        named(name, job)
+
+
+def existing(python: str, environ: Mapping[str, str], key: str) -> Environment:
+    """Somebody's own interpreter, by its path or its name on PATH; its versions are read from it."""
+    path = shutil.which(os.path.expanduser(python))
+    if path is None:
+        raise ValueError(f"{key}={python}: not an executable; give the path of a Python that has the packages")
+    return Environment(Path(path), f"{path}-{_packages(path, key, tuple(sorted(environ.items())))}", None, environ)
+
+
+def _given(name: str, job: Job) -> Environment | None:
+    if name not in job.envs:
+        return None
+    environ = dict(job.envs[name])
+    if "python" not in environ:
+        raise ValueError(f"envs.{name}: says nothing of the interpreter; add +envs.{name}.python=PATH")
+    return existing(environ.pop("python"), environ, f"envs.{name}.python")
+
+
+@cache  # asked for every key of a run; a start takes half a second
+def _packages(python: str, key: str, environ: tuple[tuple[str, str], ...]) -> str:
+    """A hash of the names and versions of the packages that this interpreter finds."""
+    listing = "import importlib.metadata as m; print(sorted(f'{d.name}=={d.version}' for d in m.distributions()))"
+    own = {**os.environ, "PYTHONPATH": "", **dict(environ)}
+    found = subprocess.run([python, "-c", listing], capture_output=True, text=True, env=own)
+    if found.returncode:
+        raise ValueError(f"{key}={python}: does not start: {found.stderr.strip().splitlines()[-1:]}")
+    return hashlib.sha256(found.stdout.encode()).hexdigest()[:12]
