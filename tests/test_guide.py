@@ -24,7 +24,9 @@ def choices(*hardware: str, model: str = "llama3_1_8b") -> list[Choice]:
 
 def row(method: str, group: int | None, **speed: float) -> Measurement:
     streams = {int(name.removeprefix("at")): ratio for name, ratio in speed.items()}
-    return Measurement("x.json", "m", method, group, "h100", "0.26", streams, {}, "reject")
+    return Measurement(
+        "x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, streams, streams, {}, "reject"
+    )
 
 
 def advised(found: list[Choice], *hardware: str) -> dict[tuple[str, str], guide.Advice]:
@@ -60,6 +62,19 @@ def test_measured_rows_beat_the_rule() -> None:
     assert found["h100", "many streams"].reason.startswith("measured, bf16 = 1: fp8 1.50")
 
 
+def test_a_difference_within_the_spread_of_the_repeats_is_none() -> None:
+    noisy = replace(row("gptq", 64, at64=1.05), least={64: 0.93})
+    found = advised([replace(c, measurements=[noisy] if c.method == "gptq" else []) for c in choices("h100")], "h100")
+    assert found["h100", "many streams"].method == "fp8"
+
+
+def test_only_rows_of_the_model_nearest_in_size_count() -> None:
+    small, large = replace(row("rtn", 64), parameters=10**9, model="small"), replace(row("rtn", 64), parameters=10**10)
+    assert measured.nearest([small, large], 2 * 10**9) == [small]
+    assert measured.nearest([small, large], 8 * 10**9) == [large]
+    assert measured.nearest([], 8) == []
+
+
 def test_the_portable_case_leaves_out_what_one_of_them_refuses() -> None:
     found = choices("h100", "mi325x")
     refused = [c for c in found if c.plan is None]
@@ -70,13 +85,13 @@ def test_the_portable_case_leaves_out_what_one_of_them_refuses() -> None:
 
 
 def test_committed_rows_are_read_as_ratios_to_bf16() -> None:
-    rows = measured.of_method(measured.rows(job().hw), "gptq", 64)
+    rows = measured.of_method(measured.rows(job().hw), "gptq")
     (found,) = [r for r in rows if r.file == "smollm2_135m-gptq-cpu.json"]
     file = json.loads((ROOT / "results" / found.file).read_text())
     ours, bf16 = (file[k]["bench"]["runs"]["4"]["output_throughput"] for k in ("measured", "baseline"))
     assert found.speed[4] == pytest.approx(ours / bf16)
     assert found.perplexity["wikitext"] == pytest.approx(27.1, abs=0.1)
-    assert measured.of_method(rows, "gptq", 128) == []  # another group size is another checkpoint
+    assert "group 64 on cpu, vLLM 0.32" in found.source
 
 
 def test_the_command(cli: Cli, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
                  ("prefill", ours.prefill, bf16.prefill)]  # fmt: skip
         said = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {said}"))
-    for row in of_method(rows(job.hw), planned.method, planned.group_size):
+    for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
         speed = ", ".join(f"{ratio:.2f} x bf16 at {streams}" for streams, ratio in row.speed.items())
         loss = ", ".join(f"PPL {change:+.1f} % on {text}" for text, change in row.perplexity.items())
         lines.append(("measured", f"{'; '.join(part for part in (speed, loss) if part)}  [dim]({row.source})[/]"))
@@ -107,9 +107,8 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     )
     for advised in advice:
         console.print(f"[bold]{advised.hw}[/], {advised.goal}: [bold green]{advised.method}[/], {advised.reason}")
-    for choice in choices:
-        for row in choice.measurements:
-            console.print(f"{choice.method}: {row.source}", style="dim")
+    for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
+        console.print(source, style="dim")
 
 
 def _cells(choice: Choice, planned: Plan) -> list[str]:
