@@ -20,7 +20,7 @@ from conftest import ROOT, Cli
 from qforge.checkpoint import read_json
 from qforge.report import figures, pages, table
 
-ROWS = [read_json(file) for file in sorted((ROOT / "results").glob("*.json"))]
+ROWS = [read_json(file) for file in sorted((ROOT / "results").glob("*-cpu.json"))]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
