@@ -4,8 +4,7 @@
 
 makes models of about these sizes in FOLDER (a MoE of many small matrices, in files of 5 GB), times the reading and
 writing of the bytes alone, then quantizes with each method in a fresh process. Needs room for 1.4 times the largest
-model. Page caches are dropped before each run, which memory-backed folders ignore. One JSON per row and the table go to
-outputs/streaming/, or to --out. --python names the interpreter of the stage, where it is not .venvs/quant.
+model. Page caches are dropped before each run. One JSON per row and the table go to outputs/streaming/, or to --out.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,30 +43,23 @@ def main() -> None:
     parser.add_argument("--gb", type=float, nargs="+", default=[2, 4, 8])
     parser.add_argument("--methods", nargs="+", default=["rtn", "fp8", "nvfp4_llmc"])
     parser.add_argument("--shape", type=Path, default=SHAPE, help="config.json of the model; its depth is adapted")
-    parser.add_argument("--python", default=str(ROOT / ".venvs/quant/bin/python"))
+    parser.add_argument("--python", default=str(ROOT / ".venvs/quant/bin/python"), help="of the stage")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "streaming")
     parser.add_argument("--inspect", action="store_true", help="compare each result with its plan, tensor by tensor")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for size in options.gb:
-        started = time.monotonic()
-        source = random_model(options.folder / f"model-{size:g}", options.shape, size)
-        made = time.monotonic() - started
-        for method in options.methods:
-            row = {"made_s": made, **measure(method, source, options)}
-            rows.append(row)
-            (options.out / f"{method}-{size:g}gb.json").write_text(to_json(row))
-            print("|", " | ".join(_cell(row[column]) for column in COLUMNS), "|", flush=True)
-        shutil.rmtree(source)
-    table = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    table += ["| " + " | ".join(_cell(row[column]) for column in COLUMNS) + " |" for row in rows]
-    (options.out / "table.md").write_text("\n".join(table) + "\n")
-    print("\n" + "\n".join(table))
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str("-" if value is None else value)
+    with (options.out / "table.md").open("w") as table:
+        print(*COLUMNS, sep=" | ")
+        table.write(" | ".join(COLUMNS) + "\n" + " | ".join("---" for _ in COLUMNS) + "\n")
+        for size in options.gb:
+            source = random_model(options.folder / f"model-{size:g}", options.shape, size)
+            for method in options.methods:
+                row = measure(method, source, options)
+                (options.out / f"{method}-{size:g}gb.json").write_text(to_json(row))
+                line = " | ".join(f"{row[c]:.2f}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS)
+                print(line, flush=True)
+                table.write(line + "\n")
+            shutil.rmtree(source)
 
 
 def random_model(folder: Path, shape: Path, size: float) -> Path:
@@ -96,8 +86,6 @@ def random_model(folder: Path, shape: Path, size: float) -> Path:
     ]
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda shard: _write_random(shard, block), shards))
-    places = {name: shard.file.name for shard in shards for name in shard.tensors}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder
 
 
@@ -198,13 +186,14 @@ def work(file: Path) -> None:
     """In the stage's environment: the stage as it is, with a clock at the three places where its time goes."""
     started = time.monotonic()
     import torch
+    from pydantic import TypeAdapter
 
     from qforge.methods import packing, streaming
     from qforge.stages.quantize import quantize
 
     imported = time.monotonic()
-    request = Request(**_request(file))
-    clock = {name: Counter() for name in ("read", "pack", "write")}
+    request = TypeAdapter(Request).validate_json(file.read_text())
+    clock: dict[str, list[float]] = {"read": [], "pack": [], "write": []}
     for owner, name, into in (
         (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"),
     ):  # fmt: skip
@@ -216,7 +205,7 @@ def work(file: Path) -> None:
         "stream_s": done - imported, "import_s": imported - started, "peak_rss_gib": peak,
         "peak_gpu_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None, "cpu_s": result["cpu_seconds"],
         "device": torch.cuda.get_device_name() if cuda else "cpu", "versions": result["versions"],
-        "thread_seconds": {name: sum(times.values()) for name, times in clock.items()},
+        "thread_seconds": {name: sum(times) for name, times in clock.items()},
         "profile": profile(request),
     }  # fmt: skip
     Path(request.out, "measured.json").write_text(to_json(measured))
@@ -224,31 +213,19 @@ def work(file: Path) -> None:
 
 def _peak_rss() -> float:
     """GiB of this process alone: what getrusage says includes the process that started it."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 2**20
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 2**20
 
 
-def _request(file: Path) -> dict[str, Any]:
-    from pydantic import TypeAdapter
-
-    return vars(TypeAdapter(Request).validate_json(file.read_text()))
-
-
-def timed(function: Callable[..., Any], into: Counter[int]) -> Callable[..., Any]:
-    """The function, adding its seconds to its thread's."""
+def timed(function: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
+    """The function, noting the seconds of every call."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _clock(into):
-            return function(*args, **kwargs)
+        started = time.monotonic()
+        result = function(*args, **kwargs)
+        into.append(time.monotonic() - started)
+        return result
 
     return run
-
-
-@contextmanager
-def _clock(into: Counter[int]) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    into[threading.get_ident()] += time.monotonic() - started  # type: ignore[assignment]
 
 
 def profile(request: Request) -> str:

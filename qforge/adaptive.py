@@ -24,8 +24,9 @@ def more(first: Job, now: Job, verdict: dict[str, Any]) -> Job | None:
 
     limit = now.eval.limit and grown("samples", first.eval.limit or 0, now.eval.limit)
     windows = grown("windows", first.eval.windows, now.eval.windows)
+    compared = grown("divergence", first.eval.divergence.windows, now.eval.divergence.windows)
     repeats = grown("repeats", first.bench.repeats, now.bench.repeats)
-    larger = replace(
-        now, eval=replace(now.eval, windows=windows, limit=limit), bench=replace(now.bench, repeats=repeats)
-    )
+    divergence = replace(now.eval.divergence, windows=compared)
+    evaluation = replace(now.eval, windows=max(windows, compared), limit=limit, divergence=divergence)
+    larger = replace(now, eval=evaluation, bench=replace(now.bench, repeats=repeats))
     return larger if larger != now else None

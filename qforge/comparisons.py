@@ -35,7 +35,7 @@ class Metric:
     compare: Callable[[Criterion, Results, Results], Iterator[Comparison]]
     stage: str  # whose results it reads
     unit: str
-    grows: str = ""  # windows, samples or repeats
+    grows: str = ""  # windows, divergence (its windows), samples or repeats
     relative: bool = True
 
 
@@ -176,8 +176,8 @@ def _percent(share: Interval | None) -> Interval | None:
 METRICS = {
     "perplexity_increase_percent": Metric(perplexity, "evaluate", "%", "windows"),
     "task_drop_points": Metric(tasks, "evaluate", "points", "samples"),
-    "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", relative=False),
-    "top1_agreement_percent": Metric(partial(divergence, "agreed", 100.0), "divergence", "%", relative=False),
+    "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", "divergence", False),
+    "top1_agreement_percent": Metric(partial(divergence, "agreed", 100.0), "divergence", "%", "divergence", False),
     "long_context_increase_percent": Metric(long_context, "evaluate", "%"),
     "needle_drop_points": Metric(needles, "evaluate", "points"),
     "degenerate_increase_points": Metric(degenerate, "evaluate", "points"),

@@ -68,6 +68,8 @@ class Method:
     function: str | None = None  # module:function that quantizes, by import path
     group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
     calibrated: bool = False  # whether it looks at calibration text
+    streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
+    unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names

@@ -25,7 +25,7 @@ class Estimates:
     speed: Speed | None  # none where the hardware's numbers are not known, or where it is emulated
     bf16_speed: Speed | None
     arithmetic: float | None  # operations/s of what the kernel computes in, over bf16's
-    quantizing_gib: float | None  # besides the libraries themselves
+    quantizing_gib: float | None  # besides the libraries themselves; none where no model is in memory
 
 
 def estimate(
@@ -35,17 +35,19 @@ def estimate(
     where = memory.deployment(job)
     emulated = serving.how in (How.emulated, How.simulated)
     arithmetic = ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16"
-    rates = job.hw.tflops
+    rates, in_memory = job.hw.tflops, job.method.function is not None and not job.method.streams
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
+    dropped = tuple({f"{m.kind}." for m in modules if m.served is None})  # vLLM leaves them on the disk
+    loaded = sum(t.nbytes for name, t in (before if emulated else after).items() if not name.startswith(dropped))
     last = max((m.block for m in modules if m.linear and m.block is not None), default=None)
     block = [m.in_features for m in modules if m.linear and m.block == last]
     return Estimates(
-        memory=memory.memory(config, sizes[0] if emulated else sizes[1], where),
+        memory=memory.memory(config, loaded, where),
         speed=None if emulated else roofline.speed(config, weights, arithmetic, where),
         bf16_speed=roofline.speed(config, bf16_weights, "bf16", where),
         arithmetic=rates[arithmetic] / rates["bf16"] if {arithmetic, "bf16"} <= rates.keys() and not emulated else None,
-        quantizing_gib=memory.quantizing_bytes(job, config, block, *sizes) / 2**30 if job.method.function else None,
+        quantizing_gib=memory.quantizing_bytes(job, config, block, *sizes) / 2**30 if in_memory else None,
     )
 
 

@@ -12,6 +12,14 @@ from qforge.memory import Config, Memory
 from qforge.modules import Module
 
 TP_SIZES = (1, 2, 4, 8, 16)
+# What fails for one architecture alone: (model_type, layout)
+DEFECTS = {
+    ("qwen3_omni_moe", "nvfp4_modelopt"): Serving(
+        How.refused, "", "vLLM builds this model's head without its name, so ModelOpt's list of what is in bf16 never matches "
+        "it, and loading ends in a tensor size mismatch", "read: model_executor/models/qwen3_omni_moe_thinker.py:1151 (0.33)",
+        fix="method=nvfp4_llmc, the same format by llm-compressor",
+    ),
+}  # fmt: skip
 
 
 def group_size(job: Job, layout: Format) -> int | None:
@@ -36,13 +44,17 @@ def group_size(job: Job, layout: Format) -> int | None:
     )
 
 
-def serving(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> Serving:
+def serving(job: Job, config: Config, layout: Format, group: int | None, quantized: Sequence[Module]) -> Serving:
     """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway."""
     _refuse_groups(job, layout, group, quantized)
+    _refuse_stacks(job, quantized)
     moe = any(m.kind == "expert" for m in quantized)
     found = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe)
     if layout.group_sizes and group not in layout.group_sizes:
         found = Serving(How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/formats.py")
+    defect = DEFECTS.get((str(config.get("model_type")), job.method.format))
+    if defect and job.runtime.engine is Engine.vllm:
+        found = defect
     if found.how is not How.refused:
         return found
     if job.unservable is Unservable.measure and job.method.function:
@@ -107,13 +119,29 @@ def _refuse_groups(job: Job, layout: Format, group: int | None, quantized: Seque
         )
 
 
-def refuse_memory(job: Job, memory: Memory) -> None:
-    """Refuse what cannot be loaded, or cannot hold one sequence of max_model_len tokens."""
+def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
+    stacked = [m.name for m in quantized if m.stack > 1]
+    if stacked and not job.method.unstacks:
+        raise ValueError(
+            f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which it does not take "
+            "apart; use method=gptq or awq, or a checkpoint with one matrix per expert"
+        )
+
+
+def refuse_memory(job: Job, memory: Memory, legal: Sequence[int]) -> None:
+    """Refuse what cannot be loaded, or cannot hold one sequence of max_model_len tokens. `legal`: TP sizes."""
     if memory.weights + memory.activations > memory.budget:
+        whole, room = memory.weights * memory.devices, memory.budget - memory.activations
+        enough = next((size for size in legal if whole / size < room), None)
+        more = (
+            f"+runtime.args.tensor_parallel_size={enough} or more"
+            if enough
+            else "pipeline parallelism over several hosts"
+        )
         raise ValueError(
             f"hw={job.hw.name}: the weights of {job.model.name} with method={job.method.name} take {memory.weights:.1f} GiB "
-            f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use more devices "
-            "(+runtime.args.tensor_parallel_size), a larger hw or a smaller method"
+            f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use {more}, a larger hw or a "
+            "smaller method"
         )
     if memory.largest_concurrency == 0:
         raise ValueError(

@@ -44,9 +44,13 @@ class Choice:
             "measured": self.measurements,
         }
 
-    def speed(self, streams: int) -> float | None:
-        """Measured tokens/s over bf16's, at the number of streams measured nearest to `streams`; the median of the rows."""
-        found = sorted(m.speed[min(m.speed, key=lambda s: abs(s - streams))] for m in self.measurements if m.speed)
+    def speed(self, streams: int, least: bool = False) -> float | None:
+        """Measured tokens/s over bf16's, at the number of streams measured nearest to `streams`; the median of the rows.
+
+        `least`: the slowest repeat over bf16's fastest.
+        """
+        rows = [m.least if least else m.speed for m in self.measurements if m.speed]
+        found = sorted(row[min(row, key=lambda s: abs(s - streams))] for row in rows)
         return found[len(found) // 2] if found else None
 
     def bound(self, many: bool) -> float | None:
@@ -77,11 +81,13 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
-            rows = measured.of_method(measured.rows(job.hw), method, job.group_size)
             try:
-                found.append(Choice(method, job.hw.name, plan.make(job, model), "", rows))
+                planned = plan.make(job, model)
             except ValueError as refusal:
-                found.append(Choice(method, job.hw.name, None, str(refusal), rows))
+                found.append(Choice(method, job.hw.name, None, str(refusal), []))
+                continue
+            rows = measured.nearest(measured.rows(job.hw), planned.parameters)
+            found.append(Choice(method, job.hw.name, planned, "", measured.of_layout(rows, planned.layout)))
     return found
 
 
@@ -114,8 +120,11 @@ def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
     """Measured rows first; where none is faster than bf16, the bound of what was not measured; else bf16."""
     seen = {c.method: ratio for c in here if (ratio := c.speed(streams)) is not None}
     said = ", ".join(f"{method} {ratio:.2f}" for method, ratio in sorted(seen.items(), key=lambda i: -i[1]))
-    if seen and (method := max(seen, key=lambda m: seen[m])) and seen[method] > 1:
-        return Advice(here[0].hw, goal, method, f"measured, bf16 = 1: {said}")
+    surely = {
+        c.method: seen[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
+    }  # beyond the repeats' spread
+    if surely:
+        return Advice(here[0].hw, goal, max(surely, key=lambda m: surely[m]), f"measured, bf16 = 1: {said}")
     bounds = {
         c.method: b for c in here if c.method not in seen and (b := c.bound(streams == MANY)) is not None and b > 1.05
     }
@@ -124,5 +133,5 @@ def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
         method = max(bounds, key=lambda m: bounds[m])
         why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
         return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{what}")
-    return Advice(here[0].hw, goal, "bf16", (f"nothing measured is faster: {said}" if seen else "by rule: weight-only "
+    return Advice(here[0].hw, goal, "bf16", (f"nothing measured is surely faster: {said}" if seen else "by rule: weight-only "
                   "kernels compute in bf16") )  # fmt: skip

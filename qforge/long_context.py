@@ -4,7 +4,7 @@ Needles are RULER's (Hsieh et al. 2024, niah_single_1 and niah_single_2): a sent
 depth of a text of a given length, and the number is asked for; the score is the share of prompts whose greedy answer holds
 it. The text is RULER's repeated noise, or real text. RULER is in lm-eval, but needs a hub for its essays and its words,
 and places needles at random; here the depth is an axis. Perplexity by position is that of one window as long as the
-longest prompt (see perplexity.py), for each real text.
+longest prompt, or as the text where that is shorter (see perplexity.py), for each real text.
 
 The same prompts are made for every model that shares a tokenizer; `prompts_sha256` says so.
 """
@@ -47,7 +47,7 @@ def measure(settings: LongContext, scorer: Scorer, tokenizer: Any) -> dict[str, 
 
 
 def _positions(settings: LongContext, scorer: Scorer, tokenizer: Any, text: str) -> dict[str, Any]:
-    longest = max(settings.lengths)
+    longest = min(max(settings.lengths), len(tokenizer(text)["input_ids"]))
     (window,) = windows(text, tokenizer, [longest], 1)
     scored = hashlib.sha256(repr(window).encode()).hexdigest()
     return {"length": longest, **summary([scorer.score(window).losses]), "windows_sha256": scored}

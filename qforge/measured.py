@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from qforge.checkpoint import read_json
 from qforge.config import ROOT, Hardware
 
 RESULTS = ROOT / "results"
+RANGE = "tokens_per_second_range"
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,20 @@ class Measurement:
     file: str  # its name in results/
     model: str
     method: str
+    layout: str
     group_size: int | None
     hw: str
     vllm: str
-    speed: dict[int, float]  # streams -> tokens/s over bf16's
+    parameters: int
+    speed: dict[int, float]  # streams -> tokens/s over bf16's, medians of the repeats
+    least: dict[int, float]  # the same, the slowest repeat over bf16's fastest
     perplexity: dict[str, float]  # text -> increase in percent
     verdict: str
 
     @property
     def source(self) -> str:
-        return f"results/{self.file}: {self.model} on {self.hw}, vLLM {self.vllm}"
+        group = f", group {self.group_size}" if self.group_size else ""
+        return f"results/{self.file}: {self.model}{group} on {self.hw}, vLLM {self.vllm}"
 
 
 def rows(hw: Hardware, folder: Path = RESULTS) -> list[Measurement]:
@@ -40,9 +46,22 @@ def rows(hw: Hardware, folder: Path = RESULTS) -> list[Measurement]:
     return [m for m in found if m is not None and (m.hw == hw.name or _capability(m.hw) == hw.capability is not None)]
 
 
-def of_method(measurements: Sequence[Measurement], method: str, group_size: int | None) -> list[Measurement]:
-    """Those of one method at one group size."""
-    return [m for m in measurements if (m.method, m.group_size) == (method, group_size)]
+def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurement]:
+    """Those of one method, at any group size."""
+    return [m for m in measurements if m.method == method]
+
+
+def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurement]:
+    """Those of one packed layout, whose speed is the same whatever method chose the values."""
+    return [m for m in measurements if m.layout == layout]
+
+
+def nearest(measurements: Sequence[Measurement], parameters: int) -> list[Measurement]:
+    """Those of the model nearest in size: ratios of different models do not compare."""
+    if not measurements:
+        return []
+    closest = min(measurements, key=lambda m: abs(math.log(m.parameters / parameters)))
+    return [m for m in measurements if m.model == closest.model]
 
 
 def _measurement(file: Path) -> Measurement | None:
@@ -53,8 +72,10 @@ def _measurement(file: Path) -> Measurement | None:
     streams = ours["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
     texts = ours["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()
     return Measurement(
-        file=file.name, model=row["model"], method=row["method"], group_size=row["group_size"],
-        hw=row["conditions"]["hw"], vllm=str(ours["serve"].get("version", "?")),
+        file=file.name, model=row["model"], method=row["method"], layout=row["layout"],
+        group_size=row["group_size"],
+        hw=row["conditions"]["hw"], vllm=str(ours["serve"].get("version", "?")), parameters=row["size"]["parameters"],
+        least={int(c): ours["bench"][RANGE][c][0] / bf16["bench"][RANGE][c][1] for c in streams},
         speed={int(c): _ratio(ours["bench"]["runs"][c], bf16["bench"]["runs"][c], "output_throughput")
                for c in sorted(streams, key=int)},
         perplexity={t: 100 * (_ratio(ours["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)

@@ -16,7 +16,7 @@ from qforge.config import Job
 from qforge.estimate import Estimates, estimate
 from qforge.exempt import Hits, exempted
 from qforge.formats import FORMATS, Format
-from qforge.modules import Module
+from qforge.modules import TOWERS, Module
 
 SHOWN = 6  # examples per rule in plan.json
 REST = "norms and biases"
@@ -107,7 +107,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     quantized = [m for m in tree if m.linear and m.name not in kept] if packs else []
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
-    serving = feasible.serving(job, layout, group, quantized)
+    serving = feasible.serving(job, model.config, layout, group, quantized)
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     text = architectures.language(model.config)
@@ -120,7 +120,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
         quantized=[m.name for m in quantized],
         rules=rules,
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
-        notes=_notes(job, rules, tied) if packs else [],
+        notes=_notes(job, rules, tree, tied) if packs else [],
         serving=serving,
         tensor_parallel=feasible.tensor_parallel(job, text, quantized, group, serving),
         parameters=parameters,
@@ -134,7 +134,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
         tensors=model.tensors if serving.how is How.simulated else packed,
         modules=tree,
     )
-    feasible.refuse_memory(job, plan.estimates.memory)
+    feasible.refuse_memory(job, plan.estimates.memory, plan.tensor_parallel)
     return plan
 
 
@@ -179,11 +179,19 @@ def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> 
     return 8 * sum(n * sizes[shape] for shape, n in shapes.items()) / sum(m.parameters for m in quantized)
 
 
-def _notes(job: Job, rules: Mapping[str, Hits], tied: bool) -> list[str]:
+def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
     notes = [
         f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
         "earlier rule has these modules"
         for rule, hits in rules.items()
         if not hits.changes
     ]
-    return notes + (["the head is the embedding (tied weights), which stays in bf16"] if tied else [])
+    if tied:
+        notes.append("the head is the embedding (tied weights), which stays in bf16")
+    if dropped := sorted({m.kind for m in tree if m.served is None}):
+        notes.append(f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; memory is counted without")
+    if job.method.calibrated and any(m.kept and m.kind in TOWERS.values() for m in tree):
+        notes.append(
+            "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
+        )
+    return notes

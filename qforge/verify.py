@@ -44,7 +44,14 @@ def verify(asked: Job, folder: Path) -> Verified:
     found = Verified(provenance.verify(artifact), checked=["the hash of every file"])
     if found.faults:
         return found  # what has changed is not read
-    job = replace(_job(artifact), store=asked.store)
+    try:
+        job = replace(_job(artifact), store=asked.store)
+    except OmegaConfBaseException as error:
+        found.differs.append(
+            f"its job.json is of another version of qforge ({error.full_key}: {str(error).splitlines()[0]}), so that only "
+            "the hashes were checked; for the rest use the commit that its row.json names"
+        )
+        return found
     run = Run(job, folder)
     source = run.known_model() if not job.model.path or Path(job.model.path).is_dir() else None
     if source is None and job.model.architecture is None:
@@ -65,16 +72,9 @@ def verify(asked: Job, folder: Path) -> Verified:
 
 
 def _job(artifact: Path) -> Job:
-    """The job that made it. Raises ValueError where it was written by a qforge with other keys."""
-    try:
-        job: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(Job), read_json(artifact / "qforge/job.json"))
-        )
-    except OmegaConfBaseException as error:
-        raise ValueError(
-            f"verify={artifact}: its job.json is of another version of qforge ({error.full_key}: "
-            f"{str(error).splitlines()[0]}); check it with the commit that row.json names"
-        ) from None
+    """The job that made it. Raises OmegaConf's exceptions where a qforge with other keys wrote it."""
+    said = OmegaConf.merge(OmegaConf.structured(Job), read_json(artifact / "qforge/job.json"))
+    job: Any = OmegaConf.to_object(said)
     assert isinstance(job, Job)
     return job
 
@@ -128,7 +128,12 @@ def _score_faults(run: Run, planned: Plan, artifact: Path, windows: int) -> Iter
     then = read_json(file) if file.exists() else {}
     if "texts" not in then:
         raise ValueError(f"verify={artifact} rescore={windows}: its quality was never measured; leave rescore out")
-    few = replace(run.job.eval, windows=min(windows, run.job.eval.windows), tasks=[])
+    asked = run.job.eval
+    few = replace(
+        asked, windows=min(windows, asked.windows), tasks=[], kv_dtypes=[], divergence=replace(asked.divergence, windows=0),
+        long_context=replace(asked.long_context, lengths=[]), stability=replace(asked.stability, prompts=None),
+        judge=replace(asked.judge, base_url=None),
+    )  # fmt: skip
     job = replace(run.job, artifact=str(artifact), eval=few, stages=["serve", "evaluate"])
     now = measure(Run(job, run.folder), planned, artifact)["evaluate"]
     for name, text in now["texts"].items():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_config import job
 
-from qforge import chat, divergence, exposure, judge, long_context, stability, tasks
+from qforge import chat, comparisons, divergence, exposure, long_context, stability, tasks
 from qforge.checks import check
 from qforge.evaluation import eval_files
 from qforge.perplexity import perplexity, positions, windows
@@ -77,7 +77,7 @@ def test_a_task_with_filters_keeps_them_in_the_names_of_its_metrics() -> None:
     assert found["sample_hashes"] == ["0" * 16, "1" * 16]
     assert found["metrics"] == {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}
     assert found["per_sample"]["exact_match,flexible-extract"] == [1.0, 1.0]
-    assert judge.main_metric(found) == "exact_match,strict-match"
+    assert comparisons.main_metric(found) == "exact_match,strict-match"
 
 
 # -- distributions
@@ -257,3 +257,16 @@ def test_every_file_that_is_read_is_named() -> None:
 )
 def test_a_rating_is_read_and_none_is_guessed(reply: str, found: float | None) -> None:
     assert chat.rating(reply) == found
+
+
+def test_a_text_shorter_than_the_longest_prompt_is_scored_as_far_as_it_goes(tmp_path: Path) -> None:
+    class Even:
+        """A scorer to whom every token is as likely as every other of 64."""
+
+        def score(self, window: list[int], top_k: int = 0) -> Scored:
+            return Scored([math.log(64)] * (len(window) - 1))
+
+    settings = replace(job("eval=full").eval.long_context, lengths=[1024, 4096])
+    found = long_context._positions(settings, Even(), Letters([1]), "x" * 2999)
+    assert (found["length"], found["tokens"]) == (3000, 2999)
+    assert found["perplexity"] == pytest.approx(64)

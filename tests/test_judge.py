@@ -263,6 +263,9 @@ def test_more_is_measured_of_what_is_undecided_only_and_up_to_the_budget() -> No
     third = adaptive.more(first, second, undecided("task_drop_points", "tokens_per_second"))
     assert third
     assert (third.eval.windows, third.eval.limit, third.bench.repeats) == (20, 400, 6)
+    closer = adaptive.more(first, first, undecided("kl_nats_per_token"))
+    assert closer
+    assert (closer.eval.divergence.windows, closer.eval.windows) == (2 * first.eval.divergence.windows, 20)
     assert adaptive.more(first, third, undecided("task_drop_points")) is None, "the budget is spent"
     assert adaptive.more(first, second, undecided("differing_percent")) is None, "more would not narrow it"
     assert adaptive.more(first, first, {"verdict": "reject", "criteria": []}) is None
@@ -333,11 +336,12 @@ def test_a_model_with_one_block_shuffled_is_rejected_with_the_reason(cli: Cli, m
 @pytest.mark.real
 def test_an_undecided_model_is_measured_again_until_the_budget_or_the_text_ends(cli: Cli, rtn: Finished) -> None:
     tiny = ("method=rtn", "eval=quick", "eval.context=64", "eval.tasks=[]", "runtime=transformers", "gate=quality",
-            "gate.criteria.task.metric=perplexity_increase_percent")  # fmt: skip
+            "gate.criteria.task.metric=perplexity_increase_percent", "eval.divergence.windows=0")  # fmt: skip
     once = cli.succeed(*tiny)
-    low, high = once.json("verdict")["criteria"][0]["interval"]
-    between = f"gate.criteria.perplexity.at_most={(low + high) / 2}"
-    same = f"gate.criteria.task.at_most={10 * high}"
+    intervals = [c["interval"] for c in once.json("verdict")["criteria"] if c["criterion"] == "perplexity"]
+    low, high = max(intervals)  # no text lies wholly above what is just over the highest lower bound
+    between = f"gate.criteria.perplexity.at_most={low + (high - low) / 10}"
+    same = f"gate.criteria.task.at_most={10 * max(high for _, high in intervals)}"
     again = cli.succeed(*tiny, between, same, "eval.adaptive=true", "eval.budget=2")
     assert "inconclusive; again with 8 windows" in again.output
     assert "= evaluate" in again.output, "the first round was known"

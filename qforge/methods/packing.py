@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import QuantizationStatus, QuantizationStrategy
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -31,7 +32,7 @@ class Packer:
                 f"method.args: observer={self.args.observer}, symmetric={self.args.symmetric}: only symmetric min-max "
                 "scales can be made row by row"
             )
-        self.scheme.format = infer_module_format(torch.nn.Linear, self.scheme)
+        self.scheme.format = CompressionFormat(self.scheme.format or infer_module_format(torch.nn.Linear, self.scheme))
         # as llm-compressor describes a model whose matrices share one scheme
         done = {"config_groups": {"group_0": self.scheme}, "quantization_status": QuantizationStatus.COMPRESSED}
         self.config = resolved.model_copy(update={**done, "format": self.scheme.format.value})

@@ -74,13 +74,15 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
     )]  # fmt: skip
     if e.quantizing_gib is not None:
         lines.append(("", f"quantizing: about {e.quantizing_gib:.1f} GiB besides the libraries"))
+    elif job.method.streams:
+        lines.append(("", "quantizing: as a stream, whose memory does not grow with the model"))
     if e.speed and e.bf16_speed:
         ours, bf16 = e.speed, e.bf16_speed
         pairs = [("1 stream", ours.decode_1, bf16.decode_1), ("64 streams", ours.decode_64, bf16.decode_64),
                  ("prefill", ours.prefill, bf16.prefill)]  # fmt: skip
         said = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {said}"))
-    for row in of_method(rows(job.hw), planned.method, planned.group_size):
+    for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
         speed = ", ".join(f"{ratio:.2f} x bf16 at {streams}" for streams, ratio in row.speed.items())
         loss = ", ".join(f"PPL {change:+.1f} % on {text}" for text, change in row.perplexity.items())
         lines.append(("measured", f"{'; '.join(part for part in (speed, loss) if part)}  [dim]({row.source})[/]"))
@@ -105,9 +107,8 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     )
     for advised in advice:
         console.print(f"[bold]{advised.hw}[/], {advised.goal}: [bold green]{advised.method}[/], {advised.reason}")
-    for choice in choices:
-        for row in choice.measurements:
-            console.print(f"{choice.method}: {row.source}", style="dim")
+    for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
+        console.print(source, style="dim")
 
 
 def _cells(choice: Choice, planned: Plan) -> list[str]:

@@ -1,0 +1,106 @@
+"""method=auto: measured rows decide where there are any, the rule otherwise, and it says which."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cli
+from test_config import job
+
+from qforge import guide, measured
+from qforge.guide import Choice
+from qforge.measured import Measurement
+
+
+def choices(*hardware: str, model: str = "llama3_1_8b") -> list[Choice]:
+    def again(*overrides: str):
+        return job(f"model={model}", *overrides)
+
+    return guide.choices(again, hardware, None)
+
+
+def row(method: str, group: int | None, **speed: float) -> Measurement:
+    streams = {int(name.removeprefix("at")): ratio for name, ratio in speed.items()}
+    return Measurement(
+        "x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, streams, streams, {}, "reject"
+    )
+
+
+def advised(found: list[Choice], *hardware: str) -> dict[tuple[str, str], guide.Advice]:
+    return {(a.hw, a.goal): a for a in guide.advice(found, hardware)}
+
+
+def without_rows(found: list[Choice]) -> list[Choice]:
+    return [replace(c, measurements=[]) for c in found]
+
+
+def test_by_rule_4_bits_for_memory_and_one_stream_fp8_for_many() -> None:
+    found = advised(without_rows(choices("h100")), "h100")
+    assert found["h100", "memory"].method in ("gptq", "rtn")
+    assert found["h100", "a single stream"].method in ("gptq", "rtn", "awq")
+    assert found["h100", "many streams"].method == "fp8"
+    assert "by rule, not measured" in found["h100", "many streams"].reason
+
+
+def test_measured_rows_beat_the_rule() -> None:
+    """What an H200 showed at one and at 64 streams (reference: 7.3B, vLLM 0.26)."""
+    rows = {"nvfp4": row("nvfp4", 16, at1=1.39, at64=0.66), "gptq": row("gptq", 64, at1=1.20, at64=0.95)}
+    found = advised(
+        [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
+    )
+    stream, many = found["h100", "a single stream"], found["h100", "many streams"]
+    assert (stream.method, stream.reason) == ("nvfp4", "measured, bf16 = 1: nvfp4 1.39, gptq 1.20")
+    assert many.method == "fp8"  # nothing measured is faster than bf16
+    assert "measured, bf16 = 1: gptq 0.95, nvfp4 0.66" in many.reason
+    rows["fp8"] = row("fp8", None, at1=1.1, at64=1.5)
+    found = advised(
+        [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
+    )
+    assert found["h100", "many streams"].reason.startswith("measured, bf16 = 1: fp8 1.50")
+
+
+def test_a_difference_within_the_spread_of_the_repeats_is_none() -> None:
+    noisy = replace(row("gptq", 64, at64=1.05), least={64: 0.93})
+    found = advised([replace(c, measurements=[noisy] if c.method == "gptq" else []) for c in choices("h100")], "h100")
+    assert found["h100", "many streams"].method == "fp8"
+
+
+def test_only_rows_of_the_model_nearest_in_size_count() -> None:
+    small, large = replace(row("rtn", 64), parameters=10**9, model="small"), replace(row("rtn", 64), parameters=10**10)
+    assert measured.nearest([small, large], 2 * 10**9) == [small]
+    assert measured.nearest([small, large], 8 * 10**9) == [large]
+    assert measured.nearest([], 8) == []
+
+
+def test_the_portable_case_leaves_out_what_one_of_them_refuses() -> None:
+    found = choices("h100", "mi325x")
+    refused = [c for c in found if c.plan is None]
+    assert {(c.method, c.hw) for c in refused} >= {("nvfp4", "mi325x"), ("nvfp4_llmc", "mi325x")}
+    portable = advised(found, "h100", "mi325x")["h100 + mi325x", "one checkpoint for all"].method.split(", ")
+    assert {"gptq", "awq", "fp8"} <= set(portable)
+    assert "nvfp4" not in portable
+
+
+def test_committed_rows_are_read_as_ratios_to_bf16() -> None:
+    rows = measured.of_method(measured.rows(job().hw), "gptq")
+    (found,) = [r for r in rows if r.file == "smollm2_135m-gptq-cpu.json"]
+    file = json.loads((ROOT / "results" / found.file).read_text())
+    ours, bf16 = (file[k]["bench"]["runs"]["4"]["output_throughput"] for k in ("measured", "baseline"))
+    assert found.speed[4] == pytest.approx(ours / bf16)
+    assert found.perplexity["wikitext"] == pytest.approx(27.1, abs=0.1)
+    assert "group 64 on cpu, vLLM 0.32" in found.source
+
+
+def test_the_command(cli: Cli, tmp_path: Path) -> None:
+    done = cli.succeed("method=auto", "plan_only=true", "model=llama3_1_8b", "hw=[h100,mi325x]")
+    assert "one checkpoint for all" in done.output
+    said = json.loads((done.folder / "guide.json").read_text())
+    assert {c["method"] for c in said["choices"]} >= {"bf16", "gptq", "awq", "nvfp4", "fp8"}
+    assert cli("method=auto").code == 2
+    assert "ranks the methods and runs none; use plan_only=true" in cli("method=auto").output
+    both = cli("method=gptq", "hw=[h100,mi325x]", "plan_only=true")
+    assert both.code == 2
+    assert "hw=[h100,mi325x]: a run is on one hardware; use method=auto" in both.output

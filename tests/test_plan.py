@@ -1,0 +1,91 @@
+"""Plans of large models from their config alone: what happens to which part, what fits, and every way out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from test_config import job
+
+from qforge import plan
+
+
+def planned(*overrides: str) -> plan.Plan:
+    return plan.make(job(*overrides), None)
+
+
+def test_qwen3_30b_on_one_screen_of_numbers() -> None:
+    made = planned("model=qwen3_30b_a3b", "method=nvfp4", "hw=h100", "exempt=boundary")
+    assert made.parts["expert"].modules == 48 * 128 * 3
+    assert made.parts["expert"].quantized == 46 * 128 * 3
+    assert made.parts["router"].quantized == made.parts["head"].quantized == 0
+    assert made.bytes == sum(part.bytes for part in made.parts.values())
+    assert made.bf16_bytes == sum(part.bf16_bytes for part in made.parts.values())
+    assert 18e9 < made.bytes < 21e9 < made.bf16_bytes
+    assert made.tensor_parallel == [1, 2, 4, 8, 16]
+    assert made.estimates.memory.fits
+    assert made.serving.experts_kernel
+
+
+def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
+    made = planned("model=qwen3_omni_30b", "method=nvfp4_llmc", "hw=h100")
+    touched = {kind for kind, part in made.parts.items() if part.quantized}
+    assert touched == {"attention", "expert"}
+    assert all(name.startswith("thinker.model.") for name in made.quantized)
+    assert {"vision", "audio", "talker", "code2wav"} < made.parts.keys()
+    talking = made.parts["talker"].bytes + made.parts["code2wav"].bytes
+    assert (
+        made.estimates.memory.weights < (made.bytes - talking) / 2**30
+    )  # norms and biases of the talker are left out too
+    assert any("vLLM does not load code2wav and talker" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=qwen3_omni_30b", "method=nvfp4", "hw=h100"], "head without its name.*use method=nvfp4_llmc"),
+        (["model=gpt_oss_20b", "method=nvfp4", "hw=h200"], "all experts of its layer in one tensor.*use method=gptq or awq"),
+        (["model=gpt_oss_20b", "method=rtn", "group_size=32", "hw=h200"], "holds all experts of its layer in one tensor"),
+        (["model=deepseek_v3", "method=nvfp4", "hw=h200"], r"take 354\.\d GiB .*tensor_parallel_size=4 or more"),
+        (["model=kimi_k2", "method=bf16", "hw=l40s"], "use pipeline parallelism over several hosts, a larger hw"),
+        (
+            ["model=qwen3_235b_a22b", "method=gptq", "group_size=128", "hw=h200", "+runtime.args.tensor_parallel_size=8"],
+            "down_proj has 192 inputs per device, which group_size=128 does not divide; use .*tensor_parallel_size=4",
+        ),
+        (["model=llama3_1_8b", "hw=h100", "+runtime.args.tensor_parallel_size=3"], "32 attention heads are not divisible by 3"),
+        (
+            ["model=llama3_1_70b", "hw=l40s", "runtime.args.max_model_len=100000"],
+            r"max_model_len=100000 hw=l40s: beside .* does not fit; use .*max_model_len=\d+ or less",
+        ),
+        (["model=smollm2_135m", "group_size=128"], "576 inputs, which 128 does not divide .* use group_size=32 or 64"),
+        (["method=nvfp4", "group_size=64"], "NVFP4 exists at group 16 only .* use group_size=16, .* or unservable=measure"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_says_the_way_out(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.compile(message, re.S)):
+        planned(*overrides)
+
+
+def test_two_experiments_that_are_one_plan_say_so() -> None:
+    """The seed's A2 is A1: embeddings are never quantized."""
+    a1, a2 = (
+        planned("model=llama3_1_8b", "method=nvfp4", "hw=h100", f"exempt=[{e}]")
+        for e in ("lm_head", "lm_head,embed_tokens")
+    )
+    assert a1.identity() == a2.identity()
+    assert any("exempt.embed_tokens changes nothing" in note for note in a2.notes)
+
+
+def test_legal_tp_sizes_stop_where_a_group_would_be_cut() -> None:
+    found = {
+        g: planned("model=qwen3_30b_a3b", "method=gptq", "hw=h200", f"group_size={g}").tensor_parallel
+        for g in (32, 64, 128)
+    }
+    assert found == {32: [1, 2, 4, 8], 64: [1, 2, 4], 128: [1, 2]}  # 768 inputs of an expert's down_proj
+
+
+def test_the_largest_models_plan() -> None:
+    for model in ("kimi_k2", "deepseek_v3"):
+        made = planned(f"model={model}", "method=nvfp4", "hw=b200", "+runtime.args.tensor_parallel_size=8")
+        assert len(made.quantized) > 40_000
+        assert made.estimates.memory.fits
