@@ -61,6 +61,26 @@ def test_real_artifacts_are_exactly_as_planned(cli: Cli, rtn: Finished, nvfp4: F
         assert planned.bits_per_weight < 8 < 16
 
 
+BRIEF = ("calib.sequences=2", "calib.length=64")  # the layout does not depend on how much was looked at
+
+
+@pytest.mark.parametrize(  # gptq's run in test_bad_input.py is inspected in the same way
+    "overrides",
+    [
+        ("method=fp8",),
+        ("method=nvfp4_llmc",),
+        ("method=awq", "method.args.AWQModifier.n_grid=1", *BRIEF),
+    ],
+)
+def test_every_other_method_writes_the_bytes_that_were_planned(
+    cli: Cli, model: Path, overrides: tuple[str, ...]
+) -> None:
+    run = cli.succeed(*overrides, "stages=[quantize,inspect]")
+    planned = plan.make(job(*overrides), model)
+    assert run.json("inspect")["bytes"] == planned.bytes
+    assert (run.folder / "artifact/model.safetensors").stat().st_size == pytest.approx(planned.bytes, rel=0.01)
+
+
 def test_plain_weights_under_a_quantization_config_are_the_66_gb_case(
     nvfp4: Finished, model: Path, copy: Callable[[Finished], Path]
 ) -> None:
