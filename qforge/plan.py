@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from qforge.modules import TOWERS, Module
 
 SHOWN = 6  # examples per rule in plan.json
 REST = "norms and biases"
+NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,23 @@ class Plan:
         """plan.json: everything but the tensor list, which follows from it."""
         rules = {n: {**vars(h), "modules": h.modules[:SHOWN], "count": len(h.modules)} for n, h in self.rules.items()}
         shown = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "rules")}
-        return {**shown, "rules": rules, "exempt": self.exempt}
+        return {**shown, "rules": rules, "exempt": self.exempt, "names": self.names}
 
     def identity(self) -> dict[str, Any]:
         """What decides the artifact: two jobs with equal identity share it."""
         return {
             "layout": self.layout, "group_size": self.group_size, "quantized": self.quantized, "simulated": self.simulated,
         }  # fmt: skip
+
+    @property
+    def names(self) -> dict[str, dict[str, Any]]:
+        """A module's name in the checkpoint -> as exported, and in vLLM; numbers as N, so that each is there once."""
+        named = {}
+        for module in self.modules:
+            exported = sorted({_pattern(name) for name, _, _ in module.matrices})
+            vllm = _pattern(module.fused) if module.fused else "not loaded"
+            named[_pattern(module.name)] = {"exported": exported, "vllm": vllm}
+        return named
 
     @property
     def emulated(self) -> bool:
@@ -90,6 +102,10 @@ class Plan:
         """Modules that the library must leave alone. The head is named even where it is tied and has no tensor."""
         linear = [name for name, why in self.untouched.items() if "embed" not in name]
         return sorted({"lm_head", *linear, *self.exempt})
+
+
+def _pattern(name: str) -> str:
+    return NUMBER.sub("N", name)
 
 
 def make(job: Job, model_folder: Path | None) -> Plan:

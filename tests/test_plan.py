@@ -89,3 +89,17 @@ def test_the_largest_models_plan() -> None:
         made = planned(f"model={model}", "method=nvfp4", "hw=b200", "+runtime.args.tensor_parallel_size=8")
         assert len(made.quantized) > 40_000
         assert made.estimates.memory.fits
+
+
+def test_names_in_the_checkpoint_as_exported_and_in_vllm() -> None:
+    names = planned("model=qwen3_omni_30b", "method=nvfp4_llmc", "hw=h100").names
+    assert names["thinker.model.layers.N.self_attn.k_proj"] == {
+        "exported": ["thinker.model.layers.N.self_attn.k_proj"],
+        "vllm": "language_model.model.layers.N.self_attn.qkv_proj",
+    }
+    assert names["thinker.model.layers.N.mlp.experts.N.up_proj"]["vllm"].endswith("layers.N.mlp.experts")
+    assert {entry["vllm"] for name, entry in names.items() if name.startswith("talker.")} == {"not loaded"}
+    stacked = planned("model=gpt_oss_20b", "method=gptq", "group_size=32", "hw=h200").names
+    assert stacked["model.layers.N.mlp.experts.gate_up_proj"]["exported"] == [
+        "model.layers.N.mlp.experts.N.gate_proj", "model.layers.N.mlp.experts.N.up_proj",
+    ]  # fmt: skip

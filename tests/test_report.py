@@ -20,7 +20,8 @@ from conftest import ROOT, Cli
 from qforge.checkpoint import read_json
 from qforge.report import figures, pages, table
 
-ROWS = [read_json(file) for file in sorted((ROOT / "results").glob("*-cpu.json"))]
+ROWS = json.loads((ROOT / "tests/rows.json").read_text())  # six real rows, as they were in results/ on 2026-11-21
+RESULTS = sorted((ROOT / "results").glob("*.json"))
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -116,6 +117,16 @@ def test_filters_work_on_the_table_and_on_the_plots(many: Path) -> None:
     assert "bf16" not in found["names"]
     assert found["said"] == "0 of 0 rows shown, 6 in all"
     assert found["plots"] == 0
+
+
+def test_all_committed_rows_fit_on_one_page(tmp_path: Path) -> None:
+    rows = [read_json(file) for file in RESULTS]
+    pages.html(tmp_path / "report.html", rows)
+    found = ask(tmp_path / "report.html", f"""
+        const i = 0; document.getElementById('more').click();
+        return {{names: {CELLS}, plots: document.querySelectorAll('#paretos svg, #curves svg').length}}""")  # fmt: skip
+    assert len(found["names"]) >= len(rows)
+    assert found["plots"] >= 4
 
 
 def test_one_garbage_model_does_not_flatten_all_others(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ Row = dict[str, Any]
 Cell = float | str | None
 Table = dict["Column", list[Cell]]
 VERDICTS = ("baseline", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
+PLACES = {"name": 0, "verdict": 0, "model": 1, "hw": 1, "runtime": 1, "why": 3}  # of shown columns; all others between
 LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
 
 
@@ -124,8 +125,17 @@ def table(rows: list[Row]) -> Table:
         if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
             columns.pop(column, None)
     differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
-    said = {replace(column, shown=column.shown or column in differing): columns[column] for column in columns}
-    return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, c.key == "why"))}
+    ends = {f"tps@{n}" for row in rows if (runs := _runs(row)) for n in (min(runs, key=int), max(runs, key=int))}
+    said = {}
+    for column, values in columns.items():
+        shown = column.key in ends if column.key.startswith("tps@") else column.shown or column in differing
+        said[replace(column, shown=shown)] = values
+    return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, PLACES.get(c.key, 2)))}
+
+
+def _runs(row: Row) -> dict[str, Any]:
+    runs: dict[str, Any] = ((row.get("measured") or {}).get("bench") or {}).get("runs", {})
+    return runs
 
 
 def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:

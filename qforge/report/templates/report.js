@@ -79,7 +79,7 @@ function drawTable() {
     const tr = make(body, "tr");
     for (const c of columns) {
       if (!c.shown) continue;
-      const td = make(tr, "td", { class: c.key === "name" ? "name" : c.decimals === null ? "" : "n" });
+      const td = make(tr, "td", { class: c.decimals === null ? `of-${c.key}` : "n" });
       if (c.key === "verdict") make(td, "span", { class: `verdict ${c.values[row]}` }, c.values[row].replace("_", " "));
       else td.textContent = show(c.values[row], c.decimals);
     }
