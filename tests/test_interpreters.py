@@ -74,6 +74,7 @@ def test_every_stage_runs_in_the_given_interpreter_and_nothing_is_made(cli: Cli,
     )
     done = cli.succeed(
         "model=qwen3_8b_random", f"model.architecture={shape}", "method=rtn", "stages=[quantize,inspect,report]",
+        f"store={tmp_path / 'store'}",  # the other tests know one model
         *quant(bare.stdout.strip(), PYTHONPATH=packages),
     )  # fmt: skip
     assert done.json("inspect")["faults"] == []

@@ -27,7 +27,9 @@ H200: dict[str, Any] = {
 
 def job(vendor: Vendor, capability: str | None = None, name: str = "x") -> Job:
     runtime = Runtime("existing", Engine.vllm, [vendor], python="/opt/vllm/bin/python")
-    return Job(hw=Hardware(name, vendor, capability), runtime=runtime, method=Method("nvfp4", "", "nvfp4_modelopt"))
+    return Job(
+        hw=Hardware(name, vendor, capability=capability), runtime=runtime, method=Method("nvfp4", "", "nvfp4_modelopt")
+    )
 
 
 @pytest.fixture(scope="module")
