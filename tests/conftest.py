@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import settings
 
 from qforge.checkpoint import read_json
+
+# a shell that starts pytest in the background has it, and all that it starts, ignore Ctrl-C, which tests send
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("here", deadline=None)  # a busy machine is no bug
 settings.load_profile("here")

@@ -116,8 +116,10 @@ def test_damaged_models(cli: Cli, model: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_the_hub_does_not_give(cli: Cli) -> None:
-    done = cli("model=qwen3_8b", "group_size=128", "stages=[quantize]", environ={"HF_HUB_OFFLINE": "1"})
-    refused(done, "model.hub=Qwen/Qwen3-8B: cannot be fetched", "model=local model.path=")
+    small = "model.architecture=data/architectures/smollm2_135m.json"  # its weights would find room on any disk
+    named = ("model=local", "model.name=x", "model.hub=nobody/nothing", small)
+    done = cli(*named, "stages=[quantize]", environ={"HF_HUB_OFFLINE": "1"})
+    refused(done, "model.hub=nobody/nothing: cannot be fetched", "model=local model.path=")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
