@@ -48,7 +48,7 @@ def run(
     ways = [[f"runtime={name}"] for name in runtimes] or [[]]
     while ways:
         way = ways.pop(0)
-        job = _own_python(compose(*way))
+        job = _own_python(compose(*way)) if runtimes else compose(*way)
         attempt = Attempt(job.runtime.name, job.method.name)
         tried.append(attempt)
         try:

@@ -71,7 +71,7 @@ def headers(folder: Path) -> dict[str, Stored]:
                 f"{folder}: only pickled weights ({pickled[0]}), which can run code when they are loaded; convert them "
                 "with transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
             )
-        raise ValueError(f"{folder}: no *.safetensors file")
+        raise ValueError(f"{folder}: no *.safetensors file; give a folder that has the weights of its config.json")
     tensors: dict[str, Stored] = {}
     for file in files:
         for name, tensor in _header(file):
@@ -104,9 +104,15 @@ def _header(file: Path) -> Iterator[tuple[str, Stored]]:
             header = json.loads(stream.read(length))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file}: its safetensors header is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{file}: its safetensors header is no JSON object; use a file that was saved whole")
     for name, entry in header.items():
         if name == "__metadata__":
             continue
+        if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+            raise ValueError(
+                f"{file}: its safetensors header says too little of {name}; use a file that was saved whole"
+            )
         begin, end = entry["data_offsets"]
         if entry["dtype"] not in BYTES:
             raise ValueError(f"{file}: {name} has dtype {entry['dtype']}, which qforge does not know")

@@ -68,6 +68,7 @@ def _check_lengths(job: Job) -> None:
             f"eval.lengths={job.eval.lengths}: parts of eval.context={job.eval.context} are needed, each of 2 tokens or "
             "more and at most 1.0; for windows of one length use [1.0]"
         )
+    _check_engine(job)
     limit = job.runtime.args.get("max_model_len")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"runtime.args.max_model_len={limit}: give a number of tokens")
@@ -116,6 +117,20 @@ def _check_long_context(job: Job, limit: int | None) -> None:
         raise ValueError(
             f"eval.stability.tokens={job.eval.stability.tokens}: the answers must leave room in eval.context="
             f"{job.eval.context}; ask for fewer"
+        )
+
+
+def _check_engine(job: Job) -> None:
+    """vLLM's options that a plan computes with, before it does."""
+    args = {**job.hw.args, **job.runtime.args}
+    devices, part, cache = (args.get(k) for k in ("tensor_parallel_size", "gpu_memory_utilization", "kv_cache_dtype"))
+    if devices is not None and (not isinstance(devices, int) or devices < 1):
+        raise ValueError(f"runtime.args.tensor_parallel_size={devices}: use a number of devices, 1 or more")
+    if part is not None and (not isinstance(part, int | float) or not 0 < part <= 1):
+        raise ValueError(f"runtime.args.gpu_memory_utilization={part}: use a part of the memory, above 0 and up to 1")
+    if cache in ("bf16", "fp16", "half"):
+        raise ValueError(
+            f"runtime.args.kv_cache_dtype={cache}: vLLM has no such spelling; use auto, bfloat16, float16 or fp8"
         )
 
 

@@ -41,7 +41,7 @@ def estimate(
     dropped = tuple({f"{m.kind}." for m in modules if m.served is None})  # vLLM leaves them on the disk
     loaded = sum(t.nbytes for name, t in (before if emulated else after).items() if not name.startswith(dropped))
     last = max((m.block for m in modules if m.linear and m.block is not None), default=None)
-    block = [m.in_features for m in modules if m.linear and m.block == last]
+    block = [inputs for m in modules if m.linear and m.block == last for _, _, inputs in m.matrices]
     return Estimates(
         memory=memory.memory(config, loaded, where),
         speed=None if emulated else roofline.speed(config, weights, arithmetic, where),
@@ -53,17 +53,17 @@ def estimate(
 
 def _weights(modules: Sequence[Module], config: Config, tensors: Tensors) -> Weights:
     """The language model's matrices as a forward pass meets them. A tied embedding is read as the head."""
-    kinds = {m.name: m.kind for m in modules if m.linear or m.kind in ("router", "head", "embedding")}
-    if "head" in kinds.values():
-        kinds = {name: kind for name, kind in kinds.items() if kind != "embedding"}  # looked up, not multiplied
+    tied = not any(m.kind == "head" for m in modules)  # else the embedding is looked up, not multiplied
+    read = [m for m in modules if m.linear or m.kind in ("router", "head") or (tied and m.kind == "embedding")]
+    kinds = {name: m.kind for m in read for name in (m.name, *(matrix for matrix, _, _ in m.matrices))}
     size = {True: 0, False: 0}
     for name, tensor in tensors.items():
-        if kind := kinds.get(name.rpartition(".")[0]):
+        if kind := kinds.get(name) or kinds.get(name.rpartition(".")[0]):
             size[kind == "expert"] += tensor.nbytes
     count = {True: 0, False: 0}
-    for module in modules:
-        if kind := kinds.get(module.name):
-            count[kind == "expert"] += module.parameters
+    for module in read:
+        count[module.kind == "expert"] += module.parameters
+    head = sum(m.parameters for m in read if m.kind in ("head", "embedding"))
     experts = config.get("num_experts") or config.get("n_routed_experts") or config.get("num_local_experts") or 0
     chosen = int(config.get("num_experts_per_tok") or 0) / int(experts) if experts else 0.0
-    return Weights(size[False], size[True], count[False], count[True], chosen)
+    return Weights(size[False], size[True], count[False], count[True], head, chosen)

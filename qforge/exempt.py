@@ -36,6 +36,10 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
     taken: dict[str, str] = {}  # module -> the first rule that names it
     last = max((m.block for m in modules if m.block is not None), default=-1)
     for name, rule in rules.items():
+        if not rule.match:
+            raise ValueError(
+                f"exempt.{name}.match=[]: it names nothing; use a name, re:, role: or block:, or leave the rule out"
+            )
         matched = {m.name: m for pattern in rule.match for m in _matched(modules, name, pattern, last, tied)}
         changes = [m.name for m in matched.values() if m.linear and m.name not in taken]
         found[name] = Hits(rule.why, list(matched), changes)
@@ -60,7 +64,7 @@ def _matched(modules: Sequence[Module], rule: str, pattern: str, last: int, tied
 
 def _refuse_more_blocks(rule: str, pattern: str, blocks: set[int]) -> None:
     """`re:model.layers.1.*` names block 1 and catches 10-19 as well, since `.` is any character."""
-    numbers = re.findall(r"layers\\?\.(\d+)(?![\d\[(?\\])", pattern)
+    numbers = re.findall(r"layers(?:\\?\.|\[\.\])(\d+)(?![\d\[(?\\])", pattern)
     for number in numbers:
         more = sorted(str(b) for b in blocks if str(b).startswith(number) and str(b) not in numbers)
         if int(number) in blocks and more:
@@ -86,7 +90,7 @@ def _matches(module: Module, rule: str, pattern: str, last: int, tied: bool) -> 
         return role in (module.leaf, module.kind)
     if pattern.startswith("block:"):
         where, _, leaf = pattern[6:].partition("/")
-        number = {"first": 0, "last": last}.get(where, int(where) if where.isdigit() else None)
+        number = {"first": 0, "last": last}.get(where, int(where) if where.isascii() and where.isdigit() else None)
         return number is not None and module.block == number and leaf in ("", module.leaf)
     return module.name == pattern
 

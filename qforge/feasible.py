@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qforge import compat
 from qforge.compat import How, Matrix, Serving
-from qforge.config import Engine, Job, Unservable
+from qforge.config import Engine, Job, Unservable, Vendor
 from qforge.formats import Format
 from qforge.memory import Config, Memory
 from qforge.modules import Module
@@ -32,15 +32,16 @@ def group_size(job: Job, layout: Format) -> int | None:
             )
         return None
     group = job.group_size if job.group_size is not None else job.method.group_size
-    if group in layout.group_sizes or job.unservable is Unservable.measure:
+    if group in layout.group_sizes or (job.unservable is Unservable.measure and group and group > 0):
         return group
     sizes = " or ".join(map(str, layout.group_sizes))
+    others = "" if layout.scheme == "int4" else ", or method=rtn, gptq or awq for other sizes"
     reason = f"{layout.scheme} exists at group {sizes} only"
     if layout.scheme.startswith("nvfp4"):
         reason = "NVFP4 exists at group 16 only (one FP8 scale per 16 weights is the format; no kernel reads another)"
     raise ValueError(
-        f"group_size={group} method={job.method.name}: {reason}; use group_size={layout.group_sizes[-1]}, or method=rtn, "
-        "gptq or awq for other sizes, or unservable=measure to measure its quality all the same"
+        f"group_size={group} method={job.method.name}: {reason}; use group_size={sizes}{others}, or "
+        "unservable=measure to measure its quality all the same"
     )
 
 
@@ -75,12 +76,12 @@ def tensor_parallel(
 
     Raises ValueError where the size that the job asks for is not among them.
     """
-    asked = int(job.runtime.args.get("tensor_parallel_size", 1))
+    asked = int({**job.hw.args, **job.runtime.args}.get("tensor_parallel_size", 1))
     kernels = {False: serving.kernel, True: serving.experts_kernel}
     shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
-    heads, legal = int(config["num_attention_heads"]), []
+    legal: list[int] = []
     for size in sorted({*TP_SIZES, asked}):
-        fault = None if heads % size == 0 else f"{heads} attention heads are not divisible by {size} devices"
+        fault = _cut_heads(config, size)
         if fault is None and (bad := compat.first_unservable(shapes, job.method.format, group, kernels, size)):
             fault = f"{shapes[bad[0]].name} has {bad[1]}"
         if fault is None:
@@ -88,6 +89,17 @@ def tensor_parallel(
         elif size == asked and job.runtime.engine is Engine.vllm:
             raise ValueError(_illegal(job, size, fault, legal))
     return legal
+
+
+def _cut_heads(config: Config, size: int) -> str | None:
+    """Query heads are divided; KV heads are divided or copied whole (models/llama.py:148). MLA's one vector is copied."""
+    heads = int(config["num_attention_heads"])
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    if heads % size:
+        return f"{heads} attention heads are not divisible by {size} devices"
+    if "kv_lora_rank" not in config and kv_heads % size and size % kv_heads:
+        return f"{kv_heads} KV heads can neither be divided over nor copied to {size} devices"
+    return None
 
 
 def _illegal(job: Job, size: int, fault: str, smaller: list[int]) -> str:
@@ -119,6 +131,16 @@ def _refuse_groups(job: Job, layout: Format, group: int | None, quantized: Seque
         )
 
 
+def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str]) -> None:
+    """Experts that lie in one tensor come apart under names that the rules do not know."""
+    stacked = [m.name for m in modules if m.stack > 1 and m.linear and m.name in kept]
+    if stacked and job.method.function:
+        raise ValueError(
+            f"exempt: {stacked[0]} holds all experts of its layer in one tensor, which {job.method.name} takes apart; use "
+            "rules that leave experts to be quantized"
+        )
+
+
 def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
     stacked = [m.name for m in quantized if m.stack > 1]
     if stacked and not job.method.unstacks:
@@ -128,20 +150,25 @@ def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
         )
 
 
-def refuse_memory(job: Job, memory: Memory, legal: Sequence[int]) -> None:
-    """Refuse what cannot be loaded, or cannot hold one sequence of max_model_len tokens. `legal`: TP sizes."""
+def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]) -> None:
+    """Refuse what vLLM cannot load, or where one sequence of max_model_len tokens does not fit. `legal`: TP sizes."""
+    if job.runtime.engine is not Engine.vllm or not {"serve", "evaluate", "bench"} & set(job.stages):
+        return
     if memory.weights + memory.activations > memory.budget:
         whole, room = memory.weights * memory.devices, memory.budget - memory.activations
         enough = next((size for size in legal if whole / size < room), None)
-        more = (
-            f"+runtime.args.tensor_parallel_size={enough} or more"
-            if enough
-            else "pipeline parallelism over several hosts"
-        )
+        spread = enough and job.hw.vendor is not Vendor.cpu
+        more = f"+runtime.args.tensor_parallel_size={enough} or more, " if spread else ""
         raise ValueError(
             f"hw={job.hw.name}: the weights of {job.model.name} with method={job.method.name} take {memory.weights:.1f} GiB "
-            f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use {more}, a larger hw or a "
+            f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use {more}a larger hw or a "
             "smaller method"
+        )
+    limit = int(config.get("max_position_embeddings") or memory.context)
+    if memory.context > limit and "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in job.runtime.environ:
+        raise ValueError(
+            f"runtime.args.max_model_len={memory.context}: {job.model.name} was made for {limit} tokens; use "
+            f"runtime.args.max_model_len={limit} or less"
         )
     if memory.largest_concurrency == 0:
         raise ValueError(

@@ -87,3 +87,11 @@ def detect(config: dict[str, Any]) -> str | None:
     return {"pack-quantized": int4, "nvfp4-pack-quantized": "nvfp4", "float-quantized": "fp8"}.get(
         quantization["format"]
     )
+
+
+def group_size(config: dict[str, Any], layout: str) -> int | None:
+    """The group size that a checkpoint of this layout announces; -1 for one scale per channel, none without groups."""
+    if not FORMATS[layout].group_sizes:
+        return None
+    weights = next(iter(config["quantization_config"]["config_groups"].values()))["weights"]
+    return int(weights.get("group_size") or -1)

@@ -8,12 +8,13 @@ to unpack, so many streams gain only from arithmetic in fewer bits, such as FP8'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qforge import measured, plan
 from qforge.config import ROOT, Job
+from qforge.formats import FORMATS
 from qforge.measured import Measurement
 from qforge.plan import Plan
 
@@ -81,12 +82,15 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
+            if not FORMATS[job.method.format].group_sizes:  # group_size=64 is for those that have groups
+                job = replace(job, group_size=None)
             try:
                 planned = plan.make(job, model)
             except ValueError as refusal:
                 found.append(Choice(method, job.hw.name, None, str(refusal), []))
                 continue
-            rows = measured.nearest(measured.rows(job.hw), planned.parameters)
+            experts = any(m.kind == "expert" for m in planned.modules)
+            rows = measured.nearest(measured.rows(job.hw), planned.parameters, experts)
             found.append(Choice(method, job.hw.name, planned, "", measured.of_layout(rows, planned.layout)))
     return found
 
@@ -96,9 +100,8 @@ def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
     served = [c for c in found if c.plan and not (c.plan.emulated or c.plan.simulated)]
     everywhere = {c.method for c in served if {o.hw for o in served if o.method == c.method} >= set(hardware)}
     advised = []
-    if len(hardware) > 1:
-        packed = [c for c in served if c.method in everywhere and c.method != "bf16"]
-        names = ", ".join(sorted({c.method for c in packed})) or "bf16"
+    names = ", ".join(sorted(everywhere - {"bf16"}) or sorted(everywhere))
+    if len(hardware) > 1 and names:
         advised.append(Advice(" + ".join(hardware), "one checkpoint for all", names, "served on every one of them"))
     for hw in hardware:
         here = [c for c in served if c.hw == hw]
@@ -120,18 +123,21 @@ def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
     """Measured rows first; where none is faster than bf16, the bound of what was not measured; else bf16."""
     seen = {c.method: ratio for c in here if (ratio := c.speed(streams)) is not None}
     said = ", ".join(f"{method} {ratio:.2f}" for method, ratio in sorted(seen.items(), key=lambda i: -i[1]))
+    of = ", ".join(sorted({m.model for c in here for m in c.measurements}))
     surely = {
         c.method: seen[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
     }  # beyond the repeats' spread
     if surely:
-        return Advice(here[0].hw, goal, max(surely, key=lambda m: surely[m]), f"measured, bf16 = 1: {said}")
+        return Advice(here[0].hw, goal, max(surely, key=lambda m: surely[m]), f"measured on {of}, bf16 = 1: {said}")
     bounds = {
         c.method: b for c in here if c.method not in seen and (b := c.bound(streams == MANY)) is not None and b > 1.05
     }
-    what = f"; measured, bf16 = 1: {said}" if seen else ""
+    what = f"; measured on {of}, bf16 = 1: {said}" if seen else ""
     if bounds:
         method = max(bounds, key=lambda m: bounds[m])
         why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
         return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{what}")
-    return Advice(here[0].hw, goal, "bf16", (f"nothing measured is surely faster: {said}" if seen else "by rule: weight-only "
-                  "kernels compute in bf16") )  # fmt: skip
+    why = (
+        f"nothing measured on {of} is surely faster: {said}" if seen else "by rule: weight-only kernels compute in bf16"
+    )
+    return Advice(here[0].hw, goal, "bf16", why)

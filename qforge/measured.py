@@ -29,6 +29,7 @@ class Measurement:
     hw: str
     vllm: str
     parameters: int
+    experts: bool  # a mixture of experts, whose kernels are others
     speed: dict[int, float]  # streams -> tokens/s over bf16's, medians of the repeats
     least: dict[int, float]  # the same, the slowest repeat over bf16's fastest
     perplexity: dict[str, float]  # text -> increase in percent
@@ -56,8 +57,9 @@ def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurem
     return [m for m in measurements if m.layout == layout]
 
 
-def nearest(measurements: Sequence[Measurement], parameters: int) -> list[Measurement]:
-    """Those of the model nearest in size: ratios of different models do not compare."""
+def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool = False) -> list[Measurement]:
+    """Those of the model nearest in size, of the same kind: ratios of different models do not compare."""
+    measurements = [m for m in measurements if m.experts == experts]
     if not measurements:
         return []
     closest = min(measurements, key=lambda m: abs(math.log(m.parameters / parameters)))
@@ -75,6 +77,7 @@ def _measurement(file: Path) -> Measurement | None:
         file=file.name, model=row["model"], method=row["method"], layout=row["layout"],
         group_size=row["group_size"],
         hw=row["conditions"]["hw"], vllm=str(ours["serve"].get("version", "?")), parameters=row["size"]["parameters"],
+        experts=row.get("experts", False),
         least={int(c): ours["bench"][RANGE][c][0] / bf16["bench"][RANGE][c][1] for c in streams},
         speed={int(c): _ratio(ours["bench"]["runs"][c], bf16["bench"]["runs"][c], "output_throughput")
                for c in sorted(streams, key=int)},

@@ -48,7 +48,7 @@ def deployment(job: Job) -> Deployment:
     tokens, sequences = _batch(hw, device)
     space = job.runtime.environ.get("VLLM_CPU_KVCACHE_SPACE") if hw.vendor is Vendor.cpu else None
     return Deployment(
-        hw=hw, device_gib=device, devices=int(args.get("tensor_parallel_size", 1)),
+        hw=hw, device_gib=device, devices=1 if hw.vendor is Vendor.cpu else int(args.get("tensor_parallel_size", 1)),
         utilization=float(args.get("gpu_memory_utilization", UTILIZATION)),
         context=int(args.get("max_model_len", job.eval.context)), concurrency=max(job.bench.concurrency),
         kv_dtype=str(args.get("kv_cache_dtype", "auto")), kv_limit_gib=float(space) if space else None,
@@ -155,7 +155,7 @@ def memory(config: Config, weight_bytes: int, where: Deployment) -> Memory:
         devices=where.devices, context=where.context, concurrency=where.concurrency, kv_dtype=where.kv_dtype,
         budget=budget / 2**30, weights=weight_bytes / where.devices / 2**30, activations=activations / 2**30,
         kv_cache=where.concurrency * cache(where.context) / 2**30, largest_context=fitting,
-        largest_concurrency=max(int(room / cache(where.context)), 0),
+        largest_concurrency=min(max(int(room / cache(where.context)), 0), where.batch_sequences),
     )  # fmt: skip
 
 

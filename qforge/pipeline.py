@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge import adaptive, compat, formats, interpreters, plan
-from qforge.checkpoint import read_json, tensor_bytes
+from qforge.checkpoint import headers, read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
 from qforge.diagnose import ServerFailed
@@ -139,9 +139,15 @@ def original_works(job: Job, folder: Path, load: bool) -> bool:
 
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
-    job, layout = run.job, formats.detect(read_json(artifact / "config.json")) or "bf16"
-    groups = formats.FORMATS[layout].group_sizes
-    how = compat.serving(formats.FORMATS[layout].scheme, layout, groups[-1] if groups else None, job.hw, job.runtime)
+    job, config = run.job, read_json(artifact / "config.json")
+    layout = formats.detect(config) or "bf16"
+    group, scheme = formats.group_size(config, layout), formats.FORMATS[layout].scheme
+    moe = any(".experts." in name for name in headers(artifact))
+    how = compat.serving(scheme, layout, group, job.hw, job.runtime, moe)
+    if group is not None and group not in formats.FORMATS[layout].group_sizes:
+        raise ValueError(
+            f"artifact={job.artifact}: {scheme} at group {group}, which no kernel reads; quantize it again"
+        )
     if how.how is compat.How.refused:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)

@@ -123,6 +123,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     quantized = [m for m in tree if m.linear and m.name not in kept] if packs else []
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
+    feasible.refuse_kept_stacks(job, tree, kept)
     serving = feasible.serving(job, model.config, layout, group, quantized)
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
@@ -150,7 +151,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
         tensors=model.tensors if serving.how is How.simulated else packed,
         modules=tree,
     )
-    feasible.refuse_memory(job, plan.estimates.memory, plan.tensor_parallel)
+    feasible.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)
     return plan
 
 

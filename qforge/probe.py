@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,18 @@ def probe(job: Job, store: Store) -> dict[str, Any]:
     """What `look` finds in the runtime's interpreter; asked once per environment and machine, then known."""
     key = {
         "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "machine": provenance.hardware(),
+        "environ": job.runtime.environ,
         "code": LOOK.read_text(),
     }  # fmt: skip
 
+    if known := store.find("probe", key):
+        return result(known)
+    found = ask(interpreters.of_runtime(job), job.runtime.engine)
+    if "fault" in found:  # which may be mended by the next run
+        return found
+
     def build(out: Path) -> None:
-        (out / "result.json").write_text(to_json(ask(interpreters.of_runtime(job), job.runtime.engine)))
+        (out / "result.json").write_text(to_json(found))
 
     return result(store.get("probe", key, build)[0])
 
@@ -33,7 +41,10 @@ def ask(environment: Environment, engine: Engine) -> dict[str, Any]:
     """Run `look` there. Whatever goes wrong in somebody else's interpreter is the answer's `fault`."""
     command = ["-m", "qforge.runtimes.look", engine.value]
     with envs.process(environment, command, {"VLLM_LOGGING_LEVEL": "ERROR"}) as child:
-        output = child.communicate(timeout=SECONDS)[0].decode(errors="replace")
+        try:
+            output = child.communicate(timeout=SECONDS)[0].decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            return {"versions": {}, "fault": f"no answer within {SECONDS} s"}
     last = (output.strip().splitlines() or [""])[-1]
     if child.returncode or not last.startswith("{"):
         return {"versions": {}, "fault": f"exit code {child.returncode}: {last[-200:]}"}

@@ -22,6 +22,7 @@ class Weights:
     expert_bytes: int
     shared_parameters: int
     expert_parameters: int
+    head_parameters: int  # of the shared ones: a prompt needs the head for its last token only
     chosen: float  # the part of a layer's experts that one token visits; 0 without experts
 
     def read(self, tokens: int) -> float:
@@ -58,5 +59,6 @@ def speed(config: Config, weights: Weights, arithmetic: str, where: Deployment) 
 
     width = int(config["num_attention_heads"]) * head_width(config)
     attention = sum(4 * layer.layers * width * layer.tokens(PROMPT) / 2 for layer in layers)  # QK and PV, causal
-    prompt = max(weights.read(PROMPT) / bandwidth, PROMPT * (weights.operations + attention) / operations)
-    return Speed(decode(1), decode(64), PROMPT / prompt)
+    computed = (weights.operations - 2 * weights.head_parameters + attention) / operations
+    read = weights.read(where.batch_tokens) / where.batch_tokens / bandwidth  # once for all tokens of a batch
+    return Speed(decode(1), decode(64), 1 / max(read, computed))

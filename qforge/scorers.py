@@ -110,7 +110,9 @@ class Transformers:
         from transformers import AutoModelForCausalLM
 
         self.artifact = request.inputs["artifact"]
-        self.model = AutoModelForCausalLM.from_pretrained(self.artifact, dtype=torch.bfloat16).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            self.artifact, dtype=torch.bfloat16, trust_remote_code=request.job.model.trust_remote_code
+        ).eval()
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:
         import torch

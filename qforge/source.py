@@ -10,6 +10,8 @@ from qforge import architectures, checkpoint, hub
 from qforge.checkpoint import PICKLED, Tensor
 from qforge.config import Model, repository_path
 
+NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -40,6 +42,8 @@ def read(model: Model, folder: Path | None) -> Source:
             "fetched later model.architecture=CONFIG_JSON"
         )
     _refuse(model, config, origin)
+    if missing := [key for key in NEEDED if key not in architectures.language(config)]:
+        raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
     # the quantizers load in bf16, whatever the file holds
     tensors = {n: Tensor("BF16", t.shape) if t.dtype in ("F16", "F32") else t for n, t in tensors.items()}
     if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
@@ -49,7 +53,8 @@ def read(model: Model, folder: Path | None) -> Source:
 
 def _local(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
     """Headers, or, where the weights are not there (yet), what the config alone says."""
-    if not any(f.suffix in (".safetensors", *PICKLED) for f in folder.iterdir()):
+    index = folder / "model.safetensors.index.json"
+    if not any(f.suffix in (".safetensors", *PICKLED) for f in folder.iterdir()) and not index.exists():
         return architectures.tensors(config), f"{folder}/config.json alone (there are no weights)"
     return dict(checkpoint.headers(folder)), str(folder)
 

@@ -27,7 +27,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     packing = list(modifiers)[-1]
     modifiers[packing]["ignore"] = exempt
     recipe = {"qforge_stage": {"qforge_modifiers": modifiers}}
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code
+    )
     dataset = {}
     if sequences is not None:
         ones = [[1] * len(sequence) for sequence in sequences]
@@ -37,7 +39,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             "max_seq_length": max(map(len, sequences)),
             "shuffle_calibration_samples": False,
         }
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=job.model.trust_remote_code)
     vectors = {name: value.detach().clone() for name, value in model.named_parameters() if value.ndim == 1}
     oneshot(model=model, processor=tokenizer, recipe=yaml.safe_dump(recipe, sort_keys=False), **dataset)
     if not job.method.rescales:

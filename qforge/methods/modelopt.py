@@ -28,7 +28,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         config["quant_cfg"].append({"quantizer_name": f"{name}.*quantizer", "enable": False})
     # llm-compressor brings each block to the GPU by itself; ModelOpt works where the model lies
     place = "auto" if torch.accelerator.is_available() else None
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, device_map=place)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code, device_map=place
+    )
 
     def forward_loop(model: Any) -> None:
         with torch.inference_mode():

@@ -95,7 +95,12 @@ def _gone(server: Server, patience: float = 10) -> bool:
 
 def arguments(job: Job, artifact: Path, port: int) -> list[str]:
     """vLLM's command line. No --quantization: vLLM detects it, and a wrong one is fatal."""
-    options = {"dtype": "bfloat16", **job.hw.args, **job.runtime.args}
+    options = {
+        "dtype": "bfloat16",
+        "trust_remote_code": job.model.trust_remote_code or None,
+        **job.hw.args,
+        **job.runtime.args,
+    }
     flags = ["--model", str(artifact), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")

@@ -21,7 +21,9 @@ def calibrate(request: Request) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     calib = request.job.calib
-    tokenizer = AutoTokenizer.from_pretrained(request.inputs["source"])
+    tokenizer = AutoTokenizer.from_pretrained(
+        request.inputs["source"], trust_remote_code=request.job.model.trust_remote_code
+    )
     pool: dict[tuple[int, ...], str] = {}
     texts = {}
     for name, text in calib.texts.items():

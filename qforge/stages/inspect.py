@@ -6,7 +6,7 @@ Runs before anything is served, without torch, reading each file once through a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qforge import checkpoint, ignore
 from qforge.checkpoint import Stored
 from qforge.formats import FORMATS
+from qforge.modules import Module
 from qforge.plan import Plan
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _on_a_grid(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> Non
 
     most, loose = 2 ** int(FORMATS[plan.layout].bits), []
     for module in plan.quantized:
+        if f"{module}.weight" not in tensors:
+            continue  # missing, and said so
         rows = tensors[f"{module}.weight"].read()[:GRID_ROWS].astype(np.float32)
         group = plan.group_size if plan.group_size and plan.group_size > 0 else rows.shape[1]
         values = np.sort(rows.reshape(-1, group), axis=1)
@@ -171,21 +174,30 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     wrong: list[str] = []
     largest = FORMATS[plan.layout].largest
     slack = 64 if plan.rescales else 4
-    for module in plan.quantized:
-        found = {s: tensors[f"{module}.{s}"].read().astype(np.float32) for s in SCALES if f"{module}.{s}" in tensors}
-        original = source[f"{module}.weight"].read().astype(np.float32)
+    for module, name in _quantized(plan):
+        found = {s: tensors[f"{name}.{s}"].read().astype(np.float32) for s in SCALES if f"{name}.{s}" in tensors}
+        # the experts of a stack are not cut out of it: only their scales are looked at
+        original = source[module.tensor].read().astype(np.float32) if module.stack == 1 else None
         faults = {suffix: fault for suffix, values in found.items() if (fault := _scale_fault(values, original))}
-        if not faults and found:
+        if not faults and found and original is not None:
             unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
             reach, wanted = float(found["weight_scale"].max() * unit.max() * largest), float(np.abs(original).max())
             if not wanted / slack <= reach <= wanted * slack:
                 faults["weight_scale"] = f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"
-        wrong += [f"{module}.{suffix} ({fault})" for suffix, fault in faults.items()]
-    report.checked["matrices whose scales were checked"] = len(plan.quantized)
+        wrong += [f"{name}.{suffix} ({fault})" for suffix, fault in faults.items()]
+    report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the model would answer garbage")
 
 
-def _scale_fault(values: NDArray[Any], original: NDArray[Any]) -> str | None:
+def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
+    """Every module that is quantized, with the name of each of its matrices in the artifact."""
+    packed = set(plan.quantized)
+    for module in plan.modules:
+        if module.name in packed:
+            yield from ((module, name) for name, _, _ in module.matrices)
+
+
+def _scale_fault(values: NDArray[Any], original: NDArray[Any] | None) -> str | None:
     import numpy as np
 
     if np.isnan(values).any():
@@ -195,7 +207,7 @@ def _scale_fault(values: NDArray[Any], original: NDArray[Any]) -> str | None:
     if (values < 0).any():
         return "negative"
     used = np.ones(values.shape, bool)
-    if values.ndim == 2:
+    if values.ndim == 2 and original is not None:
         used = np.abs(original).reshape(*values.shape, -1).max(axis=-1) > 0
     zero = float((values[used] == 0).mean()) if used.any() else 0.0
     return f"{zero:.1%} zero" if zero > 0.01 else None
