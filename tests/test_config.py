@@ -24,6 +24,8 @@ CONF = ROOT / "conf"
 NEEDED = {
     "model=local": ["model.name=x", "model.path=/x"],
     "runtime=existing": ["runtime.python=/x"],
+    "runtime=container": ["runtime.container=x"],
+    "runtime=container_ngc": ["hw=h100"],
     "runtime=vllm": ["hw=h100"],
 }
 LARGE = (
@@ -47,7 +49,7 @@ def overrides(group: str) -> list[str]:
 def job(*overrides: str) -> Job:
     extra = [e for o in overrides for e in NEEDED.get(o, [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        made = OmegaConf.to_object(compose("config", [*overrides, *extra]))
+        made = OmegaConf.to_object(compose("config", [*extra, *overrides]))
     assert isinstance(made, Job)
     return made
 
@@ -121,6 +123,11 @@ def test_the_group_size_reaches_the_library_under_its_own_name() -> None:
         (["runtime.args.max_model_len=2k"], "runtime.args.max_model_len=2k: give a number of tokens"),
         (["hw=h100", "runtime=vllm_cpu"], "runtime=vllm_cpu is for cpu, hw=h100 is nvidia"),
         (["runtime.python=/x"], "runtime=vllm_cpu: give either runtime.env"),
+        (["runtime.env=null"], "runtime.python (a path) or runtime.container (an image)"),
+        (
+            ["runtime=container", "runtime.container=x", "runtime.python=/x"],
+            "runtime=container: give either runtime.env",
+        ),
         (["gate.criteria.task.metric=elo"], "gate.criteria.task.metric=elo: unknown; choose from perplexity_increase"),
     ],
 )
