@@ -48,7 +48,7 @@ def run(
     ways = [[f"runtime={name}"] for name in runtimes] or [[]]
     while ways:
         way = ways.pop(0)
-        job = _own_python(compose(*way)) if runtimes else compose(*way)
+        job = _own_place(compose(*way)) if runtimes else compose(*way)
         attempt = Attempt(job.runtime.name, job.method.name)
         tried.append(attempt)
         try:
@@ -72,9 +72,12 @@ def run(
                 (folder / FILE).write_text(to_json(tried))
 
 
-def _own_python(job: Job) -> Job:
-    """runtime.python=PATH on the command line is for runtime=existing, not for those with an environment of their own."""
-    return replace(job, runtime=replace(job.runtime, python=None)) if job.runtime.env else job
+def _own_place(job: Job) -> Job:
+    """runtime.python=PATH or runtime.container=IMAGE on the command line is for those that have no environment of their own,
+    and a runtime with an image needs no path."""
+    if job.runtime.env:
+        return replace(job, runtime=replace(job.runtime, python=None, container=None))
+    return replace(job, runtime=replace(job.runtime, python=None)) if job.runtime.container else job
 
 
 def _note(attempt: Attempt, error: Exception) -> None:

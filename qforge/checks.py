@@ -21,9 +21,10 @@ def check(job: Job) -> None:
         raise ValueError(
             f"group_size={job.group_size}: no kernel serves it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
         )
-    if (job.runtime.env is None) == (job.runtime.python is None):
+    if [job.runtime.env, job.runtime.python, job.runtime.container].count(None) != 2:
         raise ValueError(
-            f"runtime={job.runtime.name}: give either runtime.env (a managed environment) or runtime.python (a path)"
+            f"runtime={job.runtime.name}: give either runtime.env (a managed environment), runtime.python (a path) or "
+            "runtime.container (an image)"
         )
     if job.hw.vendor not in job.runtime.vendors:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from qforge import progress
 from qforge.config import ROOT
+from qforge.containers import Container
 from qforge.request import API_KEY, REFUSED, Request
 from qforge.store import HELD, locked
 
@@ -36,6 +38,7 @@ class Environment:
     identity: str  # what decides its versions: part of the key of every result made in it
     lock: Path | None  # held shared while something runs in it
     environ: Mapping[str, str] = field(default_factory=dict)  # that it needs, such as where its packages lie
+    container: Container | None = None  # runs a Python of its own; `python` then runs the guard beside it
 
 
 def requirements(name: str) -> Path:
@@ -128,15 +131,20 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in `environment`, in a group of its own that is ended, whatever happens, with the block."""
     with locked(environment.lock, shared=True) if environment.lock else nullcontext():
-        own = {**environment.environ, **environ}
-        path = os.pathsep.join(filter(None, [str(ROOT), own.get("PYTHONPATH")]))  # qforge itself, then theirs
-        env = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **own, "PYTHONPATH": path}
+        own = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **environment.environ, **environ}
+        own["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(ROOT), own.get("PYTHONPATH")])
+        )  # qforge itself, then theirs
+        env = {**os.environ, **own}
         # run-time compilers look for ninja and for their own tools on PATH
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
         env.pop("VIRTUAL_ENV", None)
-        python = str(environment.python)
+        python, last = str(environment.python), list[str]()
+        command = [python, *arguments]
+        if environment.container:
+            command, last = environment.container.start(arguments, own)
         child = subprocess.Popen(
-            [python, "-m", "qforge.guard", str(os.getpid()), python, *arguments],
+            [python, "-m", "qforge.guard", str(os.getpid()), shlex.join(last), *command],
             env=env,
             stdout=output if output is not None else subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from qforge import envs
-from qforge.config import Job
+from qforge import containers, envs
+from qforge.config import ROOT, Job, repository_path
+from qforge.containers import Container
 from qforge.envs import Environment
 
 
@@ -27,7 +30,9 @@ def identity(name: str, job: Job) -> str:
 
 
 def of_runtime(job: Job) -> Environment:
-    """Where the runtime lives: somebody's own engine, or an environment by name."""
+    """Where the runtime lives: somebody's own engine, an image, or an environment by name."""
+    if job.runtime.container:
+        return _contained(job)
     if job.runtime.python:
         return existing(job.runtime.python, job.runtime.environ, "runtime.python")
     return named(str(job.runtime.env), job)
@@ -35,12 +40,12 @@ def of_runtime(job: Job) -> Environment:
 
 def runtime_identity(job: Job) -> str:
     """What decides the versions of the runtime, without making it."""
-    return of_runtime(job).identity if job.runtime.python else identity(str(job.runtime.env), job)
+    return identity(job.runtime.env, job) if job.runtime.env else of_runtime(job).identity
 
 
 def check(job: Job) -> None:
-    """Raises ValueError where a given interpreter does not start, or stands for an environment that is not known."""
-    if job.runtime.python:
+    """Raises ValueError where a given interpreter does not start, an image is not here, or an environment is not known."""
+    if not job.runtime.env:
         of_runtime(job)
     for name in job.envs:
         envs.requirements(name)
@@ -53,6 +58,17 @@ def existing(python: str, environ: Mapping[str, str], key: str) -> Environment:
     if path is None:
         raise ValueError(f"{key}={python}: not an executable; give the path of a Python that has the packages")
     return Environment(Path(path), f"{path}-{_packages(path, key, tuple(sorted(environ.items())))}", None, environ)
+
+
+def _contained(job: Job) -> Environment:
+    """The image's Python. It reads qforge, the model and the artifact where they are, and writes into the store."""
+    tool, image = containers.find(str(job.runtime.container))
+    arguments = tuple(job.runtime.container_args)
+    given = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
+    container = Container(tool, image, arguments, (ROOT, *given), (repository_path(job.store),))
+    said = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
+    identity = f"{image}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    return Environment(Path(sys.executable), identity, None, job.runtime.environ, container)
 
 
 def _given(name: str, job: Job) -> Environment | None:

@@ -198,13 +198,13 @@ def _build(
             **server.facts,
             "probe": probe.probe(run.job, run.store),
             "canary": None if run.job.model.random else vllm.canary(server),
-            "resident_gib": sampling.resident_gib(server.process.pid),
+            "resident_gib": sampling.resident_gib(server.group),
         }
         (out / "result.json").write_text(to_json(facts))
         return
     where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
         url, key = (server.base_url, server.api_key) if server else (None, "")
-        group = {"server_group": str(server.process.pid)} if server else {}
+        group = {"server_group": str(server.group)} if server else {}
         run.stage(stage, where, out, line.feed, key, inputs={"artifact": str(artifact), **group}, server=url)
         line.note = terminal.headline(stage, read_json(out / "result.json"))

@@ -55,7 +55,8 @@ def ask(environment: Environment, engine: Engine) -> dict[str, Any]:
 def check(job: Job, found: dict[str, Any], method: str | None) -> None:
     """Refuse a runtime without the engine, without the checkpoint's quant_method, or on other hardware than planned."""
     runtime, engine = job.runtime, job.runtime.engine.value
-    where = f"runtime.python={runtime.python}" if runtime.python else f"runtime={runtime.name}"
+    given = {"python": runtime.python, "container": runtime.container}
+    where = next((f"runtime.{key}={value}" for key, value in given.items() if value), f"runtime={runtime.name}")
     if fault := found.get("fault"):
         raise ValueError(
             f"{where}: {engine} cannot be imported there ({fault}); install it in that Python, give another one, or use "

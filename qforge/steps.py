@@ -91,7 +91,7 @@ class Run:
     def known_model(self) -> Path | None:
         """The model's folder if it is on this machine: the user's own, or fetched by an earlier run."""
         if self.job.model.path:
-            folder = Path(os.path.expanduser(self.job.model.path))
+            folder = Path(os.path.expanduser(self.job.model.path)).absolute()
             if not (folder / "config.json").is_file():
                 what = "has no config.json" if folder.is_dir() else "no such folder"
                 raise ValueError(
@@ -137,7 +137,7 @@ class Run:
 
     def given_artifact(self) -> Path:
         """artifact=PATH. Raises ValueError where no checkpoint is, or one of another layout than the method makes."""
-        folder = Path(os.path.expanduser(str(self.job.artifact)))
+        folder = Path(os.path.expanduser(str(self.job.artifact))).absolute()
         if not (folder / "config.json").is_file():
             raise ValueError(f"artifact={self.job.artifact}: no checkpoint there (config.json is missing)")
         layout = formats.detect(read_json(folder / "config.json"))

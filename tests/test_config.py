@@ -24,6 +24,8 @@ CONF = ROOT / "conf"
 NEEDED = {
     "model=local": ["model.name=x", "model.path=/x"],
     "runtime=existing": ["runtime.python=/x"],
+    "runtime=container": ["runtime.container=x"],
+    "runtime=container_ngc": ["hw=h100"],
     "runtime=vllm": ["hw=h100"],
 }
 LARGE = (
@@ -47,7 +49,7 @@ def overrides(group: str) -> list[str]:
 def job(*overrides: str) -> Job:
     extra = [e for o in overrides for e in NEEDED.get(o, [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        made = OmegaConf.to_object(compose("config", [*overrides, *extra]))
+        made = OmegaConf.to_object(compose("config", [*extra, *overrides]))
     assert isinstance(made, Job)
     return made
 
@@ -119,8 +121,17 @@ def test_the_group_size_reaches_the_library_under_its_own_name() -> None:
         (["serve.port=70000"], "serve.port=70000: ports go from 1 to 65535"),
         (["bench.repeats=0"], "bench.repeats=0: at least 1 is needed"),
         (["runtime.args.max_model_len=2k"], "runtime.args.max_model_len=2k: give a number of tokens"),
+        (["+runtime.args.tensor_parallel_size=0"], "tensor_parallel_size=0: use a number of devices, 1 or more"),
+        (["+runtime.args.tensor_parallel_size=auto"], "tensor_parallel_size=auto: use a number of devices"),
+        (["+runtime.args.gpu_memory_utilization=1.5"], "gpu_memory_utilization=1.5: use a part of the memory"),
+        (["+runtime.args.kv_cache_dtype=bf16"], "kv_cache_dtype=bf16: vLLM has no such spelling; use auto, bfloat16"),
         (["hw=h100", "runtime=vllm_cpu"], "runtime=vllm_cpu is for cpu, hw=h100 is nvidia"),
         (["runtime.python=/x"], "runtime=vllm_cpu: give either runtime.env"),
+        (["runtime.env=null"], "runtime.python (a path) or runtime.container (an image)"),
+        (
+            ["runtime=container", "runtime.container=x", "runtime.python=/x"],
+            "runtime=container: give either runtime.env",
+        ),
         (["gate.criteria.task.metric=elo"], "gate.criteria.task.metric=elo: unknown; choose from perplexity_increase"),
     ],
 )

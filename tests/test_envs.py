@@ -125,7 +125,16 @@ def test_a_killed_owner_takes_its_processes_along(tmp_path: Path) -> None:
 
 def test_a_guard_whose_parent_died_before_it_looked_ends_at_once(tmp_path: Path) -> None:
     nobody = 2**22 + 1  # above pid_max
-    command = [sys.executable, "-m", "qforge.guard", str(nobody), sys.executable, "-c", "import time; time.sleep(600)"]
+    command = [
+        sys.executable,
+        "-m",
+        "qforge.guard",
+        str(nobody),
+        "",
+        sys.executable,
+        "-c",
+        "import time; time.sleep(600)",
+    ]
     guard = subprocess.run(command, cwd=ROOT, start_new_session=True, timeout=60)
     assert guard.returncode == -signal.SIGKILL
 

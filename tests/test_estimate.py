@@ -74,7 +74,12 @@ def made_bandwidth(hw: str) -> float:
 
 def test_a_batch_visits_more_experts_than_a_token() -> None:
     weights = roofline.Weights(
-        shared_bytes=10, expert_bytes=1000, shared_parameters=5, expert_parameters=500, chosen=8 / 128
+        shared_bytes=10,
+        expert_bytes=1000,
+        shared_parameters=5,
+        expert_parameters=500,
+        head_parameters=1,
+        chosen=8 / 128,
     )
     assert weights.read(1) == pytest.approx(10 + 1000 / 16)
     assert weights.read(1) < weights.read(8) < weights.read(64) < 1010

@@ -25,7 +25,7 @@ def choices(*hardware: str, model: str = "llama3_1_8b") -> list[Choice]:
 def row(method: str, group: int | None, **speed: float) -> Measurement:
     streams = {int(name.removeprefix("at")): ratio for name, ratio in speed.items()}
     return Measurement(
-        "x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, streams, streams, {}, "reject"
+        "x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, False, streams, streams, {}, "reject"
     )
 
 
@@ -52,14 +52,14 @@ def test_measured_rows_beat_the_rule() -> None:
         [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
     )
     stream, many = found["h100", "a single stream"], found["h100", "many streams"]
-    assert (stream.method, stream.reason) == ("nvfp4", "measured, bf16 = 1: nvfp4 1.39, gptq 1.20")
+    assert (stream.method, stream.reason) == ("nvfp4", "measured on m, bf16 = 1: nvfp4 1.39, gptq 1.20")
     assert many.method == "fp8"  # nothing measured is faster than bf16
-    assert "measured, bf16 = 1: gptq 0.95, nvfp4 0.66" in many.reason
+    assert "measured on m, bf16 = 1: gptq 0.95, nvfp4 0.66" in many.reason
     rows["fp8"] = row("fp8", None, at1=1.1, at64=1.5)
     found = advised(
         [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
     )
-    assert found["h100", "many streams"].reason.startswith("measured, bf16 = 1: fp8 1.50")
+    assert found["h100", "many streams"].reason.startswith("measured on m, bf16 = 1: fp8 1.50")
 
 
 def test_a_difference_within_the_spread_of_the_repeats_is_none() -> None:
@@ -73,6 +73,7 @@ def test_only_rows_of_the_model_nearest_in_size_count() -> None:
     assert measured.nearest([small, large], 2 * 10**9) == [small]
     assert measured.nearest([small, large], 8 * 10**9) == [large]
     assert measured.nearest([], 8) == []
+    assert measured.nearest([small, large], 8 * 10**9, experts=True) == []  # other kernels
 
 
 def test_the_portable_case_leaves_out_what_one_of_them_refuses() -> None:

@@ -47,7 +47,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (["model=gpt_oss_20b", "method=nvfp4", "hw=h200"], "all experts of its layer in one tensor.*use method=gptq or awq"),
         (["model=gpt_oss_20b", "method=rtn", "group_size=32", "hw=h200"], "holds all experts of its layer in one tensor"),
         (["model=deepseek_v3", "method=nvfp4", "hw=h200"], r"take 354\.\d GiB .*tensor_parallel_size=4 or more"),
-        (["model=kimi_k2", "method=bf16", "hw=l40s"], "use pipeline parallelism over several hosts, a larger hw"),
+        (["model=kimi_k2", "method=bf16", "hw=l40s"], "take 1911.8 GiB on each of 1 devices.*; use a larger hw or a smaller method"),
         (
             ["model=qwen3_235b_a22b", "method=gptq", "group_size=128", "hw=h200", "+runtime.args.tensor_parallel_size=8"],
             "down_proj has 192 inputs per device, which group_size=128 does not divide; use .*tensor_parallel_size=4",
@@ -58,6 +58,13 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
             r"max_model_len=100000 hw=l40s: beside .* does not fit; use .*max_model_len=\d+ or less",
         ),
         (["model=smollm2_135m", "group_size=128"], "576 inputs, which 128 does not divide .* use group_size=32 or 64"),
+        (["model=phi4", "hw=h100", "+runtime.args.tensor_parallel_size=4"], "10 KV heads can neither be divided"),
+        (["model=qwen3_30b_a3b", "method=bf16"], "on each of 1 devices.*; use a larger hw or a smaller method"),
+        (["model=qwen3_30b_a3b", "method=bf16", "+runtime.args.tensor_parallel_size=4"], "on each of 1 devices"),  # one RAM
+        (["model=gpt_oss_20b", "method=gptq", "group_size=32", "hw=h200", "exempt=boundary"], "use rules that leave experts"),
+        (["model=llama3_1_8b", "hw=h100", "runtime.args.max_model_len=1000000"], "for 131072 tokens; use .*=131072"),
+        (["method=nvfp4", "group_size=-1", "unservable=measure"], "NVFP4 exists at group 16 only"),
+        (["exempt.lm_head.match=[]"], r"lm_head.match=\[\]: it names nothing"),
         (["method=nvfp4", "group_size=64"], "NVFP4 exists at group 16 only .* use group_size=16, .* or unservable=measure"),
     ],
 )  # fmt: skip
@@ -103,3 +110,15 @@ def test_names_in_the_checkpoint_as_exported_and_in_vllm() -> None:
     assert stacked["model.layers.N.mlp.experts.gate_up_proj"]["exported"] == [
         "model.layers.N.mlp.experts.N.gate_proj", "model.layers.N.mlp.experts.N.up_proj",
     ]  # fmt: skip
+
+
+def test_stacked_experts_are_read_by_a_forward_pass() -> None:
+    made = planned("model=gpt_oss_20b", "method=gptq", "group_size=32", "hw=h200").estimates
+    assert made.speed is not None
+    assert made.bf16_speed is not None
+    assert 500 < made.bf16_speed.decode_1 < 800  # 3.6 B active parameters of 2 bytes, 4.8 TB/s
+    assert made.speed.decode_1 / made.bf16_speed.decode_1 > 2
+
+
+def test_phi_has_ten_kv_heads() -> None:
+    assert planned("model=phi4", "hw=h100").tensor_parallel == [1, 2]

@@ -150,3 +150,25 @@ def test_an_unknown_architecture_is_refused_by_name(cli: Cli, tmp_path: Path) ->
     done = cli(*local(folder))
     assert done.code == 2
     assert "model_type='mamba' is not known; known architectures: " in done.output
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [(b"[1]", "its safetensors header is no JSON object"), (b'{"a": {"dtype": "BF16"}}', "says too little of a")],
+)
+def test_headers_that_say_nothing(cli: Cli, tmp_path: Path, header: bytes, message: str) -> None:
+    folder = checkpoint(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    done = cli(*local(folder))
+    assert done.code == 2
+    assert message in done.output
+
+
+def test_a_config_that_lacks_a_number(cli: Cli, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_attention_heads"]
+    (folder / "config.json").write_text(json.dumps(config))
+    done = cli(*local(folder))
+    assert done.code == 2
+    assert "its config.json lacks num_attention_heads; use a complete one" in done.output

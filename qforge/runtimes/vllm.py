@@ -49,6 +49,12 @@ class Server:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def group(self) -> int:
+        """Of its processes, as it says itself: in a container that is not the group of the command that started it."""
+        said = re.search(r"^process group (\d+)$", self.log.read_text(errors="replace"), re.MULTILINE)
+        return int(said[1]) if said else self.process.pid
+
+    @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"}
 
@@ -155,7 +161,7 @@ def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
             except httpx.TransportError:
                 pass  # not listening yet
             if time.monotonic() > deadline:
-                processes = _processes(server.process.pid)
+                processes = _processes(server.group)
                 raise ServerFailed(
                     f"the server did not answer within runtime.start_timeout={seconds} s; {processes}", server.log
                 )

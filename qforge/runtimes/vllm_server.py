@@ -12,5 +12,6 @@ from qforge.request import die_with
 
 if __name__ == "__main__":
     die_with(os.getppid())
+    print(f"process group {os.getpgrp()}", flush=True)  # whose memory is the server's; read by qforge.runtimes.vllm
     sys.argv[0] = "vllm"
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
