@@ -47,7 +47,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (["model=gpt_oss_20b", "method=nvfp4", "hw=h200"], "all experts of its layer in one tensor.*use method=gptq or awq"),
         (["model=gpt_oss_20b", "method=rtn", "group_size=32", "hw=h200"], "holds all experts of its layer in one tensor"),
         (["model=deepseek_v3", "method=nvfp4", "hw=h200"], r"take 354\.\d GiB .*tensor_parallel_size=4 or more"),
-        (["model=kimi_k2", "method=bf16", "hw=l40s"], "take 1911.8 GiB on each of 1 devices.*; use a larger hw or a smaller method"),
+        (["model=kimi_k2", "method=bf16", "hw=l40s"], "take 1911.8 GiB.*; use a larger hw"),
         (
             ["model=qwen3_235b_a22b", "method=gptq", "group_size=128", "hw=h200", "+runtime.args.tensor_parallel_size=8"],
             "down_proj has 192 inputs per device, which group_size=128 does not divide; use .*tensor_parallel_size=4",
