@@ -152,7 +152,7 @@ def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
 
 def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]) -> None:
     """Refuse what vLLM cannot load, or where one sequence of max_model_len tokens does not fit. `legal`: TP sizes."""
-    if job.runtime.engine is not Engine.vllm or not {"serve", "evaluate", "bench"} & set(job.stages):
+    if job.runtime.engine is not Engine.vllm or not {"serve", "evaluate", "bench", "judge"} & set(job.stages):
         return
     if memory.weights + memory.activations > memory.budget:
         whole, room = memory.weights * memory.devices, memory.budget - memory.activations
