@@ -157,7 +157,9 @@ def provoke(case: Case, source: Path, folder: Path, environment: envs.Environmen
         port = free.getsockname()[1]
     args = {"max_model_len": 2048, "enforce_eager": True, **case.args}
     environ = {"VLLM_CPU_KVCACHE_SPACE": case.kv_gib}
-    runtime = Runtime("vllm_cpu", Engine.vllm, [Vendor.cpu], "vllm_cpu", None, args, environ, case.seconds)
+    runtime = Runtime(
+        "vllm_cpu", Engine.vllm, [Vendor.cpu], "vllm_cpu", args=args, environ=environ, start_timeout=case.seconds
+    )
     job = Job(hw=Hardware("cpu", Vendor.cpu), runtime=runtime, serve=Serve(port=port))
     threading.Thread(target=case.during, args=(log, port), daemon=True).start()
     with (
