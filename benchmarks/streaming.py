@@ -170,7 +170,7 @@ def work(file: Path) -> None:
 
     imported = time.monotonic()
     request = TypeAdapter(Request).validate_json(file.read_text())
-    clock: dict[str, list[float]] = {"read": [], "pack": [], "write": []}
+    clock: dict[str, list[tuple[float, float]]] = {"read": [], "pack": [], "write": []}
     for owner, name, into in (
         (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"),
     ):  # fmt: skip
@@ -182,7 +182,9 @@ def work(file: Path) -> None:
         "stream_s": done - imported, "import_s": imported - started, "peak_rss_gib": peak,
         "peak_gpu_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None, "cpu_s": result["cpu_seconds"],
         "device": torch.cuda.get_device_name() if cuda else "cpu", "versions": result["versions"],
-        "thread_seconds": {name: sum(times) for name, times in clock.items()},
+        "thread_seconds": {name: sum(end - begin for begin, end in calls) for name, calls in clock.items()},
+        "before_s": min(begin for begin, _ in clock["read"]) - imported,
+        "after_s": done - max(end for _, end in clock["write"]),
         "profile": profile(request),
     }  # fmt: skip
     Path(request.out, "measured.json").write_text(to_json(measured))
@@ -193,13 +195,13 @@ def _peak_rss() -> float:
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 2**20
 
 
-def timed(function: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
-    """The function, noting the seconds of every call."""
+def timed(function: Callable[..., Any], into: list[tuple[float, float]]) -> Callable[..., Any]:
+    """The function, noting begin and end of every call."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
         result = function(*args, **kwargs)
-        into.append(time.monotonic() - started)
+        into.append((started, time.monotonic()))
         return result
 
     return run
