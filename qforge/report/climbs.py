@@ -22,7 +22,7 @@ SHOWN = {"loss": ("loss, nats/token", 1.0, ".4f"), "kl": ("KL, nats/token", 1.0,
 def write(file: Path, climbs: Sequence[Climb]) -> None:
     """ladder.json: every climb with its rungs, what each measured and what it bought against the rung before."""
     partial = file.with_suffix(".partial")
-    partial.write_text(to_json([_summary(climb, file.parent) for climb in climbs]))
+    partial.write_text(to_json({"climbs": [_summary(climb, file.parent) for climb in climbs]}))
     partial.rename(file)
 
 
