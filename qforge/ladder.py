@@ -91,7 +91,8 @@ class Climb:
                 continue
             self._overrides = step.overrides
             return step
-        self.end = self.end or End("top", "no rung was accepted")
+        judged = any(step.row.get("criteria") for step in self.steps)
+        self.end = self.end or End("top", "no rung was accepted" if judged else "no rung was judged")
         return None
 
     def record(self, step: Step) -> None:

@@ -51,7 +51,7 @@ class Ladder(BasicSweeper):
             self.validate_batch_is_legal([ladder.replaced(start, rung.plain) for start in starts for rung in rungs])
             return [ladder.Climb(start, rungs, self._job, folder) for start in starts]
         except (ValueError, OmegaConfBaseException) as refusal:
-            raise CompactHydraException(f"refused: {refusal}") from None
+            raise CompactHydraException(f"refused: {str(refusal).splitlines()[0]}") from None
 
     def _rung(self, name: str) -> Rung:
         """Raises OmegaConf's exceptions for a key that no rung has."""

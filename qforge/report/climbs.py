@@ -65,23 +65,22 @@ def show(climbs: Sequence[Climb]) -> None:
         if climb.start and len(climbs) > 1:
             console.print(" ".join(climb.start), style="bold", markup=False)
         console.print(_table(climb))
+        for step in climb.steps:
+            if why := reason(step):
+                console.print(f"{step.rung}: {why}", style="dim", markup=False)
         console.print(_ending(climb), markup=False)
 
 
 def _table(climb: Climb) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("rung", "", "verdict", "quality", *(title for title, _, _ in SHOWN.values())):
+    for name in ("rung", "job", "verdict", "quality", *(title for title, _, _ in SHOWN.values())):
         table.add_column(name)
     for step, found in bought(climb.steps):
         where = step.folder.name if step.folder else "-"
         verdict = "skipped" if step.skipped else step.row["verdict"]
-        if reason(step):
-            table.add_row(step.rung, where, verdict, "", style="dim")
-            table.add_row("", "", reason(step), style="dim")
-            continue
+        quality = quality_of(step.row) if step.row.get("criteria") else ""
         cells = [_cell(key, found["measured"], found["bought"]) for key in SHOWN]
-        colour = COLOURS.get(verdict, "yellow")
-        table.add_row(step.rung, where, f"[bold {colour}]{verdict}[/]", quality_of(step.row), *cells)
+        table.add_row(step.rung, where, f"[bold {COLOURS.get(verdict, 'yellow')}]{verdict}[/]", quality, *cells)
     return table
 
 
