@@ -17,6 +17,7 @@ from qforge.bought import QUALITY, End, Row, end_of, numbers
 from qforge.checkpoint import read_json
 from qforge.config import Calibration, Job
 from qforge.plan import Plan
+from qforge.report import unfinished
 from qforge.steps import Run
 
 JUDGING = {"evaluate", "judge"}  # the stages without which there is no verdict
@@ -212,6 +213,6 @@ def row_of(step: Step) -> Row:
     if (file := step.folder / "row.json").is_file():
         row: Row = read_json(file)
         return row
-    if (file := step.folder / "plan.json").is_file():
+    if (file := step.folder / "plan.json").is_file() and not unfinished.ends_with_a_row(step.folder):
         return {"verdict": "planned", "criteria": [], "size": {"bytes": read_json(file)["bytes"]}}
     return {"verdict": "failed", "criteria": [], "failed": {"reason": "the job ended without a row"}}

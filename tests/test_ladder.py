@@ -145,6 +145,7 @@ def test_a_job_that_left_nothing_has_failed(tmp_path: Path) -> None:
     assert step is not None
     (tmp_path / "row.json").write_text(json.dumps({**measured("rtn"), "verdict": "accept"}))
     step.start(tmp_path)  # an earlier sweep's row is not this one's
+    (tmp_path / "plan.json").write_text(json.dumps({"bytes": 1}))  # it died after its plan
     ladder.record(step)
     assert (step.row["verdict"], ladder.end) == ("failed", None)
     assert climbs.reason(step) == "the job ended without a row"
