@@ -50,7 +50,7 @@ def section(rows: list[Row]) -> list[str]:
         f"{first['date']}, vLLM {first['measured']['serve'].get('version')}, {where}; qforge "
         f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
         f"{conditions['repeats']}. {first['caution']}".strip(),
-        "", *table(rows, base, quality), "", *table(rows, base, speed), "", *table(rows, base, memory),
+        "", *table(rows, base, quality), "", *table(rows, base, closeness), "", *table(rows, base, speed), "", *table(rows, base, memory),
         "", *table(rows, base, predicted),
     ]  # fmt: skip
     return parts
@@ -81,6 +81,22 @@ def quality(row: Row, base: Row | None) -> dict[str, str]:
         of = f"{task} {value['judged']}"
         cells[of] = f"{value['metrics'][value['judged']]:.3f}" + interval(change.get(of), "points lost")
     return {**cells, "verdict": row["verdict"] if row["method"] != "bf16" else "baseline"} if cells else {}
+
+
+def closeness(row: Row, base: Row | None) -> dict[str, str]:
+    """What is finer than a score: distance from bf16 token by token, needles found, and how the answers are."""
+    found, cells = row["measured"]["evaluate"], {}
+    for text, value in row["measured"].get("divergence", {}).get("texts", {}).items():
+        cells[f"KL to bf16, {text}"] = f"{value['kl']:.3f}"
+        cells[f"same first choice, {text}"] = f"{value['top1_agreement']:.1%}"
+    long = found.get("long_context") or {}
+    for haystack, grid in long.get("needles", {}).get("found", {}).items():
+        shares = [share for line in grid for share in line]
+        cells[f"needles in {haystack}"] = f"{sum(shares):g} of {len(shares)}"
+    if stable := found.get("stability"):
+        cells["other answers the second time"] = f"{stable['differing_share']:.0%}"
+        cells["degenerate answers"] = f"{stable['degenerate_share']:.0%}"
+    return cells
 
 
 def interval(criterion: Row | None, unit: str) -> str:
