@@ -9,11 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from qforge import hardware
+from qforge import hardware, outcome
 from qforge.config import Job
 
 ConfigStore.instance().store(name="schema", node=Job)
-exit_codes: list[int] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -21,10 +20,10 @@ def main(config: DictConfig) -> int:
     from qforge.command import Command, run  # late: `--help` must not pay for it
 
     folder = HydraConfig.get().runtime.output_dir
-    exit_codes.append(1)  # if it ends with a bug of ours
+    outcome.codes.append(outcome.FAILED)  # if it ends with a bug of ours
     command = Command(lambda: typed(config), again, several())
-    exit_codes[-1] = run(command, folder, debug=bool(OmegaConf.select(config, "debug")))
-    return exit_codes[-1]
+    outcome.codes[-1] = run(command, folder, debug=bool(OmegaConf.select(config, "debug")))
+    return outcome.codes[-1]
 
 
 def typed(config: DictConfig) -> Job:
@@ -56,7 +55,7 @@ if __name__ == "__main__":
         print(f"refused: {refusal}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
-        sys.exit(error.code if exit_codes or not error.code else 2)
+        sys.exit(error.code if outcome.codes or not error.code else 2)
     except KeyboardInterrupt:  # said already; a sweep ends here as well
         sys.exit(130)
-    sys.exit(max(exit_codes, default=0))
+    sys.exit(outcome.exit_code())

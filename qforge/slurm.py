@@ -1,0 +1,156 @@
+"""A sweep on SLURM, seen from where it was submitted: it ends when every job has ended, and each has a row.
+
+How a job ended is read from its own folder. SLURM, which calls a raised exception COMPLETED, is asked only whether it still
+has a job, and for a word about one that left nothing. It needs no accounting for that.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import OmegaConf
+from submitit import AutoExecutor
+from submitit import Job as Ran
+from submitit.core.utils import FailedSubmissionError
+
+from qforge import envs, outcome
+from qforge.checkpoint import read_json
+from qforge.config import ROOT, Job
+from qforge.measure import EVAL_ENV, MEASUREMENTS
+from qforge.pipeline import leave
+from qforge.progress import console
+from qforge.steps import QUANT_ENV
+
+GENERIC = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
+LOOK = 10  # seconds between two looks into SLURM's queue; it serves the whole cluster
+STATE = re.compile(r"\b(JobState|Reason|ExitCode)=(\S+)")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job of a sweep: what it is told, and where its results go."""
+
+    number: int
+    overrides: list[str]
+    job: Job
+    folder: Path
+
+
+def prepare(tasks: Sequence[Task]) -> None:
+    """Make the environments here, since compute nodes may have no network, and remove old rows: none may pass for a new one.
+
+    Raises what making an environment raises.
+    """
+    for name in sorted({name for task in tasks for name in environments(task.job)}):
+        envs.managed(name)
+    for task in tasks:
+        (task.folder / "row.json").unlink(missing_ok=True)
+
+
+def environments(job: Job) -> set[str]:
+    """The managed environments in which the stages of a job run."""
+    if job.plan_only:
+        return set()
+    served = job.serve.keep or job.rescore or set(MEASUREMENTS) & set(job.stages)
+    names = {QUANT_ENV, EVAL_ENV, job.method.env, job.runtime.env if served else None}
+    return {name for name in names if name and name not in job.envs}
+
+
+def submit(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], options: dict[str, Any]) -> list[Ran[Any]]:
+    """Submit `work` with each of `arguments`; `options` are the launcher's. Raises ValueError where SLURM takes no such jobs."""
+    own = {
+        "setup": [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *(options["setup"] or [])]
+    }
+    given = {name if name in GENERIC else f"slurm_{name}": value for name, value in {**options, **own}.items()}
+    try:
+        executor = AutoExecutor(
+            given.pop("submitit_folder"), slurm_max_num_timeout=given.pop("slurm_max_num_timeout"), cluster="slurm"
+        )
+        executor.update_parameters(**given)
+        return executor.map_array(work, *zip(*arguments, strict=True))
+    except (RuntimeError, FailedSubmissionError) as error:
+        raise ValueError(
+            f"hydra/launcher=slurm: {error}; look at hydra.launcher.partition, account, gpus_per_node"
+        ) from error
+
+
+def ended(jobs: Sequence[Ran[Any]]) -> Iterator[int]:
+    """The place in `jobs` of each job, as it ends."""
+    left, missing, looked = dict(enumerate(jobs)), set[str](), 0.0
+    while left:
+        gone = set[str]()
+        if time.monotonic() - looked > LOOK:
+            present, looked = queued(jobs[0].job_id.partition("_")[0]), time.monotonic()
+            absent = {job.job_id for job in left.values()} - present
+            gone, missing = absent & missing, absent  # absent twice: its files have had the time to arrive
+        for place, job in list(left.items()):
+            if job.paths.result_pickle.exists() or job.job_id in gone:
+                del left[place]
+                yield place
+        time.sleep(0.5)
+
+
+def queued(array: str) -> set[str]:
+    """The jobs of a job array that SLURM has not done with. Without an answer of its controller: waits for one."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
+    while (said := subprocess.run(command, capture_output=True, text=True)).returncode:
+        if "Invalid job id" in said.stderr:  # forgotten, so ended
+            return set()
+        console.print(f"  SLURM does not answer, waiting: {said.stderr.strip()}", style="yellow", markup=False)
+        time.sleep(LOOK)
+    return set(said.stdout.split())
+
+
+def settle(task: Task, job: Ran[Any]) -> int:
+    """The exit code of a job that has ended, by its row; one that left none gets one that says why."""
+    file = task.folder / "row.json"
+    if file.exists():
+        row = read_json(file)
+        return _tell(task, row["verdict"], row.get("failed", {}).get("reason", ""))
+    returned = _returned(job)
+    if returned == 0:
+        return _tell(task, "done", "")  # of a plan, for instance, there is no row
+    said = _said_by_slurm(job.job_id)
+    reason = f"job {job.job_id} on SLURM: {said}{f'; {returned}' if returned else ''}  (log: {job.paths.stderr})"
+    overrides = task.folder / ".hydra" / "overrides.yaml"
+    if not overrides.exists():  # it never began
+        overrides.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(task.overrides), overrides)
+    leave(task.job, task.folder, "failed", reason)
+    return _tell(task, "failed", reason)
+
+
+def _tell(task: Task, verdict: str, reason: str) -> int:
+    code = outcome.OF_VERDICT.get(verdict, 0)
+    words = f"{task.number}: {verdict}: {' '.join(task.overrides)}{': ' if reason else ''}{reason}"
+    console.print(words, style="bold red" if code else None, markup=False)
+    return code
+
+
+def _returned(job: Ran[Any]) -> Any:
+    """What the job returned or raised: its exit code, or words; nothing where it was ended from outside."""
+    if not job.paths.result_pickle.exists():
+        return ""
+    how, what = pickle.loads(job.paths.result_pickle.read_bytes())
+    if how == "success" and isinstance(what, JobReturn):
+        return what.return_value if what.status is JobStatus.COMPLETED else str(what._return_value)
+    return str(what).strip().splitlines()[-1]
+
+
+def _said_by_slurm(job_id: str) -> str:
+    """CANCELLED, TIMEOUT, FAILED ..., with SLURM's reason and the exit code (code:signal). It forgets, after MinJobAge."""
+    said = subprocess.run(["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True).stdout
+    found = dict(STATE.findall(said))
+    return (
+        f"{found['JobState']} (reason {found['Reason']}, exit code {found['ExitCode']})" if found else "no longer known"
+    )
