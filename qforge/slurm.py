@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 from submitit import AutoExecutor
@@ -67,90 +67,97 @@ def environments(job: Job) -> set[str]:
 
 
 def submit(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], options: dict[str, Any]) -> list[Ran[Any]]:
-    """Submit `work` with each of `arguments`; `options` are the launcher's. Raises ValueError where SLURM takes no such jobs."""
-    own = {
-        "setup": [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *(options["setup"] or [])]
-    }
-    given = {name if name in GENERIC else f"slurm_{name}": value for name, value in {**options, **own}.items()}
+    """Submit `work` with each of `arguments`, as one job array; `options` are the launcher's.
+
+    Raises ValueError where SLURM takes no such jobs.
+    """
+    # `work` is found by its import path, wherever the user stands
+    path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    options = {**options, "setup": [path, *(options["setup"] or [])]}
+    given = {name if name in GENERIC else f"slurm_{name}": value for name, value in options.items()}
+    folder, restarts = given.pop("submitit_folder"), given.pop("slurm_max_num_timeout")
     try:
-        executor = AutoExecutor(
-            given.pop("submitit_folder"), slurm_max_num_timeout=given.pop("slurm_max_num_timeout"), cluster="slurm"
-        )
+        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=restarts)
         executor.update_parameters(**given)
         return executor.map_array(work, *zip(*arguments, strict=True))
     except (RuntimeError, FailedSubmissionError) as error:
         raise ValueError(
-            f"hydra/launcher=slurm: {error}; look at hydra.launcher.partition, account, gpus_per_node"
+            f"hydra/launcher=slurm: {error}; submit where sbatch works, and look at hydra.launcher.partition, account, "
+            "gpus_per_node ...; arrays that are too long are cut by hydra.sweeper.max_batch_size"
         ) from error
 
 
-def ended(jobs: Sequence[Ran[Any]]) -> Iterator[int]:
+def wait(jobs: Sequence[Ran[Any]]) -> Iterator[int]:
     """The place in `jobs` of each job, as it ends."""
-    left, missing, looked = dict(enumerate(jobs)), set[str](), 0.0
+    left = dict(enumerate(jobs))
+    missing, looked = set[str](), time.monotonic()
     while left:
+        time.sleep(0.5)
         gone = set[str]()
         if time.monotonic() - looked > LOOK:
-            present, looked = queued(jobs[0].job_id.partition("_")[0]), time.monotonic()
+            present, looked = queued(array_of(jobs)), time.monotonic()
             absent = {job.job_id for job in left.values()} - present
             gone, missing = absent & missing, absent  # absent twice: its files have had the time to arrive
-        for place, job in list(left.items()):
-            if job.paths.result_pickle.exists() or job.job_id in gone:
-                del left[place]
-                yield place
-        time.sleep(0.5)
+        for place in [p for p, job in left.items() if job.paths.result_pickle.exists() or job.job_id in gone]:
+            del left[place]
+            yield place
+
+
+def array_of(jobs: Sequence[Ran[Any]]) -> str:
+    """The number by which SLURM knows all of them."""
+    return jobs[0].job_id.partition("_")[0]
+
+
+def cancel(jobs: Sequence[Ran[Any]]) -> None:
+    """End those that have not ended."""
+    subprocess.run(["scancel", array_of(jobs)], check=True)
 
 
 def queued(array: str) -> set[str]:
-    """The jobs of a job array that SLURM has not done with. Without an answer of its controller: waits for one."""
+    """The jobs of an array that SLURM has not done with. While its controller does not answer, waits for it."""
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
     while (said := subprocess.run(command, capture_output=True, text=True)).returncode:
-        if "Invalid job id" in said.stderr:  # forgotten, so ended
+        if "Invalid job id" in said.stderr:  # forgotten, so they have ended
             return set()
-        console.print(f"  SLURM does not answer, waiting: {said.stderr.strip()}", style="yellow", markup=False)
+        console.print(f"SLURM does not answer, waiting: {said.stderr.strip()}", style="yellow", markup=False)
         time.sleep(LOOK)
     return set(said.stdout.split())
 
 
 def settle(task: Task, job: Ran[Any]) -> int:
-    """The exit code of a job that has ended, by its row; one that left none gets one that says why."""
+    """The exit code of a job that has ended, from its row; a job that left none gets one that says why."""
     file = task.folder / "row.json"
-    if file.exists():
-        row = read_json(file)
-        return _tell(task, row["verdict"], row.get("failed", {}).get("reason", ""))
-    returned = _returned(job)
-    if returned == 0:
-        return _tell(task, "done", "")  # of a plan, for instance, there is no row
-    said = _said_by_slurm(job.job_id)
-    reason = f"job {job.job_id} on SLURM: {said}{f'; {returned}' if returned else ''}  (log: {job.paths.stderr})"
-    overrides = task.folder / ".hydra" / "overrides.yaml"
-    if not overrides.exists():  # it never began
-        overrides.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(task.overrides), overrides)
-    leave(task.job, task.folder, "failed", reason)
-    return _tell(task, "failed", reason)
-
-
-def _tell(task: Task, verdict: str, reason: str) -> int:
-    code = outcome.OF_VERDICT.get(verdict, 0)
-    words = f"{task.number}: {verdict}: {' '.join(task.overrides)}{': ' if reason else ''}{reason}"
-    console.print(words, style="bold red" if code else None, markup=False)
+    why = "" if file.exists() else _why(job)
+    if why:
+        overrides = task.folder / ".hydra" / "overrides.yaml"
+        if not overrides.exists():  # it never began
+            overrides.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.create(task.overrides), overrides)
+        leave(task.job, task.folder, "failed", f"job {job.job_id}: {why}  (log: {job.paths.stderr})")
+    row: dict[str, Any] = read_json(file) if file.exists() else {"verdict": "done"}  # of a plan there is no row
+    code = outcome.OF_VERDICT.get(row["verdict"], 0)
+    reason = f": {row['failed']['reason']}" if "failed" in row else ""
+    line = f"{task.number} {row['verdict']}: {shlex.join(task.overrides)}{reason}"
+    console.print(line, style="bold red" if code else None, markup=False)
     return code
 
 
-def _returned(job: Ran[Any]) -> Any:
-    """What the job returned or raised: its exit code, or words; nothing where it was ended from outside."""
+def _why(job: Ran[Any]) -> str:
+    """Why a job left no row; empty where it ended well. What it said itself, or else what SLURM says."""
     if not job.paths.result_pickle.exists():
-        return ""
+        return _said_by_slurm(job.job_id)
     how, what = pickle.loads(job.paths.result_pickle.read_bytes())
-    if how == "success" and isinstance(what, JobReturn):
-        return what.return_value if what.status is JobStatus.COMPLETED else str(what._return_value)
-    return str(what).strip().splitlines()[-1]
+    if how != "success":
+        return str(what).strip().splitlines()[-1]  # a traceback
+    if what.status is JobStatus.COMPLETED:
+        return f"ended with exit code {what.return_value}" if what.return_value else ""
+    return str(what._return_value)
 
 
 def _said_by_slurm(job_id: str) -> str:
-    """CANCELLED, TIMEOUT, FAILED ..., with SLURM's reason and the exit code (code:signal). It forgets, after MinJobAge."""
+    """CANCELLED, TIMEOUT, FAILED ..., SLURM's reason, and the exit code with the signal."""
     said = subprocess.run(["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True).stdout
     found = dict(STATE.findall(said))
-    return (
-        f"{found['JobState']} (reason {found['Reason']}, exit code {found['ExitCode']})" if found else "no longer known"
-    )
+    if not found:
+        return "SLURM has forgotten how it ended (MinJobAge)"
+    return f"SLURM says {found['JobState']}, reason {found['Reason']}, exit code {found['ExitCode']}"

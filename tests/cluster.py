@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _restore(before: str | None) -> None:
 
 @contextmanager
 def _daemon(folder: Path, name: str, *arguments: str) -> Iterator[None]:
-    program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    program = find(name)
     assert program, f"{name} is not installed"
     with (folder / f"{name}.log").open("w") as log:
         child = subprocess.Popen([program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -109,12 +109,16 @@ def _daemon(folder: Path, name: str, *arguments: str) -> Iterator[None]:
             child.wait()
 
 
+def find(daemon: str) -> str | None:
+    """Where a daemon lies; few users have its folder on PATH."""
+    return shutil.which(daemon, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
 def _said(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def _until(what: str, true: object) -> None:
-    assert callable(true)
+def _until(what: str, true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline, f"SLURM: waited in vain for {what}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,12 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf, open_dict
 
+from qforge import outcome
+
 if TYPE_CHECKING:
     from qforge import slurm
+
+KILL_WAIT = 3600  # seconds; longer than KillWait and GraceTime are anywhere
 
 
 class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
@@ -25,7 +30,7 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit, wait for all, and leave a row for each that could not do so itself. Raises for no job."""
-        from qforge import command, outcome, slurm
+        from qforge import command, slurm
 
         tasks: list[slurm.Task] = []
         codes: dict[int, int] = {}
@@ -36,9 +41,13 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
             state = Singleton.get_state()
             arguments = [(task.overrides, "hydra.sweep.dir", task.number, str(task.number), state) for task in tasks]
             jobs = slurm.submit(self, arguments, self.params)
-            codes.update((place, slurm.settle(tasks[place], jobs[place])) for place in slurm.ended(jobs))
+            try:
+                codes.update((place, slurm.settle(tasks[place], jobs[place])) for place in slurm.wait(jobs))
+            except KeyboardInterrupt:
+                slurm.cancel(jobs)
+                raise
 
-        if code := command.ending(sweep):
+        if code := command.ending(sweep, debug=bool(self.config.debug)):
             outcome.codes.append(code)
             sys.exit(code)
         outcome.codes.extend(codes.values())
@@ -48,18 +57,29 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
         ]
 
     def __call__(self, *arguments: Any) -> JobReturn:
-        """On the node: run the job. A stage that SLURM ended is no failure of the job, so it leaves no row."""
+        """On the node: run the job.
+
+        SLURM's SIGTERM reaches the stages too. What dies of it is no failure of the job, so it leaves no row; and it does
+        not end the job, for it may come before a preemption's SIGUSR2, which does.
+        """
         told = list[int]()
         signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-        return super().__call__(*arguments)
+        returned: JobReturn = super().__call__(*arguments)
+        if told and (returned.status is not JobStatus.COMPLETED or returned.return_value):
+            assert returned.hydra_cfg
+            Path(returned.hydra_cfg.hydra.runtime.output_dir, "row.json").unlink(missing_ok=True)
+            time.sleep(KILL_WAIT)
+            raise RuntimeError(f"SLURM asked the job to end (SIGTERM), and {KILL_WAIT} s later it was still there")
+        return returned
 
     def _task(self, number: int, overrides: list[str]) -> slurm.Task:
         """The job of these overrides. Raises OmegaConf's exceptions."""
         from qforge.slurm import Task
 
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        config: Any = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.num = number
             folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
             del config["hydra"]
-        return Task(number, list(filter_overrides(overrides)), OmegaConf.to_object(config), folder)
+        job: Any = OmegaConf.to_object(config)
+        return Task(number, list(filter_overrides(overrides)), job, folder)
