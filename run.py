@@ -9,10 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from qforge import hardware, outcome
+from qforge import experiments, hardware
 from qforge.config import Job
 
 ConfigStore.instance().store(name="schema", node=Job)
+exit_codes: list[int] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -20,10 +21,10 @@ def main(config: DictConfig) -> int:
     from qforge.command import Command, run  # late: `--help` must not pay for it
 
     folder = HydraConfig.get().runtime.output_dir
-    outcome.codes.append(outcome.FAILED)  # if it ends with a bug of ours
+    exit_codes.append(1)  # if it ends with a bug of ours
     command = Command(lambda: typed(config), again, several())
-    outcome.codes[-1] = run(command, folder, debug=bool(OmegaConf.select(config, "debug")))
-    return outcome.codes[-1]
+    exit_codes[-1] = run(command, folder, debug=bool(OmegaConf.select(config, "debug")))
+    return exit_codes[-1]
 
 
 def typed(config: DictConfig) -> Job:
@@ -49,13 +50,13 @@ def several() -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     try:
-        sys.argv = hardware.named(sys.argv)
+        sys.argv = experiments.listed(hardware.named(sys.argv))
         main()
-    except ValueError as refusal:  # of hw=auto
+    except ValueError as refusal:  # of hw=auto, or of a list of experiments
         print(f"refused: {refusal}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
-        sys.exit(error.code if outcome.codes or not error.code else 2)
+        sys.exit(error.code if exit_codes or not error.code else 2)
     except KeyboardInterrupt:  # said already; a sweep ends here as well
         sys.exit(130)
-    sys.exit(outcome.exit_code())
+    sys.exit(max(exit_codes, default=0))

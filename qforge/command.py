@@ -14,7 +14,6 @@ from qforge import attempts, guide
 from qforge.checks import check
 from qforge.config import Job
 from qforge.envs import StageError
-from qforge.outcome import FAILED, REFUSED
 from qforge.pipeline import leave_row, original_works
 from qforge.progress import console
 from qforge.report import planned as plans
@@ -64,26 +63,20 @@ def advise(command: Command, hardware: list[str], run: Run) -> None:
 
 def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
-    code = ending(lambda: start(command, Path(folder)), debug)
-    if not code:
-        console.print(folder, style="bold", markup=False)
-    return code
-
-
-def ending(work: Callable[[], None], debug: bool = False) -> int:
-    """Do the work; returns the exit code, having said why it is not 0. Raises KeyboardInterrupt."""
+    out = Path(folder)
     try:
-        work()
+        start(command, out)
     except (ValueError, OmegaConfBaseException) as error:
-        return _end(f"refused: {_text(error)}", REFUSED, debug)
+        return _end(f"refused: {_text(error)}", 2, debug)
     except StageError as error:
-        return _end(f"failed: {error}", FAILED, debug)
+        return _end(f"failed: {error}", 1, debug)
     except OSError as error:
         full = error.errno == errno.ENOSPC
         return _end(f"failed: {error}" + ("; free some space and run again" if full else ""), 2 if full else 1, debug)
     except KeyboardInterrupt:
         _end("interrupted; what was finished is kept, and the same command goes on from there", 130, debug)
         raise  # a sweep must not go on with its next row
+    console.print(str(out), style="bold", markup=False)
     return 0
 
 

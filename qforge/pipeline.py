@@ -70,15 +70,10 @@ def leave_row(job: Job, folder: Path) -> None:
         go(job, folder)
     except (ValueError, StageError) as error:
         if not job.verify and not job.serve.keep:
-            leave(job, folder, "failed" if isinstance(error, StageError) else "refused", str(error))
+            left = row.failed(job, "failed" if isinstance(error, StageError) else "refused", str(error), folder)
+            Run(job, folder).write("row.json", left)
+            pages.html(folder / "report.html", [left])
         raise
-
-
-def leave(job: Job, folder: Path, verdict: str, reason: str) -> None:
-    """The row of a job that came to no result."""
-    left = row.failed(job, verdict, reason, folder)
-    Run(job, folder).write("row.json", left)
-    pages.html(folder / "report.html", [left])
 
 
 def until_decided(

@@ -83,7 +83,7 @@ def reason(folder: Path, number: int) -> str:
 def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, model: Path, tmp_path: Path) -> None:
     with sweep(cli, tmp_path, *GPTQ, "calib.sequences=2,3,4,0") as process:
         for job in range(3):
-            wait_for_output(tmp_path / f"{job}" / "quantize.log", "Calibrating", process)
+            wait_for_output(tmp_path / f"{job}" / "quantize.log", "", process)
         array = said("squeue", "--noheader", "--format=%F").split()[0]
         job_process(tmp_path, 0).kill()
         said("scancel", f"{array}_1")
