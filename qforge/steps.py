@@ -18,8 +18,9 @@ from qforge.measure import code
 from qforge.plan import Plan
 from qforge.request import Request, to_json
 from qforge.runtimes import vllm
+from qforge.spent import Time
 from qforge.stages.inspect import inspect
-from qforge.store import Store, result
+from qforge.store import Store, result, seconds
 
 QUANT_ENV = "quant"  # converts and tokenizes
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
@@ -27,12 +28,16 @@ DEVICES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: 
 
 
 class Run:
-    """One job in one folder. The baseline of a run is a Run of its own, with a prefix, in the same folder."""
+    """One job in one folder, and the time it takes. The baseline of a run is a Run of its own, with a prefix, beside it."""
 
-    def __init__(self, job: Job, folder: Path, prefix: str = "") -> None:
-        self.job, self.folder, self.prefix = job, folder, prefix
+    def __init__(self, job: Job, folder: Path, prefix: str = "", time: Time | None = None) -> None:
+        self.job, self.folder, self.prefix, self.time = job, folder, prefix, time or Time()
         self.store = Store((ROOT / os.path.expanduser(job.store)).resolve())
         folder.mkdir(parents=True, exist_ok=True)
+
+    def beside(self, job: Job, prefix: str = "") -> Run:
+        """Another job that is part of this run."""
+        return Run(job, self.folder, prefix, self.time)
 
     def write(self, name: str, content: Any) -> None:
         """A result file of the run, complete or absent."""
@@ -112,7 +117,7 @@ class Run:
         """The bf16 checkpoint's folder."""
         if self.job.model.path and (folder := self.known_model()):
             return folder
-        return self._get("fetch", self._fetch_key(), self._fetch, self.job.model.name) / "model"
+        return self.get("fetch", self._fetch_key(), self._fetch, self.job.model.name) / "model"
 
     def _fetch(self, out: Path) -> None:
         where = interpreters.named(QUANT_ENV, self.job)
@@ -172,7 +177,7 @@ class Run:
                 )
                 line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
-        folder = self._get("quantize", key, build, method.name)
+        folder = self.get("quantize", key, build, method.name)
         self.write("quantize.json", result(folder))
         return folder / "artifact"
 
@@ -194,7 +199,7 @@ class Run:
             with progress.line("calibrate", what) as line:
                 self.stage("calibrate", where, out, line.feed, inputs={"source": str(source)})
 
-        folder = self._get("calibrate", key, build, what)
+        folder = self.get("calibrate", key, build, what)
         self.write("calibrate.json", result(folder))
         return folder
 
@@ -224,11 +229,19 @@ class Run:
         ]
         return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
-    def _get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
+    def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
+        """The result for `key`, from the store or built now."""
         folder, known = self.store.get(stage, key, build)
         if known:
-            progress.reused(stage, f"{detail}, {folder.name}")
+            self.reuse(stage, folder, detail)
+        else:
+            self.time.spend(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))
         return folder
+
+    def reuse(self, stage: str, folder: Path, detail: str) -> None:
+        """Say, and count, that a result was there already."""
+        progress.reused(f"{self.prefix}{stage}", f"{detail}, {folder.name}")
+        self.time.save(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))
 
     def stage(
         self, name: str, where: Environment, out: Path, feed: Callable[[str], None], api_key: str = "", **inputs: Any
