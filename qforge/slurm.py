@@ -18,17 +18,18 @@ from typing import Any
 
 from hydra.core.utils import JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from submitit import AutoExecutor
 from submitit import Job as Ran
 from submitit.core.utils import FailedSubmissionError
 
-from qforge import envs, outcome
+from qforge import envs
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Job
 from qforge.measure import EVAL_ENV, MEASUREMENTS
-from qforge.pipeline import leave
 from qforge.progress import console
+from qforge.report import unfinished
+from qforge.request import to_json
 from qforge.steps import QUANT_ENV
 
 GENERIC = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
@@ -42,8 +43,15 @@ class Task:
 
     number: int
     overrides: list[str]
-    job: Job
+    config: DictConfig
     folder: Path
+
+    @property
+    def job(self) -> Job:
+        """Raises OmegaConf's exceptions for a value that is missing or of another type."""
+        job: Any = OmegaConf.to_object(self.config)
+        assert isinstance(job, Job)
+        return job
 
 
 def prepare(tasks: Sequence[Task]) -> None:
@@ -124,22 +132,24 @@ def queued(array: str) -> set[str]:
     return set(said.stdout.split())
 
 
-def settle(task: Task, job: Ran[Any]) -> int:
-    """The exit code of a job that has ended, from its row; a job that left none gets one that says why."""
+def settle(task: Task, job: Ran[Any]) -> None:
+    """A job has ended: say how, by its row; one that left none gets one that says why."""
     file = task.folder / "row.json"
-    why = "" if file.exists() else _why(job)
-    if why:
-        overrides = task.folder / ".hydra" / "overrides.yaml"
-        if not overrides.exists():  # it never began
-            overrides.parent.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(OmegaConf.create(task.overrides), overrides)
-        leave(task.job, task.folder, "failed", f"job {job.job_id}: {why}  (log: {job.paths.stderr})")
-    row: dict[str, Any] = read_json(file) if file.exists() else {"verdict": "done"}  # of a plan there is no row
-    code = outcome.OF_VERDICT.get(row["verdict"], 0)
-    reason = f": {row['failed']['reason']}" if "failed" in row else ""
-    line = f"{task.number} {row['verdict']}: {shlex.join(task.overrides)}{reason}"
-    console.print(line, style="bold red" if code else None, markup=False)
-    return code
+    if not file.exists() and (why := _why(job)):
+        _begun(task)
+        row = unfinished.row(task.folder, "failed", f"job {job.job_id}: {why}  (log: {job.paths.stderr})")
+        file.write_text(to_json(row))
+    how = read_json(file)["verdict"] if file.exists() else "done"  # of a plan there is no row
+    console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim", markup=False)
+
+
+def _begun(task: Task) -> None:
+    """What Hydra writes down when a job begins; for one that never did."""
+    folder = task.folder / ".hydra"
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        OmegaConf.save(task.config, folder / "config.yaml")
+        OmegaConf.save(OmegaConf.create(task.overrides), folder / "overrides.yaml")
 
 
 def _why(job: Ran[Any]) -> str:

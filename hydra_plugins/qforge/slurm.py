@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-from omegaconf import OmegaConf, open_dict
-
-from qforge import outcome
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
     from qforge import slurm
@@ -29,32 +28,31 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
     """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit, wait for all, and leave a row for each that could not do so itself. Raises for no job."""
-        from qforge import command, slurm
+        """Submit, wait for all, and leave a row for each that could not do so itself.
 
-        tasks: list[slurm.Task] = []
-        codes: dict[int, int] = {}
+        Raises CompactHydraException, which Hydra prints, where nothing could be submitted.
+        """
+        from qforge import slurm
+        from qforge.envs import StageError
+        from qforge.progress import console
 
-        def sweep() -> None:
-            tasks.extend(self._task(initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides))
+        try:
+            tasks = [self._task(initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides)]
             slurm.prepare(tasks)
             state = Singleton.get_state()
             arguments = [(task.overrides, "hydra.sweep.dir", task.number, str(task.number), state) for task in tasks]
             jobs = slurm.submit(self, arguments, self.params)
-            try:
-                codes.update((place, slurm.settle(tasks[place], jobs[place])) for place in slurm.wait(jobs))
-            except KeyboardInterrupt:
-                slurm.cancel(jobs)
-                raise
-
-        if code := command.ending(sweep, debug=bool(self.config.debug)):
-            outcome.codes.append(code)
-            sys.exit(code)
-        outcome.codes.extend(codes.values())
-        return [
-            JobReturn(overrides=task.overrides, status=JobStatus.COMPLETED, _return_value=codes[place])
-            for place, task in enumerate(tasks)
-        ]
+        except (ValueError, StageError, OmegaConfBaseException) as error:
+            raise CompactHydraException(f"refused: {error}") from None
+        console.print(f"submitted {len(jobs)} jobs to SLURM, as {slurm.array_of(jobs)}")
+        try:
+            for place in slurm.wait(jobs):
+                slurm.settle(tasks[place], jobs[place])
+        except KeyboardInterrupt:
+            slurm.cancel(jobs)
+            console.print("interrupted; the jobs are cancelled, what was finished is kept", style="yellow")
+            raise
+        return [JobReturn(overrides=task.overrides, status=JobStatus.COMPLETED) for task in tasks]
 
     def __call__(self, *arguments: Any) -> JobReturn:
         """On the node: run the job.
@@ -73,7 +71,7 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
         return returned
 
     def _task(self, number: int, overrides: list[str]) -> slurm.Task:
-        """The job of these overrides. Raises OmegaConf's exceptions."""
+        """The job of these overrides, composed."""
         from qforge.slurm import Task
 
         config: Any = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
@@ -81,5 +79,4 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
             config.hydra.job.num = number
             folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
             del config["hydra"]
-        job: Any = OmegaConf.to_object(config)
-        return Task(number, list(filter_overrides(overrides)), job, folder)
+        return Task(number, list(filter_overrides(overrides)), config, folder)
