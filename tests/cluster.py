@@ -1,7 +1,4 @@
-"""A SLURM of one node in a folder, on the loopback only: real daemons, as any user, gone at the end.
-
-.venv/bin/python tests/cluster.py COMMAND ...       runs COMMAND with that SLURM, where SLURM and munge are installed
-"""
+"""A SLURM of one node in a folder, on the loopback only: real daemons, as any user, gone at the end."""
 
 from __future__ import annotations
 
@@ -16,6 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
+
+import psutil
+
+from qforge.config import ROOT
+from qforge.envs import end_group
 
 # Without accounting (slurmdbd, MariaDB): the harder case, since nothing remembers how a job ended.
 # A requeued job waits for cred_expire seconds, two minutes by default.
@@ -54,59 +57,50 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 def slurm(cores: int) -> Iterator[None]:
     """Have every SLURM command of this process and its children speak to a cluster of its own, of `cores` slots."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")))  # sockets: short
-        folder.chmod(0o755)
-        for name in ("state", "spool"):
-            (folder / name).mkdir()
-        key = folder / "munge.key"
-        key.touch(0o600)
-        key.write_bytes(os.urandom(128))
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        ports = [s.getsockname()[1] for s in sockets]
-        for s in sockets:
-            s.close()
-        (folder / "slurm.conf").write_text(
-            CONFIG.format(
-                folder=folder, ports=ports, user=getpass.getuser(), host=socket.gethostname().split(".")[0], cores=cores
-            )
-        )
-        before = os.environ.get("SLURM_CONF")
-        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-        stack.callback(_restore, before)
-        own = [f"--{what}-file={folder}/munge.{what}" for what in ("key", "log", "pid", "seed")]
-        stack.enter_context(
-            _daemon(folder, "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *own)
-        )
-        _until("munge.socket", (folder / "munge.socket").exists)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
+        stack.enter_context(patch.dict(os.environ, SLURM_CONF=str(_configure(folder, cores))))
+        files = [f"--{what}-file={folder}/munge.{what}" for what in ("key", "log", "pid", "seed")]
+        at = folder / "munge.socket"
+        stack.enter_context(_daemon(folder, "munged", "--foreground", "--force", f"--socket={at}", *files))
+        until(at.exists)
         stack.enter_context(_daemon(folder, "slurmctld", "-D", "-i"))
         stack.enter_context(_daemon(folder, "slurmd", "-D", "-N", "localhost"))
-        _until("idle", lambda: "idle" in _said("sinfo", "--noheader", "--format=%T"))
+        sinfo = ["sinfo", "--noheader", "--format=%T"]
+        until(lambda: "idle" in subprocess.run(sinfo, capture_output=True, text=True).stdout)
         yield
 
 
-def _restore(before: str | None) -> None:
-    if before is None:
-        del os.environ["SLURM_CONF"]
-    else:
-        os.environ["SLURM_CONF"] = before
+def _configure(folder: Path, cores: int) -> Path:
+    folder.chmod(0o755)
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    key = folder / "munge.key"
+    key.touch(0o600)
+    key.write_bytes(os.urandom(128))
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [one.getsockname()[1], other.getsockname()[1]]
+    host = socket.gethostname().partition(".")[0]
+    file = folder / "slurm.conf"
+    file.write_text(CONFIG.format(folder=folder, ports=ports, user=getpass.getuser(), host=host, cores=cores))
+    return file
 
 
 @contextmanager
 def _daemon(folder: Path, name: str, *arguments: str) -> Iterator[None]:
+    """A daemon in the foreground, under the guard: it ends with this process, however that ends."""
     program = find(name)
     assert program, f"{name} is not installed"
-    with (folder / f"{name}.log").open("w") as log:
-        child = subprocess.Popen([program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "qforge.guard", str(os.getpid()), "", program, *arguments]
+    log = folder / f"{name}.log"
+    with log.open("w") as out:
+        child = subprocess.Popen(
+            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+        )
     try:
         yield
-        assert child.poll() is None, (folder / f"{name}.log").read_text()
+        assert child.poll() is None, log.read_text()
     finally:
-        child.terminate()
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        end_group(child)
 
 
 def find(daemon: str) -> str | None:
@@ -114,17 +108,24 @@ def find(daemon: str) -> str | None:
     return shutil.which(daemon, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def _said(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True).stdout
+def said(*command: str) -> str:
+    """What a command prints. Raises where it fails."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _until(what: str, true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+def until(true: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"SLURM: waited in vain for {what}"
-        time.sleep(0.1)
+        assert time.monotonic() < deadline, true
+        time.sleep(0.2)
 
 
-if __name__ == "__main__":
-    with slurm(cores=4):
-        sys.exit(subprocess.run(sys.argv[1:]).returncode)
+def process_of(sweep: Path, job: int) -> psutil.Process:
+    """What runs a job of the array of a sweep."""
+    (found,) = [
+        process for process in psutil.process_iter(["cmdline"])
+        if "submitit.core._submit" in (line := process.info["cmdline"] or []) and f"{sweep}/.submitit/%j" in line
+        and "srun" not in line and process.environ()["SLURM_ARRAY_TASK_ID"] == str(job)
+    ]  # fmt: skip
+    return found

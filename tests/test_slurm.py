@@ -6,14 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cluster
-import psutil
 import pytest
+from cluster import find, process_of, said, slurm, until
 from conftest import QUICK, Cli, Finished
 from test_bad_input import processes_with, wait_for_output
 
@@ -21,17 +19,15 @@ from qforge.checkpoint import read_json
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.skipif(
-        not (shutil.which("sbatch") and cluster.find("munged")), reason="SLURM or munge is not installed"
-    ),
+    pytest.mark.skipif(not (shutil.which("sbatch") and find("munged")), reason="SLURM or munge is not installed"),
 ]
 GPTQ = ("method=gptq", "calib.length=64", "stages=[quantize,inspect]")
 HERE = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def slurm() -> Iterator[None]:
-    with cluster.slurm(cores=4):
+def node() -> Iterator[None]:
+    with slurm(cores=4):
         yield
 
 
@@ -53,27 +49,6 @@ def ended(process: subprocess.Popen[str], folder: Path) -> Finished:
     return Finished(process.returncode, output, folder)
 
 
-def said(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def job_process(folder: Path, number: int) -> psutil.Process:
-    """What submitit started on the node for a job of the array."""
-    (found,) = [
-        p for p in psutil.process_iter()
-        if "submitit.core._submit" in p.cmdline() and f"{folder}/.submitit/%j" in p.cmdline()
-        and p.environ()["SLURM_ARRAY_TASK_ID"] == str(number)
-    ]  # fmt: skip
-    return found
-
-
 def reason(folder: Path, number: int) -> str:
     row = read_json(folder / f"{number}" / "row.json")
     assert row["verdict"] in ("failed", "refused")
@@ -85,10 +60,10 @@ def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, model: P
         for job in range(3):
             wait_for_output(tmp_path / f"{job}" / "quantize.log", "", process)
         array = said("squeue", "--noheader", "--format=%F").split()[0]
-        job_process(tmp_path, 0).kill()
+        process_of(tmp_path, 0).kill()
         said("scancel", f"{array}_1")
         until(lambda: len(said("squeue", "--noheader", "--array").splitlines()) == 1)
-        said("srun", "--partition=high", "--ntasks=4", "--overcommit", "true")  # every core: the last one has to go
+        said("srun", "--partition=high", "--ntasks=4", "true")  # every core: the last one has to go
         done = ended(process, tmp_path)
     assert done.code == 1, done.output
     assert f"job {array}_0: SLURM says FAILED" in reason(tmp_path, 0)
@@ -134,7 +109,7 @@ def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, model: Path,
 
 
 @pytest.mark.parametrize(
-    ("override", "environ", "said"),
+    ("override", "environ", "words"),
     [
         ("hydra.launcher.partition=nowhere", {}, "invalid partition specified: nowhere"),
         ("hydra.launcher.timeout_min=soon", {}, "Value 'soon' of type 'str' could not be converted to Integer"),
@@ -142,9 +117,9 @@ def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, model: Path,
     ],
 )
 def test_what_cannot_be_submitted_is_refused(
-    cli: Cli, tmp_path: Path, override: str, environ: dict[str, str], said: str
+    cli: Cli, tmp_path: Path, override: str, environ: dict[str, str], words: str
 ) -> None:
     done = cli("--multirun", f"hydra.sweep.dir={tmp_path}", *HERE, "plan_only=true", override, environ=environ)
     assert done.code == 2, done.output
-    assert said in done.output
+    assert words in done.output
     assert "Traceback" not in done.output
