@@ -137,7 +137,8 @@ def settle(task: Task, job: Ran[Any]) -> None:
     file = task.folder / "row.json"
     if not file.exists() and (why := _why(job)):
         _begun(task)
-        row = unfinished.row(task.folder, "failed", f"job {job.job_id}: {why}  (log: {job.paths.stderr})")
+        log = f"  (log: {job.paths.stderr})" if job.paths.stderr.exists() else ""
+        row = unfinished.row(task.folder, "failed", f"job {job.job_id}: {why}{log}")
         file.write_text(to_json(row))
     how = read_json(file)["verdict"] if file.exists() else "done"  # of a plan there is no row
     console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim", markup=False)
@@ -155,7 +156,7 @@ def _begun(task: Task) -> None:
 def _why(job: Ran[Any]) -> str:
     """Why a job left no row; empty where it ended well. What it said itself, or else what SLURM says."""
     if not job.paths.result_pickle.exists():
-        return _said_by_slurm(job.job_id)
+        return _said_by_slurm(job)
     how, what = pickle.loads(job.paths.result_pickle.read_bytes())
     if how != "success":
         return str(what).strip().splitlines()[-1]  # a traceback
@@ -164,10 +165,12 @@ def _why(job: Ran[Any]) -> str:
     return str(what._return_value)
 
 
-def _said_by_slurm(job_id: str) -> str:
+def _said_by_slurm(job: Ran[Any]) -> str:
     """CANCELLED, TIMEOUT, FAILED ..., SLURM's reason, and the exit code with the signal."""
-    said = subprocess.run(["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True).stdout
-    found = dict(STATE.findall(said))
+    if not job.paths.stderr.exists():  # SLURM has no record of its own for such a job of an array
+        return "it left SLURM's queue before it began, cancelled"
+    command = ["scontrol", "--oneliner", "show", "job", job.job_id]
+    found = dict(STATE.findall(subprocess.run(command, capture_output=True, text=True).stdout))
     if not found:
         return "SLURM has forgotten how it ended (MinJobAge)"
     return f"SLURM says {found['JobState']}, reason {found['Reason']}, exit code {found['ExitCode']}"
