@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from qforge import divergence, exposure, formats, interpreters, probe, progress, provenance, sampling, tasks
@@ -106,7 +107,9 @@ def not_measured(reason: str) -> dict[str, Any]:
 def _alone(run: Run) -> Iterator[None]:
     """One measurement at a time on the same devices: two servers at once would spoil each other's speed."""
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    asked = monotonic()
     with locked(run.store.root / f"measuring-{socket.gethostname()}-{devices}.lock", waiting=_say_waiting):
+        run.time.waited += monotonic() - asked
         yield
 
 

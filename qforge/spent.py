@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
 
 
-@dataclass
 class Time:
-    """Seconds by stage. A run and its baseline share one; what is not counted is start-up, planning and waiting."""
+    """Seconds by stage. A run and its baseline share one."""
 
-    spent: dict[str, float] = field(default_factory=dict)
-    saved: dict[str, float] = field(default_factory=dict)  # of what was there already: what it took when it was made
-    known: set[str] = field(default_factory=set)  # results that are in one of the two
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.spent: dict[str, float] = {}
+        self.saved: dict[str, float] = {}  # of what was there already: what it took when it was made
+        self.known: set[str] = set()  # results that are in one of the two
+        self.waited = 0.0  # for other jobs
 
     def spend(self, stage: str, key: str, seconds: float) -> None:
         """A result was made in this run."""
@@ -25,11 +27,16 @@ class Time:
             self.known.add(key)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """For row.json. Both together are what the row costs by itself."""
-        parts = {"spent": self.spent, "saved": self.saved}
-        return {name: {stage: round(s, 1) for stage, s in part.items()} for name, part in parts.items()}
+        """For row.json. `other` is what no stage has spent: planning, inspecting, judging, the end of the server."""
+        other = time.monotonic() - self.started - sum(self.spent.values()) - self.waited
+        parts = {
+            "spent": {**self.spent, "other": other},
+            "saved": self.saved,
+            "waited": {"waiting": self.waited},
+        }
+        return {name: {stage: round(seconds, 1) for stage, seconds in part.items()} for name, part in parts.items()}
 
 
-def alone(time: dict[str, dict[str, float]]) -> float:
-    """Seconds that a row would have cost by itself, from its summary."""
-    return sum(seconds for part in time.values() for seconds in part.values())
+def alone(summary: dict[str, dict[str, float]]) -> float:
+    """Seconds that a row would have cost by itself, with nothing there and nobody in the way."""
+    return sum(summary["spent"].values()) + sum(summary["saved"].values())

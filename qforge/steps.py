@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from qforge import checkpoint, envs, formats, interpreters, progress
-from qforge.checkpoint import PICKLED, read_json
+from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, Vendor, repository_path
 from qforge.envs import Environment, StageError
 from qforge.measure import code
@@ -110,7 +111,8 @@ class Run:
         model = self.job.model
         where: dict[str, Any] = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
         if model.random:
-            where = {"random": hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()}
+            shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()
+            where = {"random": shape, "weights": code("random_weights.py")}
         return {**where, "code": code("stages/fetch.py"), "env": interpreters.identity(QUANT_ENV, self.job)}
 
     def fetch(self) -> Path:
@@ -189,7 +191,7 @@ class Run:
         }
         key = {
             "texts": texts, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
-            "tokenizer": self._small_files(source),
+            "tokenizer": checkpoint.small_files(source),
             "code": code("stages/calibrate.py"), "env": interpreters.identity(QUANT_ENV, self.job),
         }  # fmt: skip
         what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
@@ -220,19 +222,14 @@ class Run:
         """What a checkpoint is, without reading all of it: small files whole, weights by header, size and time."""
         checkpoint.headers(folder)  # refuses a damaged one here, with its own message
         weights = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.glob("*.safetensors"))}
-        return {"files": self._small_files(folder), "weights": weights}
-
-    def _small_files(self, folder: Path) -> dict[str, str]:
-        """Hashes of config, tokenizer, chat template ...: every file that holds no weights and is no README."""
-        files = [
-            f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix not in (".safetensors", *PICKLED, ".md")
-        ]
-        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        return {"files": checkpoint.small_files(folder), "weights": weights}
 
     def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
         """The result for `key`, from the store or built now."""
+        asked = monotonic()
         folder, known = self.store.get(stage, key, build)
         if known:
+            self.time.waited += monotonic() - asked
             self.reuse(stage, folder, detail)
         else:
             self.time.spend(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))

@@ -65,9 +65,11 @@ def row(result: dict[str, Any]) -> None:
 
 def spent(time: dict[str, dict[str, float]]) -> None:
     """Where the time of a run went, in one line."""
-    parts = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in time["spent"].items()) or "nothing was made"
+    parts = [
+        f"{stage} {seconds:.0f} s" for stage, seconds in {**time["spent"], **time["waited"]}.items() if seconds >= 0.5
+    ]
     saved = sum(time["saved"].values())
-    console.print(f"time: {parts}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
+    console.print(f"time: {', '.join(parts)}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
 
 
 def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
