@@ -111,7 +111,8 @@ class Run:
         model = self.job.model
         where: dict[str, Any] = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
         if model.random:
-            where = {"random": hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()}
+            shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()
+            where = {"random": shape, "weights": code("random_weights.py")}
         return {**where, "code": code("stages/fetch.py"), "env": interpreters.identity(QUANT_ENV, self.job)}
 
     def fetch(self) -> Path:

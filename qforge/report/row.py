@@ -49,6 +49,7 @@ def make(
             "bits_per_weight": 8 * size / plan.parameters, "quantized_bits_per_weight": plan.quantized_bits_per_weight,
         },
         "serving": plan.serving,
+        "estimates": plan.estimates,
         "experts": any(m.kind == "expert" for m in plan.modules),
         "heat": _bits(plan),
         "measured": _numbers(measured),
