@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, Finished
+from conftest import ROOT, Cli, Finished
 from test_report import ROWS
 
 from qforge import sweep
@@ -31,7 +35,7 @@ def test_refused_rows_stand_beside_good_ones_and_equal_plans_are_one_checkpoint(
     rows = {"RTN: rtn g64": "not_measured", "RTN: rtn g128": "refused"}
     assert names(tmp_path) == rows
     assert done.output.count("RTN: rtn g128  refused") == 2
-    assert "one checkpoint, by equal plans: RTN: rtn g64, RTN: rtn g64" in done.output
+    assert "one checkpoint, by equal plans: RTN: rtn g64 (0), RTN: rtn g64 (1)" in done.output
     assert done.output.strip().endswith(str(tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "group_size=128: model.layers.0.mlp.gate_proj has 576 inputs" in page
@@ -48,9 +52,19 @@ def test_a_sweep_of_which_nothing_can_run_is_refused(cli: Cli, tmp_path: Path) -
     assert set(names(tmp_path).values()) == {"refused"}
 
 
-def test_what_is_only_planned_leaves_no_report(cli: Cli, tmp_path: Path) -> None:
-    done = cli.succeed("--multirun", "method=rtn,gptq", "plan_only=true", f"hydra.sweep.dir={tmp_path}")
-    assert "nothing shared" not in done.output
+def test_what_is_only_planned_is_one_table_and_no_report(cli: Cli, tmp_path: Path) -> None:
+    done = cli.succeed(
+        "--multirun",
+        "method=bf16,nvfp4,nvfp4_llmc",
+        "plan_only=true",
+        "runtime=transformers",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    end = done.output[done.output.rindex("row ") :]
+    assert re.search(r"^bf16 +planned +16 +269.0 MB, native", end, re.M)
+    assert re.search(r"^nvfp4_llmc g16 +planned +6.9\d* +116.4 MB, ", end, re.M)
+    assert re.search(r"^nvfp4 g16 +refused +method=nvfp4", end, re.M)
+    assert "tokens/s" not in end
     assert not (tmp_path / "report.html").exists()
 
 
@@ -121,3 +135,38 @@ def test_time_is_counted_once() -> None:
     assert time.spent == {"server": 41}
     assert time.saved == {"bench": 30}
     assert alone(Time().summary()) == pytest.approx(0, abs=1)
+
+
+@pytest.mark.real
+def test_after_kill_minus_nine_of_whatever_the_sweep_ends_as_if_nothing_had_been(cli: Cli, rtn: Finished) -> None:
+    """The full one, with servers and twenty kills: benchmarks/kill.py."""
+    command = [
+        sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills=3", f"--fetched={cli.store}",
+        "method=rtn", "exempt=lm_head,boundary", "stages=[quantize,inspect]",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills in " in done.stdout
+    assert "scores at most 0.00e+00 apart; 0 faults" in done.stdout
+
+
+def test_two_sweeps_at_once_on_one_store_make_each_thing_once(cli: Cli, rtn: Finished, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(cli.store / "fetch", store / "fetch", copy_function=shutil.copy2)
+    sweeps = [tmp_path / "one", tmp_path / "other"]
+    commands = [
+        cli.command(
+            "--multirun", "method=rtn", "exempt=lm_head,boundary", "stages=[quantize,inspect]", f"store={store}",
+            f"hydra.sweep.dir={folder}",
+        )[0]
+        for folder in sweeps
+    ]  # fmt: skip
+    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+    for process in running:
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+    made = [[read_json(folder / job / "quantize.json") for job in ("0", "1")] for folder in sweeps]
+    assert made[0] == made[1], "the very same results, by key, date and second"
+    assert made[0][0]["key"] != made[0][1]["key"]
+    logs = [str(log.relative_to(tmp_path)) for log in tmp_path.glob("o*/*/quantize.log")]
+    assert len(logs) == 2, f"each checkpoint was made by one of the two: {logs}"
