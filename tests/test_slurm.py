@@ -14,8 +14,10 @@ import pytest
 from cluster import find, process_of, said, slurm, until
 from conftest import QUICK, Cli, Finished
 from test_bad_input import processes_with, wait_for_output
+from test_config import job
 
 from qforge.checkpoint import read_json
+from qforge.slurm import environments
 
 pytestmark = [
     pytest.mark.slurm,
@@ -62,8 +64,8 @@ def reason(folder: Path, number: int) -> str:
 
 def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, model: Path, tmp_path: Path) -> None:
     with sweep(cli, tmp_path, *GPTQ, "calib.sequences=2,3,4,0,5") as process:
-        for job in (0, 1):  # there is room for two
-            wait_for_output(tmp_path / f"{job}" / "quantize.log", "", process)
+        for number in (0, 1):  # there is room for two
+            wait_for_output(tmp_path / f"{number}" / "quantize.log", "", process)
         array = said("squeue", "--noheader", "--format=%F").split()[0]
         said("scancel", f"{array}_4")  # which has not begun
         process_of(tmp_path, 0).kill()
@@ -110,14 +112,22 @@ def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, model: Path,
     assert done.code == 0, done.output
     assert len(list(tmp_path.glob("*/evaluate.log"))) == 2
     assert len(list(tmp_path.glob("*/bf16-evaluate.log"))) == 1
-    first, second = (read_json(tmp_path / f"{job}" / "bf16-evaluate.json") for job in range(2))
+    first, second = (read_json(tmp_path / f"{number}" / "bf16-evaluate.json") for number in range(2))
     assert first == second
+
+
+def test_the_environments_of_a_job_are_known_before_it_is_submitted() -> None:
+    assert environments(job("method=gptq")) == {"quant", "vllm_cpu"}
+    assert environments(job("method=gptq", "stages=[quantize]")) == {"quant"}
+    assert environments(job("method=gptq", "+envs.quant.python=python3")) == {"vllm_cpu"}, "that one is here"
+    assert not environments(job("method=gptq", "plan_only=true"))
 
 
 @pytest.mark.parametrize(
     ("override", "environ", "words"),
     [
         ("hydra.launcher.partition=nowhere", {}, "invalid partition specified: nowhere"),
+        ("method.env=nowhere", {}, "refused: env=nowhere: no such environment"),
         ("hydra.launcher.timeout_min=soon", {}, "Value 'soon' of type 'str' could not be converted to Integer"),
         ("method=rtn", {"PATH": ""}, "submit where sbatch works"),
     ],
@@ -125,7 +135,7 @@ def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, model: Path,
 def test_what_cannot_be_submitted_is_refused(
     cli: Cli, tmp_path: Path, override: str, environ: dict[str, str], words: str
 ) -> None:
-    done = cli("--multirun", f"hydra.sweep.dir={tmp_path}", *HERE, "plan_only=true", override, environ=environ)
+    done = cli("--multirun", f"hydra.sweep.dir={tmp_path}", *HERE, override, environ=environ)
     assert done.code == 2, done.output
     assert words in done.output
     assert "Traceback" not in done.output
