@@ -22,7 +22,7 @@ from qforge.spent import alone
 Row = dict[str, Any]
 Cell = float | str | None
 Table = dict["Column", list[Cell]]
-VERDICTS = ("baseline", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
+VERDICTS = ("baseline", "planned", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
 PLACES = {"name": 0, "verdict": 0, "model": 1, "hw": 1, "runtime": 1, "why": 3}  # of shown columns; all others between
 LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
 
@@ -50,8 +50,8 @@ def with_baselines(rows: list[Row]) -> list[Row]:
 
 
 def is_baseline(row: Row) -> bool:
-    """Whether it is bf16 itself, and no checkpoint of somebody's that was judged against it."""
-    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed")
+    """Whether it is bf16 itself, measured, and no checkpoint of somebody's that was judged against it."""
+    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed") and not row.get("planned")
 
 
 def _baseline(row: Row) -> Row:
@@ -130,11 +130,12 @@ def _fronts(rows: list[Row]) -> list[Cell]:
 
 
 def same(rows: list[Row]) -> list[list[str]]:
-    """The names of rows that are one and the same checkpoint, because their plans are equal."""
+    """The names of rows, with their folders, that are one and the same checkpoint, because their plans are equal."""
     names: dict[str, list[str]] = {}
     for row in rows:
         if quantized := row.get("quantize"):
-            names.setdefault(quantized["key"], []).append(name_of(row))
+            where = f" ({row['folder']})" if "folder" in row else ""
+            names.setdefault(quantized["key"], []).append(name_of(row) + where)
     return [of for of in names.values() if len(of) > 1]
 
 
