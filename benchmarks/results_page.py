@@ -62,8 +62,10 @@ def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
 
 
 def name(row: Row) -> str:
-    """The method with its group."""
-    return row["method"] + (f" g{row['group_size']}" if row["group_size"] else "")
+    """The method with its group, and the experiment's name where it was one."""
+    group = f" g{row['group_size']}" if row["group_size"] else ""
+    asked = row.get("experiment")  # rows from before there were experiments have none
+    return row["method"] + group + (f", {asked['name']}" if asked else "")
 
 
 def quality(row: Row, base: Row | None) -> dict[str, str]:

@@ -67,7 +67,7 @@ def run(command: Command, folder: str, debug: bool) -> int:
     try:
         start(command, out)
     except (ValueError, OmegaConfBaseException) as error:
-        return _end(f"refused: {_text(error)}", 2, debug)
+        return _end(f"refused: {text(error)}", 2, debug)
     except StageError as error:
         return _end(f"failed: {error}", 1, debug)
     except OSError as error:
@@ -80,7 +80,8 @@ def run(command: Command, folder: str, debug: bool) -> int:
     return 0
 
 
-def _text(error: Exception) -> str:
+def text(error: Exception) -> str:
+    """What was wrong, with the key, in one message."""
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     return str(error)
