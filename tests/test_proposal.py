@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from qforge import proposal
+from qforge import measured, proposal
+from qforge.checkpoint import read_json
 from qforge.report import proposed
 
-KEPT = ("a1", "a2", "b3", "rtn")  # with fewer to compare with, a check takes less time
+KEPT = ("a1", "a2", "b1", "b3")  # with fewer to compare with, a check takes less time
 ASKS = "experiment: {name: N1, question: 'Why?', expect: Less loss.}"
 Propose = Callable[..., tuple[int, str]]
 
@@ -99,7 +101,7 @@ def test_a_bad_one_is_refused_with_its_reason(propose: Propose, lines: list[str]
         ("# python run.py experiment={name}\n", "its first line must be `# @package _global_`"),
         ("# @package _global_\n", "does not say how it is run; add a line `# python run.py experiment="),
         ("# @package _global_\n# python run.py experiment=b3\n", "does not say how it is run"),
-        ("# @package _global_\n# python run.py experiment={name} hw=mi325x\n", "MI325X"),
+        ("# @package _global_\n# python run.py experiment={name} hw=mi325x\n", "use method=gptq or method=awq with group_size=64"),
     ],
 )  # fmt: skip
 def test_the_file_says_how_it_is_run_and_that_must_be_possible(propose: Propose, head: str, message: str) -> None:
@@ -129,6 +131,14 @@ def test_nearest_rows_share_the_scheme_and_first_the_method() -> None:
     assert {row.layout for row in rows} <= {"int4", "int4_asym"}
     assert [row.method for row in rows[:2]] == ["gptq", "gptq"]
     assert rows[0].group_size == 64
+
+
+def test_a_row_is_known_by_its_experiments_name(tmp_path: Path) -> None:
+    row = read_json(ROOT / "results" / "smollm2_135m-gptq-cpu.json")
+    (tmp_path / "x.json").write_text(json.dumps({**row, "experiment": {"name": "B3", "question": "", "expect": ""}}))
+    assert [m.source for m in measured.judged(tmp_path)] == [
+        "results/x.json: smollm2_135m, group 64, B3 on cpu, vLLM 0.32.0"
+    ]
 
 
 def test_every_committed_experiment_passes(capsys: pytest.CaptureFixture[str]) -> None:
