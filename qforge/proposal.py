@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge import command, experiments, plan
+from qforge import command, experiments, guide, plan
 from qforge.checks import check
 from qforge.config import Experiment, Job
 from qforge.plan import Plan
@@ -87,6 +87,8 @@ def read(file: Path) -> Proposal:
     job = compose(conf, *overrides)
     asked = _experiment(job)
     check(job)
+    if job.method.name == guide.AUTO:
+        raise ValueError("method=auto ranks the methods and runs none; name the one that the question is about")
     try:
         planned = plan.make(job, None)
     except ValueError as refusal:

@@ -81,6 +81,7 @@ def test_without_a_base_the_diff_is_against_the_defaults(propose: Propose) -> No
         (["experiment: {name: a: b"], "is no YAML"),
         (["experiments: [a1, a9]"], "experiments: a9: no such file in conf/experiment/"),
         (["bench: {repeats: 0}", ASKS], "bench.repeats=0: at least 1 is needed"),
+        (["defaults: [override /method: auto]", ASKS], "method=auto ranks the methods and runs none; name the one"),
         (["group_size: 128", ASKS], "cannot be planned: group_size=128: model.layers.0.mlp.gate_proj has 576 inputs"),
         (["defaults: [a1]", "unservable: refuse", ASKS], "cannot be planned: group_size=64 method=nvfp4"),
         (["group_size: 32", ASKS.replace("N1", "B3")], "experiment.name=B3: is that of experiment=b3; use another"),
