@@ -42,27 +42,31 @@ def main() -> None:
 
 def section(rows: list[Row]) -> list[str]:
     """The tables of one model on one hardware, and the conditions they hold for."""
-    base = next((row for row in rows if row["method"] == "bf16"), None)
     first = rows[0]
+    others = [
+        f"{name(row)}, {row['date']}, qforge {row['qforge']['commit'][:9]}"
+        for row in rows
+        if row["date"] != first["date"]
+    ]
     machine, conditions = first["machine"], first["conditions"]
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
     parts = [
         f"{first['date']}, vLLM {first['measured']['serve'].get('version')}, {where}; qforge "
         f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
         f"{conditions['repeats']}. {first['caution']}".strip(),
-        "", *table(rows, base, quality), "", *table(rows, base, speed), "", *table(rows, base, memory),
-        "", *table(rows, base, predicted),
+        *(["", f"Measured earlier: {'; '.join(others)}."] if others else []),
+        *(line for cells in (quality, speed, memory, predicted) for line in table(rows, cells)),
     ]  # fmt: skip
     return parts
 
 
-def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
+def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
-    made = [{"method": name(row), **cells(row, base)} for row in rows]
-    head = list(dict.fromkeys(key for row in made for key in row))
+    made = [{"method": name(row), **cells(row)} for row in rows]
+    head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))
     if len(head) == 1:
         return []
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
 
 
@@ -71,7 +75,7 @@ def name(row: Row) -> str:
     return row["method"] + (f" g{row['group_size']}" if row["group_size"] else "")
 
 
-def quality(row: Row, base: Row | None) -> dict[str, str]:
+def quality(row: Row) -> dict[str, str]:
     """Perplexity and task scores, with the change against bf16 and its interval, and the verdict."""
     found, cells = row["measured"]["evaluate"], {}
     change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
@@ -91,12 +95,12 @@ def interval(criterion: Row | None, unit: str) -> str:
     return f" ({criterion['value']:+.1f} {unit}, {low:+.1f} to {high:+.1f})"
 
 
-def speed(row: Row, base: Row | None) -> dict[str, str]:
+def speed(row: Row) -> dict[str, str]:
     """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
     bench, cells = row["measured"]["bench"], {}
-    theirs = base["measured"]["bench"] if base else {}
+    theirs = (row["baseline"] or row["measured"])["bench"]  # of the same lease, which a bf16 row may not be
     for streams, run in bench.get("runs", {}).items():
-        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"] if "runs" in theirs else 1
+        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"]
         cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
     if prefill := sorted(bench.get("prefill_tokens_per_second", [])):
         cells["prefill tokens/s"] = f"{prefill[len(prefill) // 2]:.0f}"
@@ -106,7 +110,7 @@ def speed(row: Row, base: Row | None) -> dict[str, str]:
     return cells
 
 
-def memory(row: Row, base: Row | None) -> dict[str, str]:
+def memory(row: Row) -> dict[str, str]:
     """Planned and seen: the weights; what the server needs besides its KV cache; its start; the quantization."""
     serve, size, made = row["measured"]["serve"], row["size"], row["quantize"]
     if "kernels" not in serve:
@@ -117,6 +121,8 @@ def memory(row: Row, base: Row | None) -> dict[str, str]:
     }
     if serve.get("weights_gib"):
         cells["weights on the device"] = serve["weights_gib"]
+    if planned := row.get("estimates", {}).get("memory"):
+        cells["activations planned (seen)"] = f"{planned['activations']:.2f} ({serve['activation_gib']})"
     if serve.get("activation_gib"):
         parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]
         cells["with activations and CUDA graphs"] = f"{sum(parts):.2f}"
@@ -128,7 +134,7 @@ def memory(row: Row, base: Row | None) -> dict[str, str]:
     return cells
 
 
-def predicted(row: Row, base: Row | None) -> dict[str, str]:
+def predicted(row: Row) -> dict[str, str]:
     """What the plan said, and what was seen: kernels, and the speed that cannot be exceeded with the part reached."""
     serve, planned, runs = row["measured"]["serve"], row["serving"], row["measured"]["bench"].get("runs", {})
     if "kernels" not in serve:
@@ -136,7 +142,7 @@ def predicted(row: Row, base: Row | None) -> dict[str, str]:
     kernels = [planned["kernel"], planned.get("experts_kernel")]
     cells = {
         "kernel planned": "; ".join(kernel for kernel in kernels if kernel),
-        "kernel in the log": "; ".join(serve["kernels"]),
+        "kernel in the log": "; ".join(kernel.partition(" out of potential")[0] for kernel in serve["kernels"]),
     }
     bound = row.get("estimates", {}).get("speed") or {}
     for streams in ("1", "64"):
