@@ -9,6 +9,7 @@ stream; what qforge itself costs; then what rows cannot say, from results/notes-
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -16,14 +17,26 @@ from typing import Any
 
 from svg import plot
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge.report.table import name_of  # noqa: E402
+
+RESULTS = ROOT / "results"
 Row = dict[str, Any]
 
 
 def main() -> None:
     """Write the page."""
+    (RESULTS / "README.md").write_text(page())
+
+
+def page() -> str:
+    """The page, of every row."""
     rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    rows.sort(key=lambda row: (row["conditions"]["hw"], row["model"], row["method"] != "bf16", row["method"]))
+    rows.sort(
+        key=lambda row: (row["conditions"]["hw"], row["model"], measured_by(row), row["method"] != "bf16", name_of(row))
+    )
     lines = [
         "# Measured rows",
         "",
@@ -33,46 +46,43 @@ def main() -> None:
     for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
         lines += [f"## {hw}", ""]
         for model, found in groupby(of_hw, lambda row: str(row["model"])):
-            lines += [f"### {model}", "", *section(list(found)), "", *tiers(model, hw)]
+            lines += [f"### {model}", ""]
+            for conditions, alike in groupby(found, measured_by):
+                lines += [conditions, "", *section(list(alike)), ""]
+            lines += tiers(model, hw)
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
-    (RESULTS / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def measured_by(row: Row) -> str:
+    """When, by what and on what a row was measured: rows of one table have it in common."""
+    machine, conditions = row["machine"], row["conditions"]
+    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
+    return (
+        f"{row['date']}, vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. "
+        f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
+        f"{row['caution']}"
+    ).strip()
 
 
 def section(rows: list[Row]) -> list[str]:
-    """The tables of one model on one hardware, and the conditions they hold for."""
-    first = rows[0]
-    others = [
-        f"{name(row)}, {row['date']}, qforge {row['qforge']['commit'][:9]}"
-        for row in rows
-        if row["date"] != first["date"]
-    ]
-    machine, conditions = first["machine"], first["conditions"]
-    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
-    parts = [
-        f"{first['date']}, vLLM {first['measured']['serve'].get('version')}, {where}; qforge "
-        f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
-        f"{conditions['repeats']}. {first['caution']}".strip(),
-        *(["", f"Measured earlier: {'; '.join(others)}."] if others else []),
-        *(line for cells in (quality, speed, memory, predicted) for line in table(rows, cells)),
+    """The tables of one model on one hardware under the same conditions."""
+    return [
+        *table(rows, quality), "", *table(rows, closeness), "", *table(rows, speed), "", *table(rows, memory), "",
+        *table(rows, predicted),
     ]  # fmt: skip
-    return parts
 
 
 def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
-    made = [{"method": name(row), **cells(row)} for row in rows]
-    head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))
+    made = [{"method": name_of(row), **cells(row)} for row in rows]
+    head = list(dict.fromkeys(key for row in made for key in row))
     if len(head) == 1:
         return []
-    lines = ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
-
-
-def name(row: Row) -> str:
-    """The method with its group."""
-    return row["method"] + (f" g{row['group_size']}" if row["group_size"] else "")
 
 
 def quality(row: Row) -> dict[str, str]:
@@ -87,6 +97,22 @@ def quality(row: Row) -> dict[str, str]:
     return {**cells, "verdict": row["verdict"] if row["method"] != "bf16" else "baseline"} if cells else {}
 
 
+def closeness(row: Row) -> dict[str, str]:
+    """What is finer than a score: distance from bf16 token by token, needles found, and how the answers are."""
+    found, cells = row["measured"]["evaluate"], {}
+    for text, value in row["measured"].get("divergence", {}).get("texts", {}).items():
+        cells[f"KL to bf16, {text}"] = f"{value['kl']:.3f}"
+        cells[f"same first choice, {text}"] = f"{value['top1_agreement']:.1%}"
+    long = found.get("long_context") or {}
+    for haystack, grid in long.get("needles", {}).get("found", {}).items():
+        shares = [share for line in grid for share in line]
+        cells[f"needles in {haystack}"] = f"{sum(shares):g} of {len(shares)}"
+    if stable := found.get("stability"):
+        cells["other answers the second time"] = f"{stable['differing_share']:.0%}"
+        cells["degenerate answers"] = f"{stable['degenerate_share']:.0%}"
+    return cells
+
+
 def interval(criterion: Row | None, unit: str) -> str:
     """The change and where it lies, 95 %."""
     if criterion is None:
@@ -98,7 +124,7 @@ def interval(criterion: Row | None, unit: str) -> str:
 def speed(row: Row) -> dict[str, str]:
     """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
     bench, cells = row["measured"]["bench"], {}
-    theirs = (row["baseline"] or row["measured"])["bench"]  # of the same lease, which a bf16 row may not be
+    theirs = (row["baseline"] or row["measured"])["bench"]
     for streams, run in bench.get("runs", {}).items():
         gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"]
         cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
@@ -162,12 +188,8 @@ def tiers(model: str, hw: str) -> list[str]:
         cells = [f"{c['value']:.1f} {c['threshold']}: {c['verdict']}" for c in (judged["memory"], judged["speed"])]
         missing = [c["criterion"] for c in found["criteria"] if c["verdict"] == "not_measured"]
         limit = float(judged["memory"]["threshold"].split()[1])
-        lines.append(
-            (
-                -limit,
-                f"| {method} | {found['gate']} | {' | '.join(cells)} | {found['verdict']} | {', '.join(missing)} |",
-            )
-        )
+        line = " | ".join([method, found["gate"], *cells, found["verdict"], ", ".join(missing)])
+        lines.append((-limit, f"| {line} |"))
     if not lines:
         return []
     head = "| method | tier | weights on the device, GB | tokens/s of one stream | verdict | not measured |"
@@ -182,20 +204,12 @@ def streams(hw: str) -> list[str]:
     rows.sort(key=lambda row: (row["method"], row["model_gb"]))
     lines = ["### Quantization as a stream", ""]
     if len({row["model_gb"] for row in rows}) > 3:
-        memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in by_method(rows)}
+        lines_of = groupby(rows, lambda row: str(row["method"]))
+        memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in lines_of}
         plot(RESULTS / f"streaming-{hw}.svg", memory, "bf16 model, GB", "GiB resident at most")
         lines += [f"![Peak memory against the size of the model](streaming-{hw}.svg)", ""]
-    head = (
-        "method",
-        "model, GB",
-        "matrices",
-        "the bytes alone, s",
-        "stream, s",
-        "ratio",
-        "GiB resident",
-        "on the GPU",
-        "date",
-    )
+    head = ("method", "model, GB", "matrices", "the bytes alone, s", "stream, s", "ratio", "GiB resident", "on the GPU",
+            "date")  # fmt: skip
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         gpu = f"{row['peak_gpu_gib']:.2f}" if row["peak_gpu_gib"] else ""
@@ -203,11 +217,6 @@ def streams(hw: str) -> list[str]:
                  f"{row['stream_s']:.1f}", f"{row['ratio']:.2f}", f"{row['peak_rss_gib']:.2f}", gpu, row["date"]]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-def by_method(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """The sorted rows of each method."""
-    return [(method, list(found)) for method, found in groupby(rows, lambda row: str(row["method"]))]
 
 
 def overhead(hw: str) -> list[str]:
