@@ -11,16 +11,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qforge import checkpoint, ignore, scales
 from qforge.checkpoint import Stored
 from qforge.formats import FORMATS
 from qforge.modules import Module
 from qforge.plan import Plan
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
