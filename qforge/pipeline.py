@@ -42,12 +42,12 @@ def go(run: Run) -> None:
     if job.plan_only:
         return
     run.preflight(planned)
-    if job.serve.keep or set(MEASUREMENTS) & set(job.stages):
-        check_runtime(run, planned.simulated)
+    measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
+    vllm_version = check_runtime(run, planned.simulated) if measures else compat.NEWEST
     judged = "judge" in job.stages and bool(job.method.function or job.artifact)
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
-    planned = plan.make(job, source)  # again, from the model's own files
+    planned = plan.make(job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
     run.write("plan.json", planned.summary())
     artifact = run.artifact(planned, source)
     run.inspect(planned, artifact, source)

@@ -12,7 +12,7 @@ from typing import Any
 
 from qforge import architectures, feasible, modules, source
 from qforge.checkpoint import Tensor
-from qforge.compat import How, Serving
+from qforge.compat import NEWEST, How, Serving
 from qforge.config import Job
 from qforge.estimate import Estimates, estimate
 from qforge.exempt import Hits, exempted
@@ -108,9 +108,10 @@ def _pattern(name: str) -> str:
     return NUMBER.sub("N", name)
 
 
-def make(job: Job, model_folder: Path | None) -> Plan:
+def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     """Plan the job for the model in `model_folder`, or from what can be known of it while it is not here.
 
+    `vllm`: the version that will serve it, which decides the kernel.
     Raises ValueError for what cannot work: one message with what is wrong, the key and the fix.
     """
     model = source.read(job.model, model_folder)
@@ -124,7 +125,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasible.refuse_kept_stacks(job, tree, kept)
-    serving = feasible.serving(job, model.config, layout, group, quantized)
+    serving = feasible.serving(job, model.config, layout, group, quantized, vllm)
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     text = architectures.language(model.config)

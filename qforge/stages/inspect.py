@@ -11,16 +11,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qforge import checkpoint, ignore
+from qforge import checkpoint, ignore, scales
 from qforge.checkpoint import Stored
 from qforge.formats import FORMATS
 from qforge.modules import Module
 from qforge.plan import Plan
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
@@ -179,38 +176,12 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
         # the experts of a stack are not cut out of it: only their scales are looked at
         original = source[module.tensor] if module.stack == 1 else None
         found = {suffix: tensors[f"{name}.{suffix}"] for suffix in SCALES if f"{name}.{suffix}" in tensors}
-        return [f"{name}.{suffix} ({fault})" for suffix, fault in _scale_faults(found, original, largest, slack)]
+        return [f"{name}.{suffix} ({fault})" for suffix, fault in scales.faults(found, original, largest, slack)]
 
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
         wrong = [fault for found in pool.map(faults, _quantized(plan)) for fault in found]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the model would answer garbage")
-
-
-def _scale_faults(
-    found: Mapping[str, Stored], original: Stored | None, largest: float, slack: float
-) -> Iterator[tuple[str, str]]:
-    """What is wrong with the scales of one matrix, by suffix."""
-    import numpy as np
-
-    scales = {suffix: tensor.read().astype(np.float32) for suffix, tensor in found.items()}
-    faults = {suffix: fault for suffix, values in scales.items() if (fault := _scale_fault(values, original))}
-    yield from faults.items()
-    if not faults and scales and original:
-        unit = scales.get("weight_scale_2", np.ones(1)) / scales.get("weight_global_scale", np.ones(1))
-        reach, wanted = float(scales["weight_scale"].max() * unit.max() * largest), _largest(original)
-        if not wanted / slack <= reach <= wanted * slack:
-            yield "weight_scale", f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"
-
-
-def _largest(tensor: Stored) -> float:
-    """The largest magnitude. In bf16 it is the one with the largest bits, sign aside: 4 times as fast to find."""
-    import numpy as np
-
-    values = tensor.read()
-    if tensor.dtype == "BF16":
-        return float((values.view(np.uint16) & 0x7FFF).max().view(values.dtype))
-    return float(np.abs(values.astype(np.float32)).max())
 
 
 def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
@@ -219,22 +190,6 @@ def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
     for module in plan.modules:
         if module.name in packed:
             yield from ((module, name) for name, _, _ in module.matrices)
-
-
-def _scale_fault(values: NDArray[Any], original: Stored | None) -> str | None:
-    import numpy as np
-
-    if np.isnan(values).any():
-        return "NaN"
-    if np.isinf(values).any():
-        return "infinite"
-    if (values < 0).any():
-        return "negative"
-    zero = values == 0
-    if zero.any() and values.ndim == 2 and original:
-        zero = zero[np.abs(original.read().astype(np.float32)).reshape(*values.shape, -1).max(axis=-1) > 0]
-    share = float(zero.mean()) if zero.size else 0.0
-    return f"{share:.1%} zero" if share > 0.01 else None
 
 
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
