@@ -204,21 +204,31 @@ def test_every_combination_climbs_its_own_ladder(cli: Cli, model: Path, tmp_path
 
 
 def test_a_real_climb(cli: Cli, model: Path, tmp_path: Path) -> None:
-    """Round to nearest at group 64 misses; the boundary blocks change that, and nobody climbs on."""
-    done = ladder(
-        cli, tmp_path, "method=rtn", "runtime=transformers", "eval=quick", "eval.tasks=[]", "eval.stability.prompts=null",
-        "~hydra.sweeper.rungs.boundary_targeted", "gate=quality", "~gate.criteria.task", "gate.criteria.perplexity.at_most=35",
+    """Once with a gate that nothing passes; again, from the store, with one that the second rung just passes."""
+    common = (
+        "method=rtn", "runtime=transformers", "eval=quick", "eval.tasks=[]", "eval.stability.prompts=null", "gate=quality",
+        "~gate.criteria.task", "~hydra.sweeper.rungs.boundary_targeted", "~hydra.sweeper.rungs.boundary",
     )  # fmt: skip
+    (tmp_path / "first").mkdir()
+    done = ladder(cli, tmp_path / "first", *common, "gate.criteria.perplexity.at_most=0")
     assert done.code == 0, done.output
     (told,) = done.json("ladder")["climbs"]
-    assert told["outcome"] == "accepted", done.output
-    minimal, *_, last = told["rungs"]
-    assert (minimal["verdict"], last["verdict"]) == ("reject", "accept")
-    assert last["rung"] == told["best"] != "more_calibration"
-    assert last["bought"]["loss"] < 0
-    assert last["bought"]["kl"] < 0 < last["bought"]["bytes"]
-    assert (tmp_path / "report.html").exists(), "the sweep's own report comes after"
-    assert (tmp_path / last["folder"] / "row.json").exists()
+    assert (told["outcome"], told["best"]) == ("top", "smaller_group")
+    minimal, smaller, calibration = told["rungs"]
+    assert calibration["skipped"] == "rtn looks at no text"
+    assert minimal["quality"] == "reject"
+    assert smaller["bought"]["loss"] < 0
+    assert smaller["bought"]["kl"] < 0 < smaller["bought"]["bytes"]
+    assert (done.folder / "report.html").exists(), "the sweep's own report comes after"
+
+    most = max(c["interval"][1] for c in read_json(done.folder / "1" / "row.json")["criteria"])
+    (tmp_path / "again").mkdir()
+    above = "+hydra.sweeper.rungs.above={why: is never reached, overrides: {exempt: boundary}}"
+    done = ladder(cli, tmp_path / "again", *common, f"gate.criteria.perplexity.at_most={most + 1e-6}", above)
+    assert done.code == 0, done.output
+    (told,) = done.json("ladder")["climbs"]
+    assert (told["outcome"], told["best"]) == ("accepted", "smaller_group")
+    assert [rung["verdict"] != "accept" for rung in told["rungs"]] == [True, False]
 
 
 def ladder(cli: Cli, folder: Path, *overrides: str) -> Finished:
