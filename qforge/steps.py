@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qforge import checkpoint, envs, formats, interpreters, progress
+from qforge import checkpoint, envs, formats, interpreters, progress, sensitivity
 from qforge.checkpoint import PICKLED, read_json
 from qforge.config import ROOT, Engine, Job, Vendor, repository_path
 from qforge.envs import Environment, StageError
@@ -46,7 +46,7 @@ class Run:
         job = self.job
         if job.artifact:
             self.given_artifact()
-        elif job.method.function and "quantize" not in job.stages:
+        elif job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
             raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
         interpreters.check(job)
         vllm.check_port(job.serve.port)
