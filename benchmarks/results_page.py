@@ -2,8 +2,8 @@
 
     python benchmarks/results_page.py
 
-Tables per hardware and model, each value against bf16 under the same conditions; then what rows cannot say, from
-results/notes-<hardware>.md where there is one.
+Tables per hardware and model, each value against bf16 under the same conditions; the verdicts by tier; quantization as a
+stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where there is one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from svg import plot
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 Row = dict[str, Any]
@@ -30,7 +33,8 @@ def main() -> None:
     for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
         lines += [f"## {hw}", ""]
         for model, found in groupby(of_hw, lambda row: str(row["model"])):
-            lines += [f"### {model}", "", *section(list(found)), ""]
+            lines += [f"### {model}", "", *section(list(found)), "", *tiers(model, hw)]
+        lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
     (RESULTS / "README.md").write_text("\n".join(lines).rstrip() + "\n")
@@ -47,6 +51,7 @@ def section(rows: list[Row]) -> list[str]:
         f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
         f"{conditions['repeats']}. {first['caution']}".strip(),
         "", *table(rows, base, quality), "", *table(rows, base, speed), "", *table(rows, base, memory),
+        "", *table(rows, base, predicted),
     ]  # fmt: skip
     return parts
 
@@ -102,7 +107,7 @@ def speed(row: Row, base: Row | None) -> dict[str, str]:
 
 
 def memory(row: Row, base: Row | None) -> dict[str, str]:
-    """Planned and seen: weights and kernel; what the server needs besides its KV cache; its start; the quantization."""
+    """Planned and seen: the weights; what the server needs besides its KV cache; its start; the quantization."""
     serve, size, made = row["measured"]["serve"], row["size"], row["quantize"]
     if "kernels" not in serve:
         return {}
@@ -115,13 +120,116 @@ def memory(row: Row, base: Row | None) -> dict[str, str]:
     if serve.get("activation_gib"):
         parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]
         cells["with activations and CUDA graphs"] = f"{sum(parts):.2f}"
-    cells |= {"kernel planned": row["serving"]["kernel"], "kernel in the log": "; ".join(serve["kernels"])}
     cells["start, s"] = f"{serve['start_seconds']:.0f}"
     if made:
         cells["quantize, s"] = f"{made['seconds']['quantize']:.0f}"
         if made.get("peak_device_gib"):
             cells["its peak on the device"] = f"{made['peak_device_gib']:.1f}"
     return cells
+
+
+def predicted(row: Row, base: Row | None) -> dict[str, str]:
+    """What the plan said, and what was seen: kernels, and the speed that cannot be exceeded with the part reached."""
+    serve, planned, runs = row["measured"]["serve"], row["serving"], row["measured"]["bench"].get("runs", {})
+    if "kernels" not in serve:
+        return {}
+    kernels = [planned["kernel"], planned.get("experts_kernel")]
+    cells = {
+        "kernel planned": "; ".join(kernel for kernel in kernels if kernel),
+        "kernel in the log": "; ".join(serve["kernels"]),
+    }
+    bound = row.get("estimates", {}).get("speed") or {}
+    for streams in ("1", "64"):
+        if bound and streams in runs:
+            most, rate = bound[f"decode_{streams}"], runs[streams]["output_throughput"]
+            cells[f"tokens/s at {streams} at most (reached)"] = f"{most:,.0f} ({rate / most:.0%})"
+    return cells
+
+
+def tiers(model: str, hw: str) -> list[str]:
+    """The verdicts of gate=minimum, target and optimal, from results/tiers/<model>-<method>-<tier>-<hw>.json."""
+    lines = []
+    for file in sorted((RESULTS / "tiers").glob(f"{model}-*-{hw}.json")):
+        found = json.loads(file.read_text())
+        method = file.stem.removeprefix(f"{model}-").removesuffix(f"-{found['gate']}-{hw}")
+        judged = {c["criterion"]: c for c in found["criteria"]}
+        cells = [f"{c['value']:.1f} {c['threshold']}: {c['verdict']}" for c in (judged["memory"], judged["speed"])]
+        missing = [c["criterion"] for c in found["criteria"] if c["verdict"] == "not_measured"]
+        limit = float(judged["memory"]["threshold"].split()[1])
+        lines.append(
+            (
+                -limit,
+                f"| {method} | {found['gate']} | {' | '.join(cells)} | {found['verdict']} | {', '.join(missing)} |",
+            )
+        )
+    if not lines:
+        return []
+    head = "| method | tier | weights on the device, GB | tokens/s of one stream | verdict | not measured |"
+    return [head, "|" + "---|" * 6, *(line for _, line in sorted(lines)), ""]
+
+
+def streams(hw: str) -> list[str]:
+    """Quantization as a stream against the size of the model, from results/streaming/<hw>-*.json."""
+    rows = [json.loads(file.read_text()) for file in (RESULTS / "streaming").glob(f"{hw}-*.json")]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (row["method"], row["model_gb"]))
+    lines = ["### Quantization as a stream", ""]
+    if len({row["model_gb"] for row in rows}) > 3:
+        memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in by_method(rows)}
+        plot(RESULTS / f"streaming-{hw}.svg", memory, "bf16 model, GB", "GiB resident at most")
+        lines += [f"![Peak memory against the size of the model](streaming-{hw}.svg)", ""]
+    head = (
+        "method",
+        "model, GB",
+        "matrices",
+        "the bytes alone, s",
+        "stream, s",
+        "ratio",
+        "GiB resident",
+        "on the GPU",
+        "date",
+    )
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        gpu = f"{row['peak_gpu_gib']:.2f}" if row["peak_gpu_gib"] else ""
+        cells = [row["method"], f"{row['model_gb']:.1f}", f"{row['matrices']:,}", f"{row['bytes_s']:.1f}",
+                 f"{row['stream_s']:.1f}", f"{row['ratio']:.2f}", f"{row['peak_rss_gib']:.2f}", gpu, row["date"]]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def by_method(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The sorted rows of each method."""
+    return [(method, list(found)) for method, found in groupby(rows, lambda row: str(row["method"]))]
+
+
+def overhead(hw: str) -> list[str]:
+    """What qforge adds to the library and to vLLM's own benchmark, from results/overhead/<hw>.json."""
+    file = RESULTS / "overhead" / f"{hw}.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    seconds, bench = found["quantize"]["seconds"], found["bench"]
+    lines = [
+        "### What qforge itself costs", "",
+        f"{found['date']}, {found['model']}, {found['method']} g{found['group_size']}, by `benchmarks/overhead.py`.", "",
+        "| quantize, process start to end | s, each time | median | over the library |", "|---|---|---|---|",
+    ]  # fmt: skip
+    library = median(seconds["library"])
+    for way, times in seconds.items():
+        each, middle = ", ".join(f"{t:.1f}" for t in times), median(times)
+        lines.append(f"| {way} | {each} | {middle:.1f} | {middle - library:+.1f} s, {middle / library - 1:+.0%} |")
+    lines += [
+        "",
+        "| bench, tokens/s | qforge, each time | `vllm bench serve` by hand | median apart |",
+        "|---|---|---|---|",
+    ]
+    for streams, rates in bench.items():
+        ours, hand = rates["qforge"], rates["by hand"]
+        both = [", ".join(f"{rate:.0f}" for rate in side) for side in (ours, hand)]
+        lines.append(f"| {streams} streams | {' | '.join(both)} | {median(ours) / median(hand) - 1:+.1%} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

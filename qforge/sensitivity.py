@@ -84,7 +84,7 @@ def settle(run: Run, planned: Plan, source: Path) -> tuple[Run, Plan]:
     terminal.sensitivity(found, losses)
     chosen = [loss for loss in losses if loss.exempted]
     if chosen:
-        run = type(run)(replace(job, exempt=_named(job, chosen, fmean(found["all"]))), run.folder, run.prefix)
+        run = run.beside(replace(job, exempt=_named(job, chosen, fmean(found["all"]))), run.prefix)
         planned = plan.make(run.job, source)
     return run, planned
 
@@ -107,10 +107,8 @@ def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
             run.stage(STAGE, where, out, line.feed, inputs={"source": str(source)}, exempt=planned.ignore)
             line.note = what
 
-    folder, known = run.store.get(STAGE, key, build)
+    folder = run.get(STAGE, key, build, what)
     folder.with_suffix(".journal").unlink(missing_ok=True)
-    if known:
-        progress.reused(STAGE, f"{what}, {folder.name}")
     note = (
         f"{job.method.name} looks at data; this is rounding to nearest in its format" if job.method.calibrated else ""
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,8 @@ def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambd
 
 
 class Store:
-    """Folders <root>/<stage>/<key>/, each with key.json, what the key was made of, and made.json: when, where, by what."""
+    """Folders <root>/<stage>/<key>/, each with key.json, what the key was made of, and made.json: when, where, by what, in how
+    many seconds."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,14 +71,20 @@ class Store:
             partial = final.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a job that died: the lock was free
             partial.mkdir(parents=True)
+            started = time.monotonic()
             try:
                 build(partial)
                 (partial / "key.json").write_text(to_json(parts))
-                (partial / "made.json").write_text(to_json(provenance.now()))
+                (partial / "made.json").write_text(to_json({**provenance.now(), "seconds": time.monotonic() - started}))
                 partial.rename(final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
+
+
+def seconds(folder: Path) -> float:
+    """What a result took to make; 0 for one that was made before this was written down."""
+    return float(read_json(folder / "made.json").get("seconds", 0))
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Packer:
         packed = self._compress(rows, scale if each is None else scale / each, zero)
         packed["weight_scale"] = scale.to(self.args.scale_dtype or scale.dtype)
         shared = torch.ones(len(sets)) if shared is None else shared.cpu()
-        return {name: tensor.cpu() for name, tensor in packed.items()}, shared
+        return {name: _on_cpu(tensor) for name, tensor in packed.items()}, shared
 
     def round(self, rows: torch.Tensor) -> torch.Tensor:
         """What is stored of one matrix, or of a set with one global scale, as bf16 again."""
@@ -96,3 +96,10 @@ class Packer:
             for some, scale, point in zip(*(x.split(height) for x in (rows, unit, zero)), strict=True)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "weight_shape"}
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """Copied into pinned memory, which torch keeps for the next batch: into fresh pages it is 20 times slower."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from qforge.comparisons import METRICS, main_metric
 from qforge.progress import console
+from qforge.report import table as tables
 from qforge.report.planned import size as size_of
-from qforge.report.table import sign
+from qforge.report.reasons import sign, why
+from qforge.report.table import Row
 from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
     from qforge.sensitivity import Loss
     from qforge.verify import Verified
 
+SHOWN = 50  # rows of a sweep in the terminal
 WORST = 10  # parts that the table of sensitivities shows
 COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
 
@@ -57,6 +62,37 @@ def row(result: dict[str, Any]) -> None:
         f"{_coloured(result['verdict'])}  {result['model']} {result['method']}: {size_of(size['bytes'])} "
         f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
     )
+    spent(result["time"])
+
+
+def spent(time: dict[str, dict[str, float]]) -> None:
+    """Where the time of a run went, in one line."""
+    parts = [
+        f"{stage} {seconds:.0f} s" for stage, seconds in {**time["spent"], **time["waited"]}.items() if seconds >= 0.5
+    ]
+    saved = sum(time["saved"].values())
+    console.print(f"time: {', '.join(parts)}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
+
+
+def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
+    """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("row", "verdict", "loss %", "KL", "bits", "tokens/s", "front", "why"):
+        shown.add_column(name, justify="right" if name in ("loss %", "KL", "bits", "tokens/s") else "left")
+    columns: dict[str, list[Any]] = {column.key: values for column, values in tables.table(ranked).items()}
+    for index, each in enumerate(ranked[:SHOWN]):
+        numbers = [_number(columns[key][index]) if key in columns else "" for key in ("loss", "kl", "bits")]
+        shown.add_row(
+            tables.name_of(each), _coloured(columns["verdict"][index]), *numbers, _number(tables.throughput(each)),
+            columns["front"][index], Text(why(each)),
+        )  # fmt: skip
+    console.print(shown)
+    if len(ranked) > SHOWN:
+        console.print(f"{len(ranked) - SHOWN} more in report.html")
+    for names in found["same"]:
+        console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
+    console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
+    console.print(str(folder), style="bold", markup=False)
 
 
 def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:

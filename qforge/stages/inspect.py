@@ -5,8 +5,10 @@ Runs before anything is served, without torch, reading each file once through a 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
+THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
 SCALES = ("weight_scale", "weight_scale_2", "weight_global_scale")
 
 
@@ -169,24 +172,45 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     scale of NVFP4, by which compressed-tensors divides); it may be off by a factor of 4, or by 64 where the method
     rescales. A scale of zero is right for a group of zeros only; one in a hundred may be: tiny groups underflow.
     """
-    import numpy as np
+    largest, slack = FORMATS[plan.layout].largest, 64 if plan.rescales else 4
 
-    wrong: list[str] = []
-    largest = FORMATS[plan.layout].largest
-    slack = 64 if plan.rescales else 4
-    for module, name in _quantized(plan):
-        found = {s: tensors[f"{name}.{s}"].read().astype(np.float32) for s in SCALES if f"{name}.{s}" in tensors}
+    def faults(quantized: tuple[Module, str]) -> list[str]:
+        module, name = quantized
         # the experts of a stack are not cut out of it: only their scales are looked at
-        original = source[module.tensor].read().astype(np.float32) if module.stack == 1 else None
-        faults = {suffix: fault for suffix, values in found.items() if (fault := _scale_fault(values, original))}
-        if not faults and found and original is not None:
-            unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
-            reach, wanted = float(found["weight_scale"].max() * unit.max() * largest), float(np.abs(original).max())
-            if not wanted / slack <= reach <= wanted * slack:
-                faults["weight_scale"] = f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"
-        wrong += [f"{name}.{suffix} ({fault})" for suffix, fault in faults.items()]
+        original = source[module.tensor] if module.stack == 1 else None
+        found = {suffix: tensors[f"{name}.{suffix}"] for suffix in SCALES if f"{name}.{suffix}" in tensors}
+        return [f"{name}.{suffix} ({fault})" for suffix, fault in _scale_faults(found, original, largest, slack)]
+
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
+        wrong = [fault for found in pool.map(faults, _quantized(plan)) for fault in found]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the model would answer garbage")
+
+
+def _scale_faults(
+    found: Mapping[str, Stored], original: Stored | None, largest: float, slack: float
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with the scales of one matrix, by suffix."""
+    import numpy as np
+
+    scales = {suffix: tensor.read().astype(np.float32) for suffix, tensor in found.items()}
+    faults = {suffix: fault for suffix, values in scales.items() if (fault := _scale_fault(values, original))}
+    yield from faults.items()
+    if not faults and scales and original:
+        unit = scales.get("weight_scale_2", np.ones(1)) / scales.get("weight_global_scale", np.ones(1))
+        reach, wanted = float(scales["weight_scale"].max() * unit.max() * largest), _largest(original)
+        if not wanted / slack <= reach <= wanted * slack:
+            yield "weight_scale", f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"
+
+
+def _largest(tensor: Stored) -> float:
+    """The largest magnitude. In bf16 it is the one with the largest bits, sign aside: 4 times as fast to find."""
+    import numpy as np
+
+    values = tensor.read()
+    if tensor.dtype == "BF16":
+        return float((values.view(np.uint16) & 0x7FFF).max().view(values.dtype))
+    return float(np.abs(values.astype(np.float32)).max())
 
 
 def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
@@ -197,7 +221,7 @@ def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
             yield from ((module, name) for name, _, _ in module.matrices)
 
 
-def _scale_fault(values: NDArray[Any], original: NDArray[Any] | None) -> str | None:
+def _scale_fault(values: NDArray[Any], original: Stored | None) -> str | None:
     import numpy as np
 
     if np.isnan(values).any():
@@ -206,11 +230,11 @@ def _scale_fault(values: NDArray[Any], original: NDArray[Any] | None) -> str | N
         return "infinite"
     if (values < 0).any():
         return "negative"
-    used = np.ones(values.shape, bool)
-    if values.ndim == 2 and original is not None:
-        used = np.abs(original).reshape(*values.shape, -1).max(axis=-1) > 0
-    zero = float((values[used] == 0).mean()) if used.any() else 0.0
-    return f"{zero:.1%} zero" if zero > 0.01 else None
+    zero = values == 0
+    if zero.any() and values.ndim == 2 and original:
+        zero = zero[np.abs(original.read().astype(np.float32)).reshape(*values.shape, -1).max(axis=-1) > 0]
+    share = float(zero.mean()) if zero.size else 0.0
+    return f"{share:.1%} zero" if share > 0.01 else None
 
 
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
