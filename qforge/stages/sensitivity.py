@@ -111,9 +111,12 @@ class Subject:
             if not torch.equal(weight, self.weights[name]):
                 raise _elsewhere(name)
         self.round = rounding(job.method, job.group_size)
-        self.windows = _windows(job, AutoTokenizer.from_pretrained(source, trust_remote_code=code))
-        self.tokens = sum(len(window) - 1 for window in self.windows)
-        self.bf16 = [self._logits(window) for window in self.windows]
+        self.read(_windows(job, AutoTokenizer.from_pretrained(source, trust_remote_code=code)))
+
+    def read(self, windows: list[list[int]]) -> None:
+        """The windows of token ids to compare on, and what the model says of them now, as bf16."""
+        self.windows, self.tokens = windows, sum(len(window) - 1 for window in windows)
+        self.bf16 = [self._logits(window) for window in windows]
 
     def _logits(self, window: list[int]) -> torch.Tensor:
         """[tokens, vocabulary], of every token of the window but the last."""
