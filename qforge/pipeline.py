@@ -37,7 +37,7 @@ def go(run: Run) -> None:
     if job.serve.keep and job.artifact:
         return serve(run, run.given_artifact())
     planned = plan.make(job, run.known_model())
-    sensitivity.refuse_budget(job, planned)
+    sensitivity.refuse(job, planned)
     run.write("plan.json", planned.summary())
     plans.plan(planned, job)
     if job.plan_only:

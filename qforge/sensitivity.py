@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from qforge import interpreters, plan, progress
-from qforge.config import Job, repository_path
+from qforge.config import Job, Rule, repository_path
 from qforge.exempt import waits
 from qforge.formats import FORMATS
 from qforge.measure import code
@@ -56,8 +56,14 @@ def nothing_else(job: Job) -> bool:
     return STAGE in job.stages and set(job.stages) <= {STAGE, "report"} and not job.artifact
 
 
-def refuse_budget(job: Job, planned: Plan) -> None:
-    """Raises ValueError for a budget that buys nothing, or everything."""
+def refuse(job: Job, planned: Plan) -> None:
+    """Raises ValueError for experts that cannot be replaced one by one, and for a budget that buys nothing, or everything."""
+    stacked = next((m for m in planned.modules if m.stack > 1 and m.linear), None)
+    if asked(job) and stacked:
+        raise ValueError(
+            f"model={job.model.name}: {stacked.name} holds all experts of its layer in one tensor, whose rounding sensitivity "
+            "does not measure; use exempt=boundary"
+        )
     if job.sensitivity.budget_gib is None:
         return
     costs = [_extra(part, planned) for part in _parts(job, planned)]
@@ -82,11 +88,10 @@ def settle(run: Run, planned: Plan, source: Path) -> tuple[Run, Plan]:
     losses = choose(_losses(job, planned, found), _budget(job))
     run.write("sensitivity.json", {**found, "all": fmean(found["all"]), "parts": [asdict(loss) for loss in losses]})
     terminal.sensitivity(found, losses)
-    chosen = [loss for loss in losses if loss.exempted]
-    if chosen:
-        run = run.beside(replace(job, exempt=_named(job, chosen, fmean(found["all"]))), run.prefix)
-        planned = plan.make(run.job, source)
-    return run, planned
+    if not any(map(waits, job.exempt.values())):
+        return run, planned
+    run = run.beside(replace(job, exempt=_named(job, losses, fmean(found["all"]))), run.prefix)
+    return run, plan.make(run.job, source)
 
 
 def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
@@ -164,10 +169,13 @@ def _losses(job: Job, planned: Plan, found: dict[str, Any]) -> list[Loss]:
     return losses
 
 
-def _named(job: Job, chosen: list[Loss], whole: float) -> dict[str, Any]:
-    """The job's rules, those that waited naming what was chosen."""
-    saved = [loss.saved for loss in chosen]
-    size = sum(loss.extra_bytes for loss in chosen)
+def _named(job: Job, losses: list[Loss], whole: float) -> dict[str, Rule]:
+    """The job's rules; what waited names what was chosen, or goes where nothing is worth it."""
+    chosen = [loss for loss in losses if loss.exempted]
+    if not chosen:
+        terminal.warn("exempt: leaving a part in bf16 saves nothing that was measured, so none is exempted")
+        return {name: rule for name, rule in job.exempt.items() if not waits(rule)}
+    saved, size = [loss.saved for loss in chosen], sum(loss.extra_bytes for loss in chosen)
     why = (
         f"sensitivity: of KL {whole:.4f} to bf16 each of these {len(chosen)} saves {min(saved):.4f} to {max(saved):.4f} by "
         f"itself; {size / 1e6:.1f} MB of a budget of {_budget(job) / 1e6:.1f}"

@@ -203,7 +203,15 @@ def test_refusals(overrides: list[str], message: str) -> None:
 def test_a_budget_for_nothing_or_everything_is_refused(budget: float, message: str) -> None:
     made = job("method=rtn", WAITING, f"sensitivity.budget_gib={budget}")
     with pytest.raises(ValueError, match=message):
-        sensitivity.refuse_budget(made, plan.make(made, None))
+        sensitivity.refuse(made, plan.make(made, None))
+
+
+def test_experts_in_one_tensor_are_refused() -> None:
+    made = job("model=gpt_oss_20b", "method=gptq", "group_size=32", "hw=h100", "stages=[sensitivity]")
+    with pytest.raises(
+        ValueError, match="experts of its layer in one tensor, whose rounding sensitivity does not measure"
+    ):
+        sensitivity.refuse(made, plan.make(made, None))
 
 
 def test_a_rule_that_waits_changes_nothing_and_the_plan_says_so() -> None:
