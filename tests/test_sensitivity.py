@@ -135,21 +135,24 @@ def test_values_are_those_that_the_method_stores(model: Path, rtn: Finished, nvf
 
 
 @pytest.mark.parametrize("unit", Unit)
-@pytest.mark.parametrize("name", ["llama3_1_8b", "deepseek_v3", "qwen3_30b_a3b", "gemma3_4b", "qwen3_omni_30b"])
+@pytest.mark.parametrize("name", ["llama3_1_8b", "qwen3_30b_a3b", "gemma3_4b"])
 def test_each_part_is_a_rule_of_its_own_and_splits_nothing(name: str, unit: Unit) -> None:
     linear = [m for m in tree(name) if m.linear]
     found = parts(linear, unit)
     assert sorted(m.name for part in found for m in part.modules) == sorted(m.name for m in linear)
-    for part in found[:: max(1, len(found) // 6)]:
+    for part in found[:: max(1, len(found) // 3)]:
         hits = exempted(tree(name), {"part": Rule(part.patterns, "")}, tied=False)
         assert set(hits["part"].changes) == {m.name for m in part.modules}
 
 
-@pytest.mark.parametrize("method", ["rtn", "nvfp4_llmc", "fp8", "awq"])
-def test_what_a_part_costs_is_what_the_plan_grows_by(method: str) -> None:
-    made = job("model=qwen3_30b_a3b", f"method={method}", "hw=h100")
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("llama3_1_8b", "rtn"), ("llama3_1_8b", "fp8"), ("llama3_1_8b", "awq"), ("qwen3_30b_a3b", "nvfp4_llmc")],
+)
+def test_what_a_part_costs_is_what_the_plan_grows_by(name: str, method: str) -> None:
+    made = job(f"model={name}", f"method={method}", "hw=h100")
     planned = plan.make(made, None)
-    for part in parts([m for m in planned.modules if m.linear], Unit.module)[:4]:
+    for part in parts([m for m in planned.modules if m.linear], Unit.module)[:3]:
         made.exempt = {"part": Rule(part.patterns, "")}
         extra = part.extra_bytes(FORMATS[planned.layout], planned.group_size)
         assert plan.make(made, None).bytes - planned.bytes == extra
