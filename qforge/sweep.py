@@ -43,7 +43,7 @@ class Report(Callback):
             unfinished.leave(Path(config.hydra.runtime.output_dir), "failed", f"{type(error).__name__}: {error}")
 
     def finish(self) -> None:
-        """The report, if any row was measured or was to be."""
+        """The report, if there is any row."""
         if found := list(rows(self.folder)):
             report(self.folder, found, time.monotonic() - self.started)
             ended.append(exit_code(found))
@@ -57,6 +57,8 @@ def rows(folder: Path) -> Iterator[Row]:
             yield {**read_json(job / "row.json"), "folder": job.name}
         elif unfinished.ends_with_a_row(job):
             yield {**unfinished.row(job, "failed", _last_word(job)), "folder": job.name}
+        elif planned := unfinished.planned(job):
+            yield {**planned, "folder": job.name}
 
 
 def _last_word(job: Path) -> str:
@@ -66,8 +68,10 @@ def _last_word(job: Path) -> str:
 
 
 def report(folder: Path, found: list[Row], seconds: float) -> None:
-    """report.html with its CSV and JSON, sweep.json, and a table in the terminal."""
+    """report.html with its CSV and JSON, sweep.json, and a table in the terminal; the table alone where all is planned."""
     ranked = table.with_baselines(found)
+    if any(r["verdict"] == "planned" for r in found):
+        return terminal.ranking(ranked)
     pages.html(folder / "report.html", found)
     sweep = {
         "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in found if "time" in r), 1),

@@ -11,7 +11,9 @@ Row = dict[str, Any]
 
 
 def why(row: Row) -> str:
-    """In a few words why a row was not accepted."""
+    """In a few words why a row was not accepted; of a plan, what it says."""
+    if row.get("planned"):
+        return str(row["planned"])
     if row.get("failed"):
         return str(row["failed"]["reason"]).partition("\n")[0]
     for verdict in ("fail", "inconclusive", "not_measured"):

@@ -22,7 +22,7 @@ from qforge.spent import alone
 Row = dict[str, Any]
 Cell = float | str | None
 Table = dict["Column", list[Cell]]
-VERDICTS = ("baseline", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
+VERDICTS = ("baseline", "planned", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
 PLACES = {"name": 0, "verdict": 0, "model": 1, "hw": 1, "runtime": 1, "why": 3}  # of shown columns; all others between
 LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
 
@@ -50,8 +50,13 @@ def with_baselines(rows: list[Row]) -> list[Row]:
 
 
 def is_baseline(row: Row) -> bool:
-    """Whether it is bf16 itself, and no checkpoint of somebody's that was judged against it."""
-    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed")
+    """Whether it is bf16 itself, measured, and no checkpoint of somebody's that was judged against it."""
+    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed") and not row.get("planned")
+
+
+def verdict_of(row: Row) -> str:
+    """The verdict as people see it: what bf16 is, nobody has judged."""
+    return "baseline" if is_baseline(row) else str(row["verdict"])
 
 
 def _baseline(row: Row) -> Row:
@@ -64,8 +69,7 @@ def _baseline(row: Row) -> Row:
 
 
 def _rank(row: Row) -> tuple[int, float, float]:
-    verdict = "baseline" if is_baseline(row) else row["verdict"]
-    return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf), -(throughput(row) or 0)
+    return VERDICTS.index(verdict_of(row)), dict(_quality(row)).get("loss", math.inf), -(throughput(row) or 0)
 
 
 def throughput(row: Row) -> float | None:
@@ -130,11 +134,12 @@ def _fronts(rows: list[Row]) -> list[Cell]:
 
 
 def same(rows: list[Row]) -> list[list[str]]:
-    """The names of rows that are one and the same checkpoint, because their plans are equal."""
+    """The names of rows, with their folders, that are one and the same checkpoint, because their plans are equal."""
     names: dict[str, list[str]] = {}
     for row in rows:
         if quantized := row.get("quantize"):
-            names.setdefault(quantized["key"], []).append(name_of(row))
+            where = f" ({row['folder']})" if "folder" in row else ""
+            names.setdefault(quantized["key"], []).append(name_of(row) + where)
     return [of for of in names.values() if len(of) > 1]
 
 
@@ -144,9 +149,9 @@ def _runs(row: Row) -> dict[str, Any]:
 
 
 def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
-    conditions, size, baseline = row.get("conditions", {}), row.get("size"), is_baseline(row)
+    conditions, size = row.get("conditions", {}), row.get("size")
     yield Column("name", "row"), name_of(row)
-    yield Column("verdict", "verdict"), "baseline" if baseline else row["verdict"]
+    yield Column("verdict", "verdict"), verdict_of(row)
     for key, value in _quality(row):
         yield QUALITY[key], value
     if size:

@@ -13,7 +13,7 @@ from qforge.comparisons import METRICS, main_metric
 from qforge.progress import console
 from qforge.report import table as tables
 from qforge.report.planned import size as size_of
-from qforge.report.reasons import sign, why
+from qforge.report.reasons import sign
 from qforge.report.table import Row
 from qforge.runtimes.vllm import MODEL, Server
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from qforge.sensitivity import Loss
     from qforge.verify import Verified
 
-SHOWN = 50  # rows of a sweep in the terminal
 WORST = 10  # parts that the table of sensitivities shows
+SHOWN = 50  # rows of a sweep in the terminal, and their columns:
+SWEPT = {"name": "row", "verdict": "verdict", "loss": "loss %", "kl": "KL", "bits": "bits", "tps": "tokens/s",
+         "front": "front", "why": "why"}  # fmt: skip
 COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
 
 
@@ -76,19 +78,7 @@ def spent(time: dict[str, dict[str, float]]) -> None:
 
 def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
     """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
-    shown = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("row", "verdict", "loss %", "KL", "bits", "tokens/s", "front", "why"):
-        shown.add_column(name, justify="right" if name in ("loss %", "KL", "bits", "tokens/s") else "left")
-    columns: dict[str, list[Any]] = {column.key: values for column, values in tables.table(ranked).items()}
-    for index, each in enumerate(ranked[:SHOWN]):
-        numbers = [_number(columns[key][index]) if key in columns else "" for key in ("loss", "kl", "bits")]
-        shown.add_row(
-            tables.name_of(each), _coloured(columns["verdict"][index]), *numbers, _number(tables.throughput(each)),
-            columns["front"][index], Text(why(each)),
-        )  # fmt: skip
-    console.print(shown)
-    if len(ranked) > SHOWN:
-        console.print(f"{len(ranked) - SHOWN} more in report.html")
+    ranking(ranked)
     for names in found["same"]:
         console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
     console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
@@ -116,6 +106,27 @@ def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:
     )
     if found["note"]:
         console.print(found["note"], style="dim")
+
+
+def ranking(ranked: list[Row]) -> None:
+    """Rows as a table, in the order given, without the columns for which nothing was measured."""
+    columns: dict[str, list[Any]] = {column.key: values for column, values in tables.table(ranked).items()}
+    columns["tps"] = [tables.throughput(each) for each in ranked]
+    labels = {key: label for key, label in SWEPT.items() if any(columns.get(key, []))}
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for key, label in labels.items():
+        shown.add_column(label, justify="left" if isinstance(columns[key][0], str) else "right")
+    for values in list(zip(*(columns[key] for key in labels), strict=True))[:SHOWN]:
+        shown.add_row(*map(_cell, labels, values))
+    console.print(shown)
+    if len(ranked) > SHOWN:
+        console.print(f"{len(ranked) - SHOWN} more rows")
+
+
+def _cell(key: str, value: str | float | None) -> str | Text:
+    if key == "verdict":
+        return _coloured(str(value))
+    return Text(value) if isinstance(value, str) else _number(value)
 
 
 def _coloured(verdict: str) -> str:

@@ -1,4 +1,4 @@
-"""The row of a job that left none itself: it was killed, or ended before it knew what it was to do."""
+"""The row of a job that left none itself: it was killed, ended before it knew what it was to do, or was only to plan."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qforge import provenance
+from qforge.checkpoint import read_json
 from qforge.report.row import command
 from qforge.request import to_json
 
@@ -24,6 +25,19 @@ def ends_with_a_row(folder: Path) -> bool:
     """Whether the job in this folder was to measure something."""
     config = _config(folder)
     return not any(OmegaConf.select(config, key) for key in WITHOUT)
+
+
+def planned(folder: Path) -> dict[str, Any] | None:
+    """The row of a job that only planned: size and how it would be served; none where it has no plan."""
+    if not (folder / "plan.json").exists():
+        return None
+    plan = read_json(folder / "plan.json")
+    serving = plan["serving"]
+    how = ", ".join(
+        filter(None, [f"{plan['bytes'] / 1e9:.2f} GB", serving["how"], serving["kernel"], serving["reason"]])
+    )
+    size = {key: plan[key] for key in ("parameters", "bytes", "bf16_bytes", "bits_per_weight")}
+    return {**row(folder, "planned", ""), "failed": None, "planned": how, "size": size}
 
 
 def row(folder: Path, verdict: str, reason: str) -> dict[str, Any]:
