@@ -15,7 +15,7 @@ from qforge.checkpoint import Tensor
 from qforge.compat import NEWEST, How, Serving
 from qforge.config import Job
 from qforge.estimate import Estimates, estimate
-from qforge.exempt import Hits, exempted
+from qforge.exempt import Hits, exempted, waits
 from qforge.formats import FORMATS, Format
 from qforge.modules import TOWERS, Module
 
@@ -202,7 +202,12 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
         f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
         "earlier rule has these modules"
         for rule, hits in rules.items()
-        if not hits.changes
+        if not hits.changes and not waits(job.exempt[rule])
+    ]
+    notes += [
+        f"exempt.{rule} is measured before anything is quantized; it will add up to {job.sensitivity.budget_gib} GiB"
+        for rule in rules
+        if waits(job.exempt[rule])
     ]
     if tied:
         notes.append("the head is the embedding (tied weights), which stays in bf16")

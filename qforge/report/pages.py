@@ -24,6 +24,7 @@ from qforge.request import to_json, without_secrets
 TEMPLATES = Path(__file__).with_name("templates")
 RESULTS = (
     "plan",
+    "sensitivity",
     "calibrate",
     "quantize",
     "inspect",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -18,8 +18,10 @@ from qforge.report.table import Row
 from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
+    from qforge.sensitivity import Loss
     from qforge.verify import Verified
 
+WORST = 10  # parts that the table of sensitivities shows
 SHOWN = 50  # rows of a sweep in the terminal, and their columns:
 SWEPT = {"name": "row", "verdict": "verdict", "loss": "loss %", "kl": "KL", "bits": "bits", "tps": "tokens/s",
          "front": "front", "why": "why"}  # fmt: skip
@@ -81,6 +83,29 @@ def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
         console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
     console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
     console.print(str(folder), style="bold", markup=False)
+
+
+def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:
+    """The parts whose exemption saves most per byte, and which of them are exempted."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("part", "KL alone", "KL saved in bf16", "MB more", "saved per MB", ""):
+        table.add_column(name, justify="left" if name in ("part", "") else "right")
+    for loss in losses[:WORST]:
+        size = loss.extra_bytes / 1e6
+        table.add_row(
+            loss.part, f"{loss.alone:.2g}", f"{loss.saved:.2g}", f"{size:.2f}", f"{loss.saved / size:.2g}",
+            "bf16" if loss.exempted else "",
+        )  # fmt: skip
+    console.print(table)
+    chosen = [loss for loss in losses if loss.exempted]
+    exempted = f"; exempted: {len(chosen)}, {size_of(sum(loss.extra_bytes for loss in chosen))} more" if chosen else ""
+    console.print(
+        f"KL to bf16 {fmean(found['all']):.4f} nats per token with all {len(losses)} quantized, over {found['tokens']:,} "
+        f"tokens of {found['text']}{exempted}",
+        style="dim",
+    )
+    if found["note"]:
+        console.print(found["note"], style="dim")
 
 
 def ranking(ranked: list[Row]) -> None:
