@@ -16,12 +16,17 @@ from qforge import formats, plan
 from qforge.bought import QUALITY, End, Row, end_of, numbers
 from qforge.checkpoint import read_json
 from qforge.config import Calibration, Job
+from qforge.exempt import waits
 from qforge.plan import Plan
 from qforge.report import unfinished
 from qforge.steps import Run
 
 JUDGING = {"evaluate", "judge"}  # the stages without which there is no verdict
-WORDS = {"group_size": re.compile("smaller"), "calib.sequences": re.compile(r"x(\d+)")}  # reckoned from the rung below
+WORDS = {  # values reckoned from the rung below
+    "group_size": re.compile("smaller"),
+    "calib.sequences": re.compile(r"x(\d+)"),
+    "sensitivity.budget_gib": re.compile(r"(\d+)%"),
+}
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,12 @@ class Climb:
             self._seen.append((rung.name, made))
         return overrides
 
-    def _reckoned(self, key: str, word: re.Match[str], below: Job) -> int:
-        return self._smaller_group(below) if key == "group_size" else self._more_sequences(int(word[1]), below)
+    def _reckoned(self, key: str, word: re.Match[str], below: Job) -> int | float:
+        if key == "group_size":
+            return self._smaller_group(below)
+        if key == "calib.sequences":
+            return self._more_sequences(int(word[1]), below)
+        return self._budget(int(word[1]), below)
 
     def _smaller_group(self, below: Job) -> int:
         """The next smaller group of the method's format that can be planned. Raises Skip where there is none."""
@@ -149,6 +158,13 @@ class Climb:
         wanted = times * below.calib.sequences
         return wanted if most is None else min(wanted, most)
 
+    def _budget(self, percent: int, below: Job) -> float:
+        """Of what quantizing everything saves, in GiB. Raises Skip where nothing can be planned."""
+        planned = self._plan(replace(below, exempt={}))
+        if isinstance(planned, str):
+            raise Skip(planned)
+        return float(f"{percent / 100 * (planned.bf16_bytes - planned.bytes) / 2**30:.3g}")
+
     def _most_sequences(self) -> int | None:
         """How many calibration sequences the texts give, if a rung has counted them."""
         for step in reversed(self.steps):
@@ -168,7 +184,8 @@ class Climb:
 def identity(job: Job, planned: Plan) -> Any:
     """What decides how a rung is judged: equal for two jobs that differ only in what changes nothing."""
     calib = job.calib if job.method.calibrated else Calibration()
-    return planned.identity(), replace(job, exempt={}, calib=calib)
+    waiting = {name: rule for name, rule in job.exempt.items() if waits(rule)}
+    return planned.identity(), replace(job, exempt=waiting, calib=calib)
 
 
 def replaced(overrides: list[str], by: dict[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ RUNGS = [
     Rung(str(name), **rung)
     for name, rung in OmegaConf.to_object(OmegaConf.load(ROOT / "conf/hydra/sweeper/ladder.yaml"))["rungs"].items()
 ]
-NAMES = ["minimal", "boundary_targeted", "boundary", "smaller_group", "more_calibration"]
+NAMES = ["minimal", "boundary_targeted", "boundary", "smaller_group", "more_calibration", "sensitivity"]
 
 
 def measured(method: str) -> Row:
@@ -102,6 +102,7 @@ def test_a_calibrated_method_climbs_to_the_end_of_the_texts(tmp_path: Path) -> N
     assert found(ladder) == {
         "minimal": ["exempt=lm_head"], "boundary_targeted": ["exempt=boundary_targeted"], "boundary": ["exempt=boundary"],
         "smaller_group": kept, "more_calibration": [*kept, "calib.sequences=167"],
+        "sensitivity": ["group_size=32", "calib.sequences=167", "exempt=from_sensitivity", "sensitivity.budget_gib=0.0355"],
     }  # fmt: skip
     assert ladder.end is not None
     assert ladder.end.outcome == "top"
@@ -123,7 +124,7 @@ def test_it_stops_at_the_first_accepted_rung_and_says_what_each_bought(tmp_path:
 
 
 def test_a_rung_that_changes_nothing_is_skipped(tmp_path: Path) -> None:
-    embeddings = [RUNGS[0], Rung("embeddings", "sensitive", {"exempt": ["lm_head", "embed_tokens"]}), *RUNGS[3:]]
+    embeddings = [RUNGS[0], Rung("embeddings", "sensitive", {"exempt": ["lm_head", "embed_tokens"]}), *RUNGS[3:5]]
     ladder = climb(tmp_path, "method=rtn", "group_size=32", rows=lambda _: measured("rtn"), rungs=embeddings)
     assert found(ladder) == {
         "minimal": ["exempt=lm_head"], "embeddings": "comes to the same checkpoint as minimal",
@@ -191,11 +192,9 @@ def test_every_combination_climbs_its_own_ladder(cli: Cli, model: Path, tmp_path
     done = ladder(cli, tmp_path, "method=rtn,fp8", "group_size=null", "plan_only=true")
     assert done.code == 0, done.output
     rtn, fp8 = done.json("ladder")["climbs"]
-    assert [rung.get("verdict") or rung["skipped"] for rung in rtn["rungs"]] == [
-        *["planned"] * 4,
-        "rtn looks at no text",
-    ]
-    assert [rung.get("folder") for rung in rtn["rungs"]] == ["0", "2", "4", "6", None]
+    ends = [rung.get("verdict") or rung["skipped"] for rung in rtn["rungs"]]
+    assert ends == [*["planned"] * 4, "rtn looks at no text", "planned"]
+    assert [rung.get("folder") for rung in rtn["rungs"]] == ["0", "2", "4", "6", None, "8"]
     assert fp8["rungs"][3]["skipped"] == "fp8 has no groups"
     assert rtn["rungs"][1]["bought"]["bytes"] > 0
     wrong = ladder(cli, tmp_path, "method=rtn", "+hydra.sweeper.rungs.mine={why: x, overides: {exempt: none}}")
