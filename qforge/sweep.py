@@ -69,17 +69,18 @@ def _last_word(job: Path) -> str:
 
 def report(folder: Path, found: list[Row], seconds: float) -> None:
     """report.html with its CSV and JSON, sweep.json, and a table in the terminal; the table alone where all is planned."""
-    ranked = table.with_baselines(found)
     if any(r["verdict"] == "planned" for r in found):
-        return terminal.ranking(ranked)
-    pages.html(folder / "report.html", found)
+        return terminal.ranking(table.table(table.with_baselines(found)))
+    columns = pages.html(folder / "report.html", found)
+    keys = [column.key for column in columns]
+    ranked = [dict(zip(keys, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     sweep = {
         "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in found if "time" in r), 1),
         "verdicts": Counter(r["verdict"] for r in found), "same": table.same(found),
-        "rows": [{"folder": r["folder"], "name": table.name_of(r), "verdict": r["verdict"]} for r in ranked if "folder" in r],
+        "rows": [{key: r[key] for key in ("folder", "name", "verdict", "front", "why")} for r in ranked if r["folder"]],
     }  # fmt: skip
     (folder / "sweep.json").write_text(to_json(sweep))
-    terminal.sweep(ranked, sweep, folder)
+    terminal.sweep(columns, sweep, folder)
 
 
 def exit_code(found: list[Row]) -> int:

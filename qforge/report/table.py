@@ -6,7 +6,6 @@ and `failed` says why. bf16 is a row too: where it was only measured as a baseli
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -65,10 +64,10 @@ def _baseline(row: Row) -> Row:
 
 def _rank(row: Row) -> tuple[int, float, float]:
     verdict = "baseline" if is_baseline(row) else row["verdict"]
-    return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf), -(throughput(row) or 0)
+    return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf), -(_throughput(row) or 0)
 
 
-def throughput(row: Row) -> float | None:
+def _throughput(row: Row) -> float | None:
     """Tokens/s at the most streams that were measured."""
     runs = _runs(row)
     return float(runs[max(runs, key=int)]["output_throughput"]) if runs else None
@@ -110,7 +109,7 @@ def table(rows: list[Row]) -> Table:
     for column in QUALITY.values():
         if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
             columns.pop(column, None)
-    columns[Column("front", "Pareto front")] = _fronts(rows)
+    columns[Column("front", "Pareto front")] = _fronts(columns)
     differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
     ends = {f"tps@{n}" for row in rows if (runs := _runs(row)) for n in (min(runs, key=int), max(runs, key=int))}
     said = {}
@@ -120,13 +119,14 @@ def table(rows: list[Row]) -> Table:
     return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, PLACES.get(c.key, 2)))}
 
 
-def _fronts(rows: list[Row]) -> list[Cell]:
+def _fronts(columns: Table) -> list[Cell]:
     """Against which goals no other row of the same conditions beats this one in quality."""
-    loss, sets = [dict(_quality(row)).get("loss") for row in rows], [conditions_of(row) for row in rows]
-    speed = [-rate if (rate := throughput(row)) else None for row in rows]
-    size = [row["size"]["bytes"] if row.get("size") else None for row in rows]
-    goals = {"speed": on_front(loss, speed, sets), "size": on_front(loss, size, sets)}
-    return [", ".join(goal for goal, on in goals.items() if on[index]) for index in range(len(rows))]
+    values: dict[str, Any] = {column.key: values for column, values in columns.items()}
+    nothing = [None] * len(values["name"])
+    loss, sets = values.get("loss", nothing), values["conditions"]
+    speed = [-rate if rate else None for rate in values["tps"]]
+    goals = {"speed": on_front(loss, speed, sets), "size": on_front(loss, values.get("gb", nothing), sets)}
+    return [", ".join(goal for goal, on in goals.items() if on[index]) for index in range(len(nothing))]
 
 
 def same(rows: list[Row]) -> list[list[str]]:
@@ -171,6 +171,7 @@ def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
         Column("seconds", "seconds it costs by itself", "s", 0, shown=False),
         alone(row["time"]) if "time" in row else None,
     )
+    yield Column("tps", "tokens/s at the most streams", "", 1, "high", shown=False), _throughput(row)
     yield Column("folder", "folder", shown=False), row.get("folder")
     yield from _long(row)
     yield Column("command", "command", shown=False), row.get("command")
@@ -245,14 +246,3 @@ def by_position(row: Row) -> Iterator[tuple[str, str, Row]]:
         for name, text in texts.items():
             if text.get("positions"):
                 yield name, dtype, text["positions"]
-
-
-def write(page: Path, columns: Table) -> None:
-    """All columns, shown or not, unrounded, beside the page: as CSV, and as JSON with one object per row."""
-    with page.with_suffix(".csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([f"{c.key} [{c.unit}]" if c.unit else c.key for c in columns])
-        writer.writerows(zip(*columns.values(), strict=True))
-    keys = [column.key for column in columns]
-    flat = [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    page.with_suffix(".json").write_text(json.dumps(flat, indent=1, allow_nan=False) + "\n")
