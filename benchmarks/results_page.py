@@ -9,6 +9,7 @@ stream; what qforge itself costs; then what rows cannot say, from results/notes-
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -16,14 +17,26 @@ from typing import Any
 
 from svg import plot
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge.report.table import name_of  # noqa: E402
+
+RESULTS = ROOT / "results"
 Row = dict[str, Any]
 
 
 def main() -> None:
     """Write the page."""
+    (RESULTS / "README.md").write_text(page())
+
+
+def page() -> str:
+    """The page, of every row."""
     rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    rows.sort(key=lambda row: (row["conditions"]["hw"], row["model"], row["method"] != "bf16", row["method"]))
+    rows.sort(
+        key=lambda row: (row["conditions"]["hw"], row["model"], measured_by(row), row["method"] != "bf16", name_of(row))
+    )
     lines = [
         "# Measured rows",
         "",
@@ -33,32 +46,38 @@ def main() -> None:
     for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
         lines += [f"## {hw}", ""]
         for model, found in groupby(of_hw, lambda row: str(row["model"])):
-            lines += [f"### {model}", "", *section(list(found)), "", *tiers(model, hw)]
+            lines += [f"### {model}", ""]
+            for conditions, alike in groupby(found, measured_by):
+                lines += [conditions, "", *section(list(alike)), ""]
+            lines += tiers(model, hw)
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
-    (RESULTS / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def measured_by(row: Row) -> str:
+    """When, by what and on what a row was measured: rows of one table have it in common."""
+    machine, conditions = row["machine"], row["conditions"]
+    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
+    return (
+        f"{row['date']}, vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. "
+        f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
+        f"{row['caution']}"
+    ).strip()
 
 
 def section(rows: list[Row]) -> list[str]:
-    """The tables of one model on one hardware, and the conditions they hold for."""
-    base = next((row for row in rows if row["method"] == "bf16"), None)
-    first = rows[0]
-    machine, conditions = first["machine"], first["conditions"]
-    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
-    parts = [
-        f"{first['date']}, vLLM {first['measured']['serve'].get('version')}, {where}; qforge "
-        f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
-        f"{conditions['repeats']}. {first['caution']}".strip(),
-        "", *table(rows, base, quality), "", *table(rows, base, speed), "", *table(rows, base, memory),
-        "", *table(rows, base, predicted),
+    """The tables of one model on one hardware under the same conditions."""
+    return [
+        *table(rows, quality), "", *table(rows, closeness), "", *table(rows, speed), "", *table(rows, memory), "",
+        *table(rows, predicted),
     ]  # fmt: skip
-    return parts
 
 
-def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
+def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
-    made = [{"method": name(row), **cells(row, base)} for row in rows]
+    made = [{"method": name_of(row), **cells(row)} for row in rows]
     head = list(dict.fromkeys(key for row in made for key in row))
     if len(head) == 1:
         return []
@@ -66,12 +85,7 @@ def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
     return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
 
 
-def name(row: Row) -> str:
-    """The method with its group."""
-    return row["method"] + (f" g{row['group_size']}" if row["group_size"] else "")
-
-
-def quality(row: Row, base: Row | None) -> dict[str, str]:
+def quality(row: Row) -> dict[str, str]:
     """Perplexity and task scores, with the change against bf16 and its interval, and the verdict."""
     found, cells = row["measured"]["evaluate"], {}
     change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
@@ -83,6 +97,22 @@ def quality(row: Row, base: Row | None) -> dict[str, str]:
     return {**cells, "verdict": row["verdict"] if row["method"] != "bf16" else "baseline"} if cells else {}
 
 
+def closeness(row: Row) -> dict[str, str]:
+    """What is finer than a score: distance from bf16 token by token, needles found, and how the answers are."""
+    found, cells = row["measured"]["evaluate"], {}
+    for text, value in row["measured"].get("divergence", {}).get("texts", {}).items():
+        cells[f"KL to bf16, {text}"] = f"{value['kl']:.3f}"
+        cells[f"same first choice, {text}"] = f"{value['top1_agreement']:.1%}"
+    long = found.get("long_context") or {}
+    for haystack, grid in long.get("needles", {}).get("found", {}).items():
+        shares = [share for line in grid for share in line]
+        cells[f"needles in {haystack}"] = f"{sum(shares):g} of {len(shares)}"
+    if stable := found.get("stability"):
+        cells["other answers the second time"] = f"{stable['differing_share']:.0%}"
+        cells["degenerate answers"] = f"{stable['degenerate_share']:.0%}"
+    return cells
+
+
 def interval(criterion: Row | None, unit: str) -> str:
     """The change and where it lies, 95 %."""
     if criterion is None:
@@ -91,12 +121,12 @@ def interval(criterion: Row | None, unit: str) -> str:
     return f" ({criterion['value']:+.1f} {unit}, {low:+.1f} to {high:+.1f})"
 
 
-def speed(row: Row, base: Row | None) -> dict[str, str]:
+def speed(row: Row) -> dict[str, str]:
     """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
     bench, cells = row["measured"]["bench"], {}
-    theirs = base["measured"]["bench"] if base else {}
+    theirs = (row["baseline"] or row["measured"])["bench"]
     for streams, run in bench.get("runs", {}).items():
-        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"] if "runs" in theirs else 1
+        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"]
         cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
     if prefill := sorted(bench.get("prefill_tokens_per_second", [])):
         cells["prefill tokens/s"] = f"{prefill[len(prefill) // 2]:.0f}"
@@ -106,7 +136,7 @@ def speed(row: Row, base: Row | None) -> dict[str, str]:
     return cells
 
 
-def memory(row: Row, base: Row | None) -> dict[str, str]:
+def memory(row: Row) -> dict[str, str]:
     """Planned and seen: the weights; what the server needs besides its KV cache; its start; the quantization."""
     serve, size, made = row["measured"]["serve"], row["size"], row["quantize"]
     if "kernels" not in serve:
@@ -128,7 +158,7 @@ def memory(row: Row, base: Row | None) -> dict[str, str]:
     return cells
 
 
-def predicted(row: Row, base: Row | None) -> dict[str, str]:
+def predicted(row: Row) -> dict[str, str]:
     """What the plan said, and what was seen: kernels, and the speed that cannot be exceeded with the part reached."""
     serve, planned, runs = row["measured"]["serve"], row["serving"], row["measured"]["bench"].get("runs", {})
     if "kernels" not in serve:

@@ -68,7 +68,7 @@ def run(command: Command, folder: str, debug: bool) -> int:
     try:
         start(command, out)
     except (ValueError, OmegaConfBaseException) as error:
-        return _end(out, "refused", _text(error), 2, debug)
+        return _end(out, "refused", text(error), 2, debug)
     except StageError as error:
         return _end(out, "failed", str(error), 1, debug)
     except OSError as error:
@@ -83,7 +83,8 @@ def run(command: Command, folder: str, debug: bool) -> int:
     return 0
 
 
-def _text(error: Exception) -> str:
+def text(error: Exception) -> str:
+    """What was wrong, with the key, in one message."""
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     return str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,8 +35,19 @@ def rows(name: str) -> Iterator[str]:
 
 
 def members(file: Path) -> list[str]:
-    """What a file of conf/experiment/ lists; nothing where it is an experiment itself."""
-    return list((yaml.safe_load(file.read_text()) or {}).get("experiments", []))
+    """What a file of conf/experiment/ lists; nothing where it is an experiment itself. Raises what `read` raises."""
+    return list(read(file).get("experiments", []))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A file of conf/experiment/ as it is written. Raises ValueError where it is no YAML, or no mapping."""
+    try:
+        found = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"conf/experiment/{file.name}: is no YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"conf/experiment/{file.name}: is no mapping; write `key: value` lines")
+    return found
 
 
 def _replaced(argument: str, arguments: list[str]) -> str:

@@ -1,4 +1,9 @@
-"""Results by key: the same question is answered once. Complete or absent, for any number of jobs at once."""
+"""Results by key: the same question is answered once. Complete or absent, for any number of jobs at once.
+
+Jobs on many machines share a store if its file system gives flock to all of them and shows a folder that another has renamed.
+NFS does with its locks (not mounted nolock or local_lock) and lookupcache=positive, Lustre with the mount option flock (not
+localflock). The kernel, or the file server, frees the lock of who dies.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def report(folder: Path, found: list[Row], seconds: float) -> None:
     ranked = [dict(zip(keys, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     sweep = {
         "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in found if "time" in r), 1),
-        "verdicts": Counter(r["verdict"] for r in found), "same": table.same(found),
+        "verdicts": Counter(map(table.verdict_of, found)), "same": table.same(found),
         "rows": [{key: r[key] for key in ("folder", "name", "verdict", "front", "why")} for r in ranked if r["folder"]],
     }  # fmt: skip
     (folder / "sweep.json").write_text(to_json(sweep))

@@ -52,7 +52,7 @@ def html(file: Path, rows: list[Row]) -> Table:
     page = _render(
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
         whole=[row for row in rows if not row.get("failed")], details=DETAILS,
-        counts=Counter("baseline" if table.is_baseline(row) else row["verdict"] for row in rows).most_common(),
+        counts=Counter(map(table.verdict_of, rows)).most_common(),
         same=table.same(rows), cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
         data=Markup(json.dumps(figures.data(columns), separators=(",", ":")).replace("<", "\\u003c")),
     )  # fmt: skip
@@ -144,6 +144,7 @@ def _render(template: str, escape: bool, **context: Any) -> str:
         "span": figures.span,
         "why": reasons.why,
         "name": table.name_of,
+        "verdict": table.verdict_of,
         "sign": reasons.sign,
         "mean": lambda cells: fmean(value for line in cells for value in line),
     }

@@ -53,6 +53,11 @@ def is_baseline(row: Row) -> bool:
     return row["method"] == "bf16" and not row["criteria"] and not row.get("failed") and not row.get("planned")
 
 
+def verdict_of(row: Row) -> str:
+    """The verdict as people see it: what bf16 is, nobody has judged."""
+    return "baseline" if is_baseline(row) else str(row["verdict"])
+
+
 def _baseline(row: Row) -> Row:
     size = {**row["size"], "bytes": row["size"]["bf16_bytes"], "quantized_bits_per_weight": None}
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
@@ -63,8 +68,7 @@ def _baseline(row: Row) -> Row:
 
 
 def _rank(row: Row) -> tuple[int, float, float]:
-    verdict = "baseline" if is_baseline(row) else row["verdict"]
-    return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf), -(_throughput(row) or 0)
+    return VERDICTS.index(verdict_of(row)), dict(_quality(row)).get("loss", math.inf), -(_throughput(row) or 0)
 
 
 def _throughput(row: Row) -> float | None:
@@ -145,9 +149,9 @@ def _runs(row: Row) -> dict[str, Any]:
 
 
 def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
-    conditions, size, baseline = row.get("conditions", {}), row.get("size"), is_baseline(row)
+    conditions, size = row.get("conditions", {}), row.get("size")
     yield Column("name", "row"), name_of(row)
-    yield Column("verdict", "verdict"), "baseline" if baseline else row["verdict"]
+    yield Column("verdict", "verdict"), verdict_of(row)
     for key, value in _quality(row):
         yield QUALITY[key], value
     if size:
