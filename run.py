@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from qforge import experiments, hardware, search, sweep
+from qforge import callback, experiments, hardware, search
 from qforge.config import Job
 
 ConfigStore.instance().store(name="schema", node=Job)
@@ -59,4 +59,4 @@ if __name__ == "__main__":
         sys.exit(error.code if exit_codes or not error.code else 2)
     except KeyboardInterrupt:  # said already; a sweep ends here as well
         sys.exit(130)
-    sys.exit(sweep.ended[0] if sweep.ended else max(exit_codes, default=0))
+    sys.exit(callback.ended[0] if callback.ended else max(exit_codes, default=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from qforge.progress import console
 from qforge.report import table as tables
 from qforge.report.planned import size as size_of
 from qforge.report.reasons import sign
-from qforge.report.table import Row
 from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def spent(time: dict[str, dict[str, float]]) -> None:
     console.print(f"time: {', '.join(parts)}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
 
 
-def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
+def sweep(columns: tables.Table, found: dict[str, Any], folder: Path) -> None:
     """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
-    ranking(ranked)
+    ranking(columns)
     for names in found["same"]:
         console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
     console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
@@ -108,19 +108,18 @@ def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:
         console.print(found["note"], style="dim")
 
 
-def ranking(ranked: list[Row]) -> None:
-    """Rows as a table, in the order given, without the columns for which nothing was measured."""
-    columns: dict[str, list[Any]] = {column.key: values for column, values in tables.table(ranked).items()}
-    columns["tps"] = [tables.throughput(each) for each in ranked]
-    labels = {key: label for key, label in SWEPT.items() if any(columns.get(key, []))}
+def ranking(columns: tables.Table) -> None:
+    """The table of rows, as many as one looks at, without the columns for which nothing was measured."""
+    values: dict[str, list[Any]] = {column.key: values for column, values in columns.items()}
+    labels = {key: label for key, label in SWEPT.items() if any(values.get(key, []))}
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for key, label in labels.items():
-        shown.add_column(label, justify="left" if isinstance(columns[key][0], str) else "right")
-    for values in list(zip(*(columns[key] for key in labels), strict=True))[:SHOWN]:
-        shown.add_row(*map(_cell, labels, values))
+        shown.add_column(label, justify="left" if isinstance(values[key][0], str) else "right")
+    for cells in islice(zip(*(values[key] for key in labels), strict=True), SHOWN):
+        shown.add_row(*map(_cell, labels, cells))
     console.print(shown)
-    if len(ranked) > SHOWN:
-        console.print(f"{len(ranked) - SHOWN} more rows")
+    if (more := len(values["name"]) - SHOWN) > 0:
+        console.print(f"{more} more rows")
 
 
 def _cell(key: str, value: str | float | None) -> str | Text:
