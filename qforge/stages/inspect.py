@@ -9,21 +9,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qforge import checkpoint, ignore
+from qforge import checkpoint, ignore, scales
 from qforge.checkpoint import Stored
 from qforge.formats import FORMATS
 from qforge.modules import Module
 from qforge.plan import Plan
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
-SCALES = ("weight_scale", "weight_scale_2", "weight_global_scale")
 
 
 @dataclass
@@ -163,27 +159,15 @@ def _same_bytes(a: Stored, b: Stored) -> bool:
 
 
 def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
-    """Scales must be finite, positive, and give back weights as large as the source's.
-
-    The largest weight that a matrix can hold is its largest scale times the format's largest value (times the second
-    scale of NVFP4, by which compressed-tensors divides); it may be off by a factor of 4, or by 64 where the method
-    rescales. A scale of zero is right for a group of zeros only; one in a hundred may be: tiny groups underflow.
-    """
+    """Scales must be finite, positive, and give back weights as large as the source's (see scales.py)."""
     import numpy as np
 
     wrong: list[str] = []
     largest = FORMATS[plan.layout].largest
-    slack = 64 if plan.rescales else 4
     for module, name in _quantized(plan):
-        found = {s: tensors[f"{name}.{s}"].read().astype(np.float32) for s in SCALES if f"{name}.{s}" in tensors}
         # the experts of a stack are not cut out of it: only their scales are looked at
         original = source[module.tensor].read().astype(np.float32) if module.stack == 1 else None
-        faults = {suffix: fault for suffix, values in found.items() if (fault := _scale_fault(values, original))}
-        if not faults and found and original is not None:
-            unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
-            reach, wanted = float(found["weight_scale"].max() * unit.max() * largest), float(np.abs(original).max())
-            if not wanted / slack <= reach <= wanted * slack:
-                faults["weight_scale"] = f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"
+        faults = scales.faults(scales.of(name, tensors), original, largest, plan.rescales)
         wrong += [f"{name}.{suffix} ({fault})" for suffix, fault in faults.items()]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the model would answer garbage")
@@ -195,22 +179,6 @@ def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
     for module in plan.modules:
         if module.name in packed:
             yield from ((module, name) for name, _, _ in module.matrices)
-
-
-def _scale_fault(values: NDArray[Any], original: NDArray[Any] | None) -> str | None:
-    import numpy as np
-
-    if np.isnan(values).any():
-        return "NaN"
-    if np.isinf(values).any():
-        return "infinite"
-    if (values < 0).any():
-        return "negative"
-    used = np.ones(values.shape, bool)
-    if values.ndim == 2 and original is not None:
-        used = np.abs(original).reshape(*values.shape, -1).max(axis=-1) > 0
-    zero = float((values[used] == 0).mean()) if used.any() else 0.0
-    return f"{zero:.1%} zero" if zero > 0.01 else None
 
 
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
@@ -225,7 +193,7 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
         return
     linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
     try:
-        plain = ignore.left_plain(quantization, linear, config)
+        plain = ignore.left_plain(quantization, linear, config, packed)
     except ValueError as split:
         report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")
         return
