@@ -53,7 +53,8 @@ class Packer:
         each = None if shared is None else torch.cat([s.expand(n, 1) for s, n in zip(shared, sets, strict=True)])
         scale = calculate_qparams(low, high, self.args, each)[0].to(rows.dtype)
         packed = self._compress(rows, scale if each is None else scale / each)
-        packed["weight_scale"] = scale.to(self.args.scale_dtype or scale.dtype)
+        if each is not None:
+            packed["weight_scale"] = scale.to(self.args.scale_dtype)
         shared = torch.ones(len(sets)) if shared is None else shared.cpu()
         return {name: tensor.cpu() for name, tensor in packed.items()}, shared
 
