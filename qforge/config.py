@@ -85,11 +85,22 @@ class Rule:
 
 
 @dataclass
+class Shown(Text):
+    """A text that calibration shows to the model."""
+
+    weight: float | None = (
+        None  # its share of the sequences, for all texts or none; none: in proportion to their lengths
+    )
+    chat: bool = False  # whether it has a conversation per line, {"messages": [...]}, for the model's chat template
+
+
+@dataclass
 class Calibration:
     name: str = MISSING
-    texts: dict[str, Text] = field(default_factory=dict)
+    texts: dict[str, Shown] = field(default_factory=dict)
     sequences: int = MISSING
-    length: int = MISSING  # tokens per sequence
+    length: int = MISSING  # tokens of the longest sequence
+    lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
     seed: int = 0
 
 
