@@ -27,7 +27,7 @@ class Format:
     group_sizes: tuple[int, ...]  # that exist as a format at all, -1: per output channel; empty: has no groups
     quant_method: str | None  # in config.json, as vLLM reads it
     largest: float = 1  # what a weight can be in units of its scale: 6 in FP4, 448 in E4M3, 8 or 15 steps in INT4
-    unpacks: bool = True  # whether weights unpacked to bf16 show its quality: not where activations are quantized too
+    unpacks: bool = True  # whether methods/unpack.py shows its quality: not where activations are quantized too
 
 
 def _int4(rows: int, columns: int, group: int, *, symmetric: bool) -> dict[str, Tensor]:
@@ -82,6 +82,16 @@ def _int8(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     return {"weight": Tensor("I8", (rows, columns)), "weight_scale": Tensor("BF16", (rows, 1))}
 
 
+def _gptq(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    groups = 1 if group == -1 else columns // group
+    return {
+        "qweight": Tensor("I32", (columns // 8, rows)),
+        "qzeros": Tensor("I32", (groups, rows // 8)),
+        "scales": Tensor("F16", (groups, rows)),
+        "g_idx": Tensor("I32", (columns,)),  # the group of each input
+    }
+
+
 def _bf16(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     return {"weight": Tensor("BF16", (rows, columns))}
 
@@ -92,6 +102,8 @@ FORMATS = {
     "bf16": Format("bf16", 16, _bf16, (), None),
     "int4": Format("int4", 4, lambda *a: _int4(*a, symmetric=True), INT4_GROUPS, CT, 8),
     "int4_asym": Format("int4", 4, lambda *a: _int4(*a, symmetric=False), INT4_GROUPS, CT, 15),
+    "gptq": Format("int4", 4, _gptq, INT4_GROUPS, "gptq", 8, unpacks=False),
+    "gptq_asym": Format("int4", 4, _gptq, INT4_GROUPS, "gptq", 15, unpacks=False),
     "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), CT, 6),
     "nvfp4_w4a4": Format("nvfp4_w4a4", 4, _nvfp4_w4a4, (16,), CT, 6, unpacks=False),
     "nvfp4_modelopt": Format("nvfp4", 4, _nvfp4_modelopt, (16,), "modelopt", 6),
@@ -107,6 +119,8 @@ def detect(config: dict[str, Any]) -> str | None:
     quantization = config.get("quantization_config", {})
     if quantization.get("quant_method") == "modelopt":
         return "nvfp4_modelopt" if "NVFP4" in str(quantization.get("quant_algo")) else None
+    if quantization.get("quant_method") == "gptq" and quantization.get("bits") == 4:
+        return "gptq" if quantization["sym"] else "gptq_asym"
     if quantization.get("quant_method") != CT:
         return None
     group = next(iter(quantization["config_groups"].values()))
@@ -124,5 +138,8 @@ def group_size(config: dict[str, Any], layout: str) -> int | None:
     """The group size that a checkpoint of this layout announces; -1 for one scale per channel, none without groups."""
     if not FORMATS[layout].group_sizes:
         return None
-    weights = next(iter(config["quantization_config"]["config_groups"].values()))["weights"]
+    quantization = config["quantization_config"]
+    if FORMATS[layout].quant_method == "gptq":
+        return int(quantization["group_size"])
+    weights = next(iter(quantization["config_groups"].values()))["weights"]
     return int(weights.get("group_size") or -1)

@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from test_config import job
 from test_streaming import DENSE, checkpoint
 
-from qforge import formats, plan
+from qforge import envs, formats, plan
 from qforge.checkpoint import headers, read_json
 from qforge.config import Job
 from qforge.request import Request
@@ -75,6 +75,13 @@ def as_planned(source: Path, artifact: Path, method: str) -> None:
 @pytest.mark.parametrize("method", BY_LLM_COMPRESSOR)
 def test_the_tensors_are_those_of_the_plan(source: Path, made: dict[str, Path], method: str) -> None:
     as_planned(source, made[method], method)
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize("method", ["gptqmodel"])
+def test_the_tensors_of_a_library_with_an_environment_of_its_own(source: Path, tmp_path: Path, method: str) -> None:
+    envs.managed(method)
+    as_planned(source, make(method, source, tmp_path, method)[method], method)
 
 
 def test_gptq_on_the_fp4_grid_keeps_the_global_scales_of_what_is_fused(made: dict[str, Path]) -> None:
