@@ -22,6 +22,16 @@ DEFECTS = {
 }  # fmt: skip
 
 
+def refuse_architecture(job: Job, config: Config) -> None:
+    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine."""
+    known, kind = job.method.model_types, str(config.get("model_type"))
+    if known and kind not in known:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
+            f"{kind}; use method={job.method.instead or 'gptq'}"
+        )
+
+
 def group_size(job: Job, layout: Format) -> int | None:
     """The group size of the plan; none for formats without groups."""
     if not layout.group_sizes:  # bf16, or one scale per channel

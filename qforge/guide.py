@@ -84,6 +84,8 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
+            if job.method.instead:
+                continue
             if not FORMATS[job.method.format].group_sizes:  # group_size=64 is for those that have groups
                 job = replace(job, group_size=None)
             try:

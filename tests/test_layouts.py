@@ -78,7 +78,7 @@ def test_the_tensors_are_those_of_the_plan(source: Path, made: dict[str, Path], 
 
 
 @pytest.mark.libraries
-@pytest.mark.parametrize("method", ["gptqmodel"])
+@pytest.mark.parametrize("method", ["gptqmodel", "auto_gptq"])
 def test_the_tensors_of_a_library_with_an_environment_of_its_own(source: Path, tmp_path: Path, method: str) -> None:
     envs.managed(method)
     as_planned(source, make(method, source, tmp_path, method)[method], method)
