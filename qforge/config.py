@@ -71,9 +71,7 @@ class Method:
     streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
     unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
-    model_types: list[str] = field(
-        default_factory=list
-    )  # of config.json, that the library knows; empty: all plans know
+    model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
     instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
@@ -92,9 +90,7 @@ class Rule:
 class Shown(Text):
     """A text that calibration shows to the model."""
 
-    weight: float | None = (
-        None  # its share of the sequences, for all texts or none; none: in proportion to their lengths
-    )
+    weight: float | None = None  # its share of the sequences; given for all texts, or none: then their lengths decide
     chat: bool = False  # whether it has a conversation per line, {"messages": [...]}, for the model's chat template
 
 

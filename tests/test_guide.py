@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Cli
 from test_config import job
 
-from qforge import guide, measured
+from qforge import guide, measured, plan
 from qforge.guide import Choice
 from qforge.measured import Measurement
 
@@ -57,6 +57,12 @@ def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -
     stream = advised(found, "h100")["h100", "a single stream"]
     assert stream.method == "nvfp4_gptq"
     assert stream.reason == "measured on m, bf16 = 1: nvfp4_gptq 1.39, nvfp4_llmc 1.39"
+
+
+def test_what_is_archived_is_left_out_and_its_plan_says_what_to_use() -> None:
+    assert "auto_gptq" not in {c.method for c in choices("h100")}
+    notes = plan.make(job("method=auto_gptq", "hw=h100"), None).notes
+    assert "auto_gptq's library is archived; for anything but a comparison use method=gptqmodel" in notes
 
 
 def test_measured_rows_beat_the_rule() -> None:
