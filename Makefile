@@ -2,8 +2,9 @@
 # .venvs/ holds one folder per stage environment.
 PYTHON ?= python3
 PY := .venv/bin/python
+BASE ?= main
 
-.PHONY: demo test check envs lock bench clean
+.PHONY: demo test check envs lock bench proposal clean
 
 demo: .venv/control.ready  ## quantize, inspect, serve, evaluate, bench, judge and report a real model
 	$(PY) run.py
@@ -24,6 +25,10 @@ bench: .venv/control.ready  ## every method on the demo model, in one table
 
 lock: .venv/control.ready  ## pin envs/*.txt anew from the groups in pyproject.toml
 	$(PY) envs/lock.py
+
+proposal: .venv/control.ready  ## check the experiments that this branch adds or changes since BASE
+	@git diff --merge-base --name-only --no-renames --diff-filter=AM -z $(BASE) -- 'conf/experiment/*.yaml' \
+	    | xargs --null --no-run-if-empty $(PY) -m qforge.proposal
 
 clean:  ## everything that was made here
 	rm -rf .venv .venvs .store outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

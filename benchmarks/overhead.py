@@ -1,9 +1,10 @@
-"""What qforge itself costs: its bench against `vllm bench serve` by hand, its quantize against the library alone.
+"""What qforge itself costs: its quantize against the library alone, its bench against `vllm bench serve` by hand.
 
     python benchmarks/overhead.py OUT key=value ...       the overrides of a run, with model.path and a concurrency
 
-Alternates both ways on one server, with the same load and other prompts each time; then quantizes both ways, each in
-a fresh process, and prints where run.py's time went. Writes OUT/overhead.json.
+Quantizes with the library's own few lines, with the same function of the library through run.py, and as run.py does by
+itself (as a stream, where the method can), in turn, each in a fresh process that finds the model on disk. Then serves the
+result once and measures it both ways in turn, with the same load and other prompts each time. Writes OUT/overhead.json.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge import envs, interpreters  # noqa: E402
+from qforge import envs, interpreters, provenance  # noqa: E402
 from qforge.checkpoint import read_json  # noqa: E402
 from qforge.config import Job  # noqa: E402
 from qforge.measure import server  # noqa: E402
@@ -33,6 +34,10 @@ from qforge.runtimes.vllm import MODEL, Server  # noqa: E402
 from qforge.steps import Run  # noqa: E402
 
 REPEATS = 3
+WAYS = {  # what run.py is asked for besides
+    "run.py, in memory": ["method.function=qforge.methods.llmcompressor:quantize", "method.streams=false"],
+    "run.py": [],
+}
 BARE = """
 import sys, torch, yaml
 from llmcompressor import oneshot
@@ -62,7 +67,9 @@ def main() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         made: Any = OmegaConf.to_object(compose("config", overrides))
     job: Job = made
-    found = {"quantize": quantizing(job, out, overrides)}
+    found: dict[str, Any] = {"model": job.model.name, "method": job.method.name, "group_size": job.group_size}
+    found |= {"hw": job.hw.name, "overrides": overrides, **provenance.now()}
+    found["quantize"] = quantizing(job, out, overrides)
     (out / "overhead.json").write_text(to_json(found))
     artifact = out / "run" / "artifact"
     with server(Run(job, out), False, artifact, interpreters.of_runtime(job)) as running:
@@ -72,25 +79,35 @@ def main() -> None:
 
 
 def quantizing(job: Job, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Seconds of the library's own few lines and of `run.py stages=[quantize]`, the model on disk in both."""
+    """Seconds by way, one for each repeat; and of run.py's last runs the seconds within the stage."""
+    seconds: dict[str, list[float]] = {"library": [], **{way: [] for way in WAYS}}
+    stage: dict[str, dict[str, float]] = {}
+    for _ in range(REPEATS):
+        seconds["library"].append(by_library(job, out))
+        for way, asked in WAYS.items():
+            for folder in ("store", "run"):
+                shutil.rmtree(out / folder, ignore_errors=True)
+            command = [sys.executable, str(ROOT / "run.py"), "stages=[quantize]", f"hydra.run.dir={out / 'run'}"]
+            started = time.monotonic()
+            subprocess.run(
+                [*command, *overrides, *asked, f"store={out / 'store'}"], check=True
+            )  # the last store= holds
+            seconds[way].append(time.monotonic() - started)
+            stage[way] = read_json(out / "run" / "quantize.json")["seconds"]
+    return {"seconds": seconds, "in the stage": stage}
+
+
+def by_library(job: Job, out: Path) -> float:
+    """Seconds of the library's own few lines, start of the interpreter included."""
     assert job.model.path
+    shutil.rmtree(out / "bare", ignore_errors=True)
     modifiers = {name: {**args, "ignore": ["lm_head"]} for name, args in job.method.args.items()}
     recipe = json.dumps({"bare_stage": {"bare_modifiers": modifiers}})
     quant = interpreters.named(str(job.method.env), job)
-    seconds: dict[str, list[float]] = {"library": [], "run.py": []}
-    for _ in range(REPEATS):
-        for folder in ("bare", "store", "run"):
-            shutil.rmtree(out / folder, ignore_errors=True)
-        started, bare = time.monotonic(), ["-c", BARE, job.model.path, str(out / "bare"), recipe]
-        with (out / "bare.log").open("wb") as log, envs.process(quant, bare, {}, log.fileno()) as child:
-            assert child.wait() == 0, out / "bare.log"
-        seconds["library"].append(time.monotonic() - started)
-        command = [sys.executable, str(ROOT / "run.py"), "stages=[quantize]", f"hydra.run.dir={out / 'run'}"]
-        started = time.monotonic()
-        subprocess.run([*command, *overrides, f"store={out / 'store'}"], check=True)  # the last store= holds
-        seconds["run.py"].append(time.monotonic() - started)
-    stage = read_json(out / "run" / "quantize.json")["seconds"]
-    return {"seconds": seconds, "of the last run.py, in the stage": stage}
+    started, bare = time.monotonic(), ["-c", BARE, job.model.path, str(out / "bare"), recipe]
+    with (out / "bare.log").open("wb") as log, envs.process(quant, bare, {}, log.fileno()) as child:
+        assert child.wait() == 0, out / "bare.log"
+    return time.monotonic() - started
 
 
 def benching(job: Job, running: Server, artifact: Path, out: Path) -> dict[str, Any]:
@@ -100,7 +117,8 @@ def benching(job: Job, running: Server, artifact: Path, out: Path) -> dict[str, 
     for repeat in range(REPEATS):
         result = out / f"bench-{repeat}"
         result.mkdir(exist_ok=True)
-        request = Request(job, str(result), inputs={"artifact": str(artifact)}, server=running.base_url)
+        inputs = {"artifact": str(artifact), "server_group": str(running.group)}
+        request = Request(job, str(result), inputs=inputs, server=running.base_url)
         envs.run_stage("bench", where, request, result / "bench.log", lambda text: None, running.api_key)
         runs = read_json(result / "result.json")["runs"]
         for concurrency in job.bench.concurrency:

@@ -2,25 +2,41 @@
 
     python benchmarks/results_page.py
 
-Tables per hardware and model, each value against bf16 under the same conditions; then what rows cannot say, from
-results/notes-<hardware>.md where there is one.
+Tables per hardware and model, each value against bf16 under the same conditions; the verdicts by tier; quantization as a
+stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where there is one.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+from svg import plot
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge.report.table import name_of  # noqa: E402
+
+RESULTS = ROOT / "results"
 Row = dict[str, Any]
 
 
 def main() -> None:
     """Write the page."""
+    (RESULTS / "README.md").write_text(page())
+
+
+def page() -> str:
+    """The page, of every row."""
     rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    rows.sort(key=lambda row: (row["conditions"]["hw"], row["model"], row["method"] != "bf16", row["method"]))
+    rows.sort(
+        key=lambda row: (row["conditions"]["hw"], row["model"], measured_by(row), row["method"] != "bf16", name_of(row))
+    )
     lines = [
         "# Measured rows",
         "",
@@ -30,30 +46,38 @@ def main() -> None:
     for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
         lines += [f"## {hw}", ""]
         for model, found in groupby(of_hw, lambda row: str(row["model"])):
-            lines += [f"### {model}", "", *section(list(found)), ""]
+            lines += [f"### {model}", ""]
+            for conditions, alike in groupby(found, measured_by):
+                lines += [conditions, "", *section(list(alike)), ""]
+            lines += tiers(model, hw)
+        lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
-    (RESULTS / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def measured_by(row: Row) -> str:
+    """When, by what and on what a row was measured: rows of one table have it in common."""
+    machine, conditions = row["machine"], row["conditions"]
+    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
+    return (
+        f"{row['date']}, vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. "
+        f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
+        f"{row['caution']}"
+    ).strip()
 
 
 def section(rows: list[Row]) -> list[str]:
-    """The tables of one model on one hardware, and the conditions they hold for."""
-    base = next((row for row in rows if row["method"] == "bf16"), None)
-    first = rows[0]
-    machine, conditions = first["machine"], first["conditions"]
-    where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
-    parts = [
-        f"{first['date']}, vLLM {first['measured']['serve'].get('version')}, {where}; qforge "
-        f"{first['qforge']['commit'][:9]}. {conditions['input_len']} tokens in, {conditions['output_len']} out, median of "
-        f"{conditions['repeats']}. {first['caution']}".strip(),
-        "", *table(rows, base, quality), "", *table(rows, base, speed), "", *table(rows, base, memory),
+    """The tables of one model on one hardware under the same conditions."""
+    return [
+        *table(rows, quality), "", *table(rows, closeness), "", *table(rows, speed), "", *table(rows, memory), "",
+        *table(rows, predicted),
     ]  # fmt: skip
-    return parts
 
 
-def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
+def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
-    made = [{"method": name(row), **cells(row, base)} for row in rows]
+    made = [{"method": name_of(row), **cells(row)} for row in rows]
     head = list(dict.fromkeys(key for row in made for key in row))
     if len(head) == 1:
         return []
@@ -61,12 +85,7 @@ def table(rows: list[Row], base: Row | None, cells: Any) -> list[str]:
     return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
 
 
-def name(row: Row) -> str:
-    """The method with its group."""
-    return row["method"] + (f" g{row['group_size']}" if row["group_size"] else "")
-
-
-def quality(row: Row, base: Row | None) -> dict[str, str]:
+def quality(row: Row) -> dict[str, str]:
     """Perplexity and task scores, with the change against bf16 and its interval, and the verdict."""
     found, cells = row["measured"]["evaluate"], {}
     change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
@@ -78,6 +97,22 @@ def quality(row: Row, base: Row | None) -> dict[str, str]:
     return {**cells, "verdict": row["verdict"] if row["method"] != "bf16" else "baseline"} if cells else {}
 
 
+def closeness(row: Row) -> dict[str, str]:
+    """What is finer than a score: distance from bf16 token by token, needles found, and how the answers are."""
+    found, cells = row["measured"]["evaluate"], {}
+    for text, value in row["measured"].get("divergence", {}).get("texts", {}).items():
+        cells[f"KL to bf16, {text}"] = f"{value['kl']:.3f}"
+        cells[f"same first choice, {text}"] = f"{value['top1_agreement']:.1%}"
+    long = found.get("long_context") or {}
+    for haystack, grid in long.get("needles", {}).get("found", {}).items():
+        shares = [share for line in grid for share in line]
+        cells[f"needles in {haystack}"] = f"{sum(shares):g} of {len(shares)}"
+    if stable := found.get("stability"):
+        cells["other answers the second time"] = f"{stable['differing_share']:.0%}"
+        cells["degenerate answers"] = f"{stable['degenerate_share']:.0%}"
+    return cells
+
+
 def interval(criterion: Row | None, unit: str) -> str:
     """The change and where it lies, 95 %."""
     if criterion is None:
@@ -86,12 +121,12 @@ def interval(criterion: Row | None, unit: str) -> str:
     return f" ({criterion['value']:+.1f} {unit}, {low:+.1f} to {high:+.1f})"
 
 
-def speed(row: Row, base: Row | None) -> dict[str, str]:
+def speed(row: Row) -> dict[str, str]:
     """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
     bench, cells = row["measured"]["bench"], {}
-    theirs = base["measured"]["bench"] if base else {}
+    theirs = (row["baseline"] or row["measured"])["bench"]
     for streams, run in bench.get("runs", {}).items():
-        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"] if "runs" in theirs else 1
+        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"]
         cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
     if prefill := sorted(bench.get("prefill_tokens_per_second", [])):
         cells["prefill tokens/s"] = f"{prefill[len(prefill) // 2]:.0f}"
@@ -101,8 +136,8 @@ def speed(row: Row, base: Row | None) -> dict[str, str]:
     return cells
 
 
-def memory(row: Row, base: Row | None) -> dict[str, str]:
-    """Planned and seen: weights and kernel; what the server needs besides its KV cache; its start; the quantization."""
+def memory(row: Row) -> dict[str, str]:
+    """Planned and seen: the weights; what the server needs besides its KV cache; its start; the quantization."""
     serve, size, made = row["measured"]["serve"], row["size"], row["quantize"]
     if "kernels" not in serve:
         return {}
@@ -115,13 +150,116 @@ def memory(row: Row, base: Row | None) -> dict[str, str]:
     if serve.get("activation_gib"):
         parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]
         cells["with activations and CUDA graphs"] = f"{sum(parts):.2f}"
-    cells |= {"kernel planned": row["serving"]["kernel"], "kernel in the log": "; ".join(serve["kernels"])}
     cells["start, s"] = f"{serve['start_seconds']:.0f}"
     if made:
         cells["quantize, s"] = f"{made['seconds']['quantize']:.0f}"
         if made.get("peak_device_gib"):
             cells["its peak on the device"] = f"{made['peak_device_gib']:.1f}"
     return cells
+
+
+def predicted(row: Row) -> dict[str, str]:
+    """What the plan said, and what was seen: kernels, and the speed that cannot be exceeded with the part reached."""
+    serve, planned, runs = row["measured"]["serve"], row["serving"], row["measured"]["bench"].get("runs", {})
+    if "kernels" not in serve:
+        return {}
+    kernels = [planned["kernel"], planned.get("experts_kernel")]
+    cells = {
+        "kernel planned": "; ".join(kernel for kernel in kernels if kernel),
+        "kernel in the log": "; ".join(serve["kernels"]),
+    }
+    bound = row.get("estimates", {}).get("speed") or {}
+    for streams in ("1", "64"):
+        if bound and streams in runs:
+            most, rate = bound[f"decode_{streams}"], runs[streams]["output_throughput"]
+            cells[f"tokens/s at {streams} at most (reached)"] = f"{most:,.0f} ({rate / most:.0%})"
+    return cells
+
+
+def tiers(model: str, hw: str) -> list[str]:
+    """The verdicts of gate=minimum, target and optimal, from results/tiers/<model>-<method>-<tier>-<hw>.json."""
+    lines = []
+    for file in sorted((RESULTS / "tiers").glob(f"{model}-*-{hw}.json")):
+        found = json.loads(file.read_text())
+        method = file.stem.removeprefix(f"{model}-").removesuffix(f"-{found['gate']}-{hw}")
+        judged = {c["criterion"]: c for c in found["criteria"]}
+        cells = [f"{c['value']:.1f} {c['threshold']}: {c['verdict']}" for c in (judged["memory"], judged["speed"])]
+        missing = [c["criterion"] for c in found["criteria"] if c["verdict"] == "not_measured"]
+        limit = float(judged["memory"]["threshold"].split()[1])
+        lines.append(
+            (
+                -limit,
+                f"| {method} | {found['gate']} | {' | '.join(cells)} | {found['verdict']} | {', '.join(missing)} |",
+            )
+        )
+    if not lines:
+        return []
+    head = "| method | tier | weights on the device, GB | tokens/s of one stream | verdict | not measured |"
+    return [head, "|" + "---|" * 6, *(line for _, line in sorted(lines)), ""]
+
+
+def streams(hw: str) -> list[str]:
+    """Quantization as a stream against the size of the model, from results/streaming/<hw>-*.json."""
+    rows = [json.loads(file.read_text()) for file in (RESULTS / "streaming").glob(f"{hw}-*.json")]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (row["method"], row["model_gb"]))
+    lines = ["### Quantization as a stream", ""]
+    if len({row["model_gb"] for row in rows}) > 3:
+        memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in by_method(rows)}
+        plot(RESULTS / f"streaming-{hw}.svg", memory, "bf16 model, GB", "GiB resident at most")
+        lines += [f"![Peak memory against the size of the model](streaming-{hw}.svg)", ""]
+    head = (
+        "method",
+        "model, GB",
+        "matrices",
+        "the bytes alone, s",
+        "stream, s",
+        "ratio",
+        "GiB resident",
+        "on the GPU",
+        "date",
+    )
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        gpu = f"{row['peak_gpu_gib']:.2f}" if row["peak_gpu_gib"] else ""
+        cells = [row["method"], f"{row['model_gb']:.1f}", f"{row['matrices']:,}", f"{row['bytes_s']:.1f}",
+                 f"{row['stream_s']:.1f}", f"{row['ratio']:.2f}", f"{row['peak_rss_gib']:.2f}", gpu, row["date"]]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def by_method(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The sorted rows of each method."""
+    return [(method, list(found)) for method, found in groupby(rows, lambda row: str(row["method"]))]
+
+
+def overhead(hw: str) -> list[str]:
+    """What qforge adds to the library and to vLLM's own benchmark, from results/overhead/<hw>.json."""
+    file = RESULTS / "overhead" / f"{hw}.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    seconds, bench = found["quantize"]["seconds"], found["bench"]
+    lines = [
+        "### What qforge itself costs", "",
+        f"{found['date']}, {found['model']}, {found['method']} g{found['group_size']}, by `benchmarks/overhead.py`.", "",
+        "| quantize, process start to end | s, each time | median | over the library |", "|---|---|---|---|",
+    ]  # fmt: skip
+    library = median(seconds["library"])
+    for way, times in seconds.items():
+        each, middle = ", ".join(f"{t:.1f}" for t in times), median(times)
+        lines.append(f"| {way} | {each} | {middle:.1f} | {middle - library:+.1f} s, {middle / library - 1:+.0%} |")
+    lines += [
+        "",
+        "| bench, tokens/s | qforge, each time | `vllm bench serve` by hand | median apart |",
+        "|---|---|---|---|",
+    ]
+    for streams, rates in bench.items():
+        ours, hand = rates["qforge"], rates["by hand"]
+        both = [", ".join(f"{rate:.0f}" for rate in side) for side in (ours, hand)]
+        lines.append(f"| {streams} streams | {' | '.join(both)} | {median(ours) / median(hand) - 1:+.1%} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

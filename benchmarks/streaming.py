@@ -26,12 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge import architectures, checkpoint, plan  # noqa: E402
+from qforge import architectures, checkpoint, plan, random_weights  # noqa: E402
 from qforge.request import Request, to_json  # noqa: E402
 from qforge.shards import Shard, fill  # noqa: E402
 
 SHAPE = ROOT / "data" / "architectures" / "qwen3_30b_a3b.json"
-FILE = 5_000_000_000  # bytes per file of the random model
 CHUNK = 64 << 20
 THREADS = min(8, len(os.sched_getaffinity(0)))
 COLUMNS = ("model_gb", "matrices", "method", "bytes_s", "stream_s", "ratio", "gb_per_s", "peak_rss_gib", "peak_gpu_gib")
@@ -63,9 +62,7 @@ def main() -> None:
 
 
 def random_model(folder: Path, shape: Path, size: float) -> Path:
-    """A checkpoint of about `size` GB in bf16: one block of normal numbers, from another place on in every tensor."""
-    import numpy as np
-
+    """A checkpoint of about `size` GB in bf16: as many blocks of the shape as fit."""
     config = checkpoint.read_json(shape)
     tensors = architectures.tensors(config)
     depth = config["num_hidden_layers"]
@@ -74,28 +71,8 @@ def random_model(folder: Path, shape: Path, size: float) -> Path:
     config["num_hidden_layers"] = max(1, min(depth, round((size * 1e9 - rest) / layer)))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
-    normal = np.random.default_rng(0).normal(0, 0.02, CHUNK // 2).astype(np.float32)
-    block = memoryview((normal.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-    groups: list[dict[str, checkpoint.Tensor]] = [{}]
-    for name, tensor in architectures.tensors(config).items():
-        if sum(t.nbytes for t in groups[-1].values()) + tensor.nbytes > FILE:
-            groups.append({})
-        groups[-1][name] = tensor
-    shards = [
-        Shard(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group) for i, group in enumerate(groups, 1)
-    ]
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda shard: _write_random(shard, block), shards))
+    random_weights.write(config, folder, THREADS)
     return folder
-
-
-def _write_random(shard: Shard, block: memoryview) -> None:
-    shard.open()
-    for number, (name, tensor) in enumerate(shard.tensors.items()):
-        begin = number * 4098 % (len(block) // 2)  # an odd number of values: no two neighbours are alike
-        for start in range(0, tensor.nbytes, len(block) // 2):
-            shard.put(name, block[begin : begin + min(len(block) // 2, tensor.nbytes - start)], start)
-    shard.close()
 
 
 def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -193,7 +170,7 @@ def work(file: Path) -> None:
 
     imported = time.monotonic()
     request = TypeAdapter(Request).validate_json(file.read_text())
-    clock: dict[str, list[float]] = {"read": [], "pack": [], "write": []}
+    clock: dict[str, list[tuple[float, float]]] = {"read": [], "pack": [], "write": []}
     for owner, name, into in (
         (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"),
     ):  # fmt: skip
@@ -205,7 +182,9 @@ def work(file: Path) -> None:
         "stream_s": done - imported, "import_s": imported - started, "peak_rss_gib": peak,
         "peak_gpu_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None, "cpu_s": result["cpu_seconds"],
         "device": torch.cuda.get_device_name() if cuda else "cpu", "versions": result["versions"],
-        "thread_seconds": {name: sum(times) for name, times in clock.items()},
+        "thread_seconds": {name: sum(end - begin for begin, end in calls) for name, calls in clock.items()},
+        "before_s": min(begin for begin, _ in clock["read"]) - imported,
+        "after_s": done - max(end for _, end in clock["write"]),
         "profile": profile(request),
     }  # fmt: skip
     Path(request.out, "measured.json").write_text(to_json(measured))
@@ -216,13 +195,13 @@ def _peak_rss() -> float:
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 2**20
 
 
-def timed(function: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
-    """The function, noting the seconds of every call."""
+def timed(function: Callable[..., Any], into: list[tuple[float, float]]) -> Callable[..., Any]:
+    """The function, noting begin and end of every call."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
         result = function(*args, **kwargs)
-        into.append(time.monotonic() - started)
+        into.append((started, time.monotonic()))
         return result
 
     return run

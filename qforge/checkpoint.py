@@ -5,6 +5,7 @@ Format: https://github.com/huggingface/safetensors#format (8 bytes length, a JSO
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ class Stored(Tensor):
             "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
         }  # fmt: skip
         return np.memmap(self.file, dtypes[self.dtype], "r", self.offset, self.shape or (1,))
+
+
+def small_files(folder: Path) -> dict[str, str]:
+    """Hashes of config, tokenizer, chat template ...: every file that holds no weights and is no README."""
+    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix not in (".safetensors", *PICKLED, ".md")]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def headers(folder: Path) -> dict[str, Stored]:

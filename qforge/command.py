@@ -17,6 +17,7 @@ from qforge.envs import StageError
 from qforge.pipeline import leave_row, original_works
 from qforge.progress import console
 from qforge.report import planned as plans
+from qforge.report import unfinished
 from qforge.steps import Run
 
 
@@ -67,27 +68,32 @@ def run(command: Command, folder: str, debug: bool) -> int:
     try:
         start(command, out)
     except (ValueError, OmegaConfBaseException) as error:
-        return _end(f"refused: {_text(error)}", 2, debug)
+        return _end(out, "refused", text(error), 2, debug)
     except StageError as error:
-        return _end(f"failed: {error}", 1, debug)
+        return _end(out, "failed", str(error), 1, debug)
     except OSError as error:
         full = error.errno == errno.ENOSPC
-        return _end(f"failed: {error}" + ("; free some space and run again" if full else ""), 2 if full else 1, debug)
+        said = f"{error}; free some space and run again" if full else str(error)
+        return _end(out, "failed", said, 2 if full else 1, debug)
     except KeyboardInterrupt:
-        _end("interrupted; what was finished is kept, and the same command goes on from there", 130, debug)
+        said = "what was finished is kept, and the same command goes on from there"
+        _end(out, "interrupted", said, 130, debug)
         raise  # a sweep must not go on with its next row
     console.print(str(out), style="bold", markup=False)
     return 0
 
 
-def _text(error: Exception) -> str:
+def text(error: Exception) -> str:
+    """What was wrong, with the key, in one message."""
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     return str(error)
 
 
-def _end(message: str, code: int, debug: bool) -> int:
+def _end(folder: Path, how: str, why: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    console.print(message, style="yellow" if code == 130 else "bold red", markup=False)
+    separator = ";" if how == "interrupted" else ":"
+    console.print(f"{how}{separator} {why}", style="yellow" if how == "interrupted" else "bold red", markup=False)
+    unfinished.leave(folder, "failed" if how == "interrupted" else how, f"{how}{separator} {why}")
     return code

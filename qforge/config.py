@@ -165,6 +165,15 @@ class Gate:
 
 
 @dataclass
+class Experiment:
+    """What a run is to find out: a file of conf/experiment/, which sets other keys as well."""
+
+    name: str = MISSING
+    question: str = MISSING
+    expect: str = MISSING  # before it is measured, so that a surprise is seen as one
+
+
+@dataclass
 class Job:
     model: Model = field(default_factory=Model)
     method: Method = field(default_factory=Method)
@@ -179,6 +188,7 @@ class Job:
     eval: Eval = field(default_factory=Eval)
     bench: Bench = field(default_factory=Bench)
     gate: Gate = field(default_factory=Gate)
+    experiment: Experiment | None = None
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     plan_only: bool = False
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16

@@ -65,6 +65,11 @@ def managed(name: str) -> Environment:
         return environment
     with locked(lock, waiting=lambda: progress.waiting(f"the environment {name}")):
         if _reads(ready) != environment.identity or not environment.python.exists():
+            if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # on a compute node there may be no network
+                raise ValueError(
+                    f"env={name}: not made, and jobs on a cluster make none; make it where you submit: "
+                    f".venv/bin/python -m qforge.envs {name}"
+                )
             _make(name, file, folder)
             ready.write_text(environment.identity)
     return environment

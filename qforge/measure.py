@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from qforge import divergence, exposure, formats, interpreters, probe, progress, provenance, sampling, tasks
@@ -42,18 +43,20 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     }
     wanted = [name for name in MEASUREMENTS if name not in results]
     keys = _keys(run.job, plan, run.fingerprint(artifact)) if wanted else {}
-    missing = [name for name in wanted if run.store.find(name, keys[name]) is None]
-    for name in (n for n in wanted if n not in missing):
-        progress.reused(f"{run.prefix}{name}", run.job.method.name)
+    folders = {name: run.store.find(name, keys[name]) for name in wanted}
+    missing = [name for name, folder in folders.items() if folder is None]
+    for name, folder in folders.items():
+        if folder:
+            run.reuse(name, folder, run.job.method.name)
+            results[name] = result(folder)
     if missing:
         environment = interpreters.of_runtime(run.job)
         with _alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
-                run.store.get(name, keys[name], partial(_build, run, name, artifact, environment, server))
-    for name in wanted:
-        found = run.store.find(name, keys[name])
-        assert found is not None
-        results[name] = result(found)
+                build = partial(_build, run, name, artifact, environment, server)
+                results[name] = result(run.get(name, keys[name], build, run.job.method.name))
+    elif "serve" in wanted:
+        run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
     if "evaluate" in wanted:
         results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
     for name, text in results["evaluate"].get("texts", {}).items():
@@ -73,7 +76,7 @@ def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     for dtype in job.eval.kv_dtypes:
         runtime = replace(job.runtime, args={**job.runtime.args, "kv_cache_dtype": dtype})
         other = replace(job, eval=quality, runtime=runtime, stages=["serve", "evaluate"])
-        measured = measure(type(run)(other, run.folder, f"{run.prefix}kv-{dtype}-"), plan, artifact)
+        measured = measure(run.beside(other, f"{run.prefix}kv-{dtype}-"), plan, artifact)
         found[dtype] = measured["evaluate"].get("long_context")
     return found
 
@@ -104,7 +107,9 @@ def not_measured(reason: str) -> dict[str, Any]:
 def _alone(run: Run) -> Iterator[None]:
     """One measurement at a time on the same devices: two servers at once would spoil each other's speed."""
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    asked = monotonic()
     with locked(run.store.root / f"measuring-{socket.gethostname()}-{devices}.lock", waiting=_say_waiting):
+        run.time.waited += monotonic() - asked
         yield
 
 
@@ -172,6 +177,7 @@ def _maybe_server(
     """A server, if the runtime has one and no other job has measured what is missing while this one waited."""
     if run.job.runtime.engine is Engine.vllm and any(run.store.find(name, keys[name]) is None for name in missing):
         with server(run, plan.emulated, artifact, environment) as running:
+            run.time.spend(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", running.facts["start_seconds"])
             yield running
     else:
         yield None

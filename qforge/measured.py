@@ -34,17 +34,35 @@ class Measurement:
     least: dict[int, float]  # the same, the slowest repeat over bf16's fastest
     perplexity: dict[str, float]  # text -> increase in percent
     verdict: str
+    experiment: str = ""  # its name, where it was one
 
     @property
     def source(self) -> str:
-        group = f", group {self.group_size}" if self.group_size else ""
-        return f"results/{self.file}: {self.model}{group} on {self.hw}, vLLM {self.vllm}"
+        what = [self.model, f"group {self.group_size}" if self.group_size else "", self.experiment]
+        return f"results/{self.file}: {', '.join(filter(None, what))} on {self.hw}, vLLM {self.vllm}"
+
+    @property
+    def numbers(self) -> str:
+        """What it showed, for people."""
+        speed = ", ".join(f"{ratio:.2f} x bf16 at {streams}" for streams, ratio in self.speed.items())
+        loss = ", ".join(f"PPL {change:+.1f} % on {text}" for text, change in self.perplexity.items())
+        return "; ".join(part for part in (speed, loss) if part)
+
+
+def judged(folder: Path = RESULTS) -> list[Measurement]:
+    """Every judged row in `folder`."""
+    found = [_measurement(file) for file in sorted(folder.glob("*.json"))]
+    return [m for m in found if m is not None]
 
 
 def rows(hw: Hardware, folder: Path = RESULTS) -> list[Measurement]:
     """Every judged row in `folder` that was measured on this hardware, or on one of the same architecture."""
-    found = [_measurement(file) for file in sorted(folder.glob("*.json"))]
-    return [m for m in found if m is not None and (m.hw == hw.name or _capability(m.hw) == hw.capability is not None)]
+    return [m for m in judged(folder) if alike(m.hw, hw)]
+
+
+def alike(name: str, hw: Hardware) -> bool:
+    """Whether hardware of this name runs what `hw` runs: it is the same, or of the same architecture."""
+    return name == hw.name or _capability(name) == hw.capability is not None
 
 
 def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurement]:
@@ -84,6 +102,7 @@ def _measurement(file: Path) -> Measurement | None:
         perplexity={t: 100 * (_ratio(ours["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)
                     for t in sorted(texts)},
         verdict=row["verdict"],
+        experiment=(row.get("experiment") or {}).get("name", ""),
     )  # fmt: skip
 
 

@@ -27,10 +27,10 @@ BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
 Weighed = tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]
 
 
-def go(job: Job, folder: Path) -> None:
+def go(run: Run) -> None:
     """Quantize, inspect, serve, evaluate, bench, judge, report: as far as job.stages says."""
+    job, folder = run.job, run.folder
     check(job)
-    run = Run(job, folder)
     pages.clear(folder)
     if job.verify:
         return terminal.verified(job.verify, verify(job, folder))
@@ -55,7 +55,7 @@ def go(job: Job, folder: Path) -> None:
         return serve(run, artifact)
     run, (measured, baseline, verdict) = until_decided(run, planned, artifact, source, judged, unplanned)
     run.write("verdict.json", verdict)
-    result = row.make(run.job, planned, measured, baseline, verdict, folder)
+    result = row.make(run.job, planned, measured, baseline, verdict, folder, run.time)
     run.write("row.json", result)
     if job.method.function and not job.artifact:
         pages.artifact(folder, artifact, run.job, planned, result)
@@ -66,12 +66,14 @@ def go(job: Job, folder: Path) -> None:
 
 def leave_row(job: Job, folder: Path) -> None:
     """Go; what comes to no result is a row too, with its reason. Raises what `go` raises."""
+    run = Run(job, folder)
     try:
-        go(job, folder)
+        go(run)
     except (ValueError, StageError) as error:
         if not job.verify and not job.serve.keep:
-            left = row.failed(job, "failed" if isinstance(error, StageError) else "refused", str(error), folder)
-            Run(job, folder).write("row.json", left)
+            verdict = "failed" if isinstance(error, StageError) else "refused"
+            left = row.failed(job, verdict, str(error), folder, run.time)
+            run.write("row.json", left)
             pages.html(folder / "report.html", [left])
         raise
 
@@ -86,11 +88,11 @@ def until_decided(
         grown = {"windows": larger.eval.windows, "samples": larger.eval.limit, "repeats": larger.bench.repeats}
         terminal.warn(f"inconclusive; again with {', '.join(f'{count} {what}' for what, count in grown.items())}")
         try:
-            found = weigh(Run(larger, run.folder), planned, artifact, source, judged, unplanned)
+            found = weigh(run.beside(larger), planned, artifact, source, judged, unplanned)
         except ValueError as refusal:  # a text may have no more windows
             terminal.warn(f"judged by what there is: {refusal}")
             break
-        run = Run(larger, run.folder)
+        run = run.beside(larger)
     return run, found
 
 
@@ -101,7 +103,7 @@ def weigh(run: Run, planned: Plan, artifact: Path, source: Path, judged: bool, u
     measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
     if not judged:
         return measured, None, {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
-    bf16 = Run(bf16_of(run.job), run.folder, "bf16-")
+    bf16 = run.beside(bf16_of(run.job), "bf16-")
     baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
     baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
     measured["divergence"] = compared(run, measured, baseline)

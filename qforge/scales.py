@@ -34,11 +34,11 @@ def _values(suffix: str, stored: Stored) -> NDArray[Any]:
 
 
 def faults(
-    found: Mapping[str, NDArray[Any]], original: NDArray[Any] | None, largest: float, rescaled: bool
+    found: Mapping[str, NDArray[Any]], original: Stored | None, largest: float, rescaled: bool
 ) -> dict[str, str]:
     """What is wrong with the scales of a matrix, by suffix. `original`: the source's weights, where they are at hand.
 
-    The largest weight that a matrix can hold is its largest scale times the format's largest value, `largest`, (times the
+    The largest weight that a matrix can hold is its largest scale times the format's largest value, `largest` (times the
     second scale of NVFP4, by which compressed-tensors divides). A scale of zero is right for a group of zeros only; one in
     a hundred may be: tiny groups underflow.
     """
@@ -49,14 +49,24 @@ def faults(
         return wrong
     suffix, steps = next(iter(found.items()))
     unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
-    reach, wanted = float(steps.max() * unit.max() * largest), float(np.abs(original).max())
+    reach, wanted = float(steps.max() * unit.max() * largest), _largest(original)
     slack = SLACK_RESCALED if rescaled else SLACK
     if wanted / slack <= reach <= wanted * slack:
         return {}
     return {suffix: f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"}
 
 
-def _fault(values: NDArray[Any], original: NDArray[Any] | None) -> str | None:
+def _largest(tensor: Stored) -> float:
+    """The largest magnitude. In bf16 it is the one with the largest bits, sign aside: 4 times as fast to find."""
+    import numpy as np
+
+    values = tensor.read()
+    if tensor.dtype == "BF16":
+        return float((values.view(np.uint16) & 0x7FFF).max().view(values.dtype))
+    return float(np.abs(values.astype(np.float32)).max())
+
+
+def _fault(values: NDArray[Any], original: Stored | None) -> str | None:
     import numpy as np
 
     if np.isnan(values).any():
@@ -65,8 +75,8 @@ def _fault(values: NDArray[Any], original: NDArray[Any] | None) -> str | None:
         return "infinite"
     if (values < 0).any():
         return "negative"
-    used = np.ones(values.shape, bool)
-    if original is not None and values.ndim == 2 and len(values) == len(original):  # blocks: every scale is used
-        used = np.abs(original).reshape(*values.shape, -1).max(axis=-1) > 0
-    zero = float((values[used] == 0).mean()) if used.any() else 0.0
-    return f"{zero:.1%} zero" if zero > 0.01 else None
+    zero = values == 0
+    if zero.any() and original is not None and values.ndim == 2 and len(values) == original.shape[0]:  # not of blocks
+        zero = zero[np.abs(original.read().astype(np.float32)).reshape(*values.shape, -1).max(axis=-1) > 0]
+    share = float(zero.mean()) if zero.size else 0.0
+    return f"{share:.1%} zero" if share > 0.01 else None

@@ -28,6 +28,14 @@ def fill(buffer: memoryview, tensor: Stored, start: int = 0) -> None:
         os.close(descriptor)
 
 
+def write_index(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Say which tensor is in which file, as transformers asks of a checkpoint of several. `files`: tensors by file name."""
+    places = {tensor: name for name, tensors in files.items() for tensor in tensors}
+    size = sum(t.nbytes for tensors in files.values() for t in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
 class Shard:
     """A safetensors file in the making: any thread writes any tensor; it has its name when it is whole."""
 

@@ -8,18 +8,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from qforge import checkpoint, envs, formats, interpreters, progress
-from qforge.checkpoint import PICKLED, read_json
+from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, Vendor, repository_path
 from qforge.envs import Environment, StageError
 from qforge.measure import code
 from qforge.plan import Plan
 from qforge.request import Request, to_json
 from qforge.runtimes import vllm
+from qforge.spent import Time
 from qforge.stages.inspect import inspect
-from qforge.store import Store, result
+from qforge.store import Store, result, seconds
 
 QUANT_ENV = "quant"  # converts and tokenizes
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
@@ -27,12 +29,16 @@ DEVICES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: 
 
 
 class Run:
-    """One job in one folder. The baseline of a run is a Run of its own, with a prefix, in the same folder."""
+    """One job in one folder, and the time it takes. The baseline of a run is a Run of its own, with a prefix, beside it."""
 
-    def __init__(self, job: Job, folder: Path, prefix: str = "") -> None:
-        self.job, self.folder, self.prefix = job, folder, prefix
+    def __init__(self, job: Job, folder: Path, prefix: str = "", time: Time | None = None) -> None:
+        self.job, self.folder, self.prefix, self.time = job, folder, prefix, time or Time()
         self.store = Store((ROOT / os.path.expanduser(job.store)).resolve())
         folder.mkdir(parents=True, exist_ok=True)
+
+    def beside(self, job: Job, prefix: str = "") -> Run:
+        """Another job that is part of this run."""
+        return Run(job, self.folder, prefix, self.time)
 
     def write(self, name: str, content: Any) -> None:
         """A result file of the run, complete or absent."""
@@ -105,14 +111,15 @@ class Run:
         model = self.job.model
         where: dict[str, Any] = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
         if model.random:
-            where = {"random": hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()}
+            shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()
+            where = {"random": shape, "weights": code("random_weights.py")}
         return {**where, "code": code("stages/fetch.py"), "env": interpreters.identity(QUANT_ENV, self.job)}
 
     def fetch(self) -> Path:
         """The bf16 checkpoint's folder."""
         if self.job.model.path and (folder := self.known_model()):
             return folder
-        return self._get("fetch", self._fetch_key(), self._fetch, self.job.model.name) / "model"
+        return self.get("fetch", self._fetch_key(), self._fetch, self.job.model.name) / "model"
 
     def _fetch(self, out: Path) -> None:
         where = interpreters.named(QUANT_ENV, self.job)
@@ -172,7 +179,7 @@ class Run:
                 )
                 line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
-        folder = self._get("quantize", key, build, method.name)
+        folder = self.get("quantize", key, build, method.name)
         self.write("quantize.json", result(folder))
         return folder / "artifact"
 
@@ -184,7 +191,7 @@ class Run:
         }
         key = {
             "texts": texts, "lengths": calib.lengths, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
-            "tokenizer": self._small_files(source),
+            "tokenizer": checkpoint.small_files(source),
             "code": code("stages/calibrate.py"), "env": interpreters.identity(QUANT_ENV, self.job),
         }  # fmt: skip
         what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
@@ -194,7 +201,7 @@ class Run:
             with progress.line("calibrate", what) as line:
                 self.stage("calibrate", where, out, line.feed, inputs={"source": str(source)})
 
-        folder = self._get("calibrate", key, build, what)
+        folder = self.get("calibrate", key, build, what)
         self.write("calibrate.json", result(folder))
         return folder
 
@@ -215,20 +222,23 @@ class Run:
         """What a checkpoint is, without reading all of it: small files whole, weights by header, size and time."""
         checkpoint.headers(folder)  # refuses a damaged one here, with its own message
         weights = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.glob("*.safetensors"))}
-        return {"files": self._small_files(folder), "weights": weights}
+        return {"files": checkpoint.small_files(folder), "weights": weights}
 
-    def _small_files(self, folder: Path) -> dict[str, str]:
-        """Hashes of config, tokenizer, chat template ...: every file that holds no weights and is no README."""
-        files = [
-            f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix not in (".safetensors", *PICKLED, ".md")
-        ]
-        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-    def _get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
+    def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
+        """The result for `key`, from the store or built now."""
+        asked = monotonic()
         folder, known = self.store.get(stage, key, build)
         if known:
-            progress.reused(stage, f"{detail}, {folder.name}")
+            self.time.waited += monotonic() - asked
+            self.reuse(stage, folder, detail)
+        else:
+            self.time.spend(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))
         return folder
+
+    def reuse(self, stage: str, folder: Path, detail: str) -> None:
+        """Say, and count, that a result was there already."""
+        progress.reused(f"{self.prefix}{stage}", f"{detail}, {folder.name}")
+        self.time.save(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))
 
     def stage(
         self, name: str, where: Environment, out: Path, feed: Callable[[str], None], api_key: str = "", **inputs: Any

@@ -1,4 +1,9 @@
-"""Results by key: the same question is answered once. Complete or absent, for any number of jobs at once."""
+"""Results by key: the same question is answered once. Complete or absent, for any number of jobs at once.
+
+Jobs on many machines share a store if its file system gives flock to all of them and shows a folder that another has renamed.
+NFS does with its locks (not mounted nolock or local_lock) and lookupcache=positive, Lustre with the mount option flock (not
+localflock). The kernel, or the file server, frees the lock of who dies.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +51,8 @@ def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambd
 
 
 class Store:
-    """Folders <root>/<stage>/<key>/, each with key.json, what the key was made of, and made.json: when, where, by what."""
+    """Folders <root>/<stage>/<key>/, each with key.json, what the key was made of, and made.json: when, where, by what, in how
+    many seconds."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,14 +76,20 @@ class Store:
             partial = final.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a job that died: the lock was free
             partial.mkdir(parents=True)
+            started = time.monotonic()
             try:
                 build(partial)
                 (partial / "key.json").write_text(to_json(parts))
-                (partial / "made.json").write_text(to_json(provenance.now()))
+                (partial / "made.json").write_text(to_json({**provenance.now(), "seconds": time.monotonic() - started}))
                 partial.rename(final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
+
+
+def seconds(folder: Path) -> float:
+    """What a result took to make; 0 for one that was made before this was written down."""
+    return float(read_json(folder / "made.json").get("seconds", 0))
 
 
 def result(folder: Path) -> dict[str, Any]:

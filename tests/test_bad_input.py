@@ -15,6 +15,8 @@ import psutil
 import pytest
 from conftest import QUICK, Cli, Finished
 
+from qforge.checkpoint import read_json
+
 
 def refused(done: Finished, *words: str) -> None:
     assert done.code == 2, done.output
@@ -153,8 +155,10 @@ def test_ctrl_c_ends_a_whole_sweep(cli: Cli, model: Path, tmp_path: Path) -> Non
         process.send_signal(signal.SIGINT)
         output = process.communicate()[0]
     assert process.returncode == 130, output
-    assert output.count("interrupted") == 1
+    assert output.count("interrupted") == 2, "said once, and once in the report"
     assert not (tmp_path / "1" / "plan.json").exists(), "the second row never began"
+    assert [row["verdict"] for row in read_json(tmp_path / "sweep.json")["rows"]] == ["failed"], "it has a report"
+    assert "interrupted; what was finished is kept" in (tmp_path / "report.html").read_text()
 
 
 def wait_for_output(log: Path, text: str, process: subprocess.Popen[str]) -> None:

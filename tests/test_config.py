@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from qforge import plan
+from qforge import experiments, plan
 from qforge.checks import check
 from qforge.compat import How
 from qforge.config import Job
@@ -54,10 +54,11 @@ def job(*overrides: str) -> Job:
     return made
 
 
-GROUPS = ("model", "method", "exempt", "calib", "hw", "runtime", "eval", "bench", "gate")
+GROUPS = ("model", "method", "exempt", "calib", "hw", "runtime", "eval", "bench", "gate", "experiment")
+LISTS = [file.stem for file in sorted((CONF / "experiment").glob("*.yaml")) if experiments.members(file)]
 
 
-@pytest.mark.parametrize("override", [f"{group}={option}" for group in GROUPS for option in options(group)])
+@pytest.mark.parametrize("override", [f"{g}={option}" for g in GROUPS for option in options(g) if option not in LISTS])
 def test_every_option_composes_and_passes_its_own_checks(override: str) -> None:
     check(job(override))
 
@@ -105,6 +106,34 @@ def test_the_group_size_reaches_the_library_under_its_own_name() -> None:
     assert made.method.args["GPTQModifier"]["config_groups"]["weights"]["weights"]["group_size"] == 32
     assert job("method=gptq").group_size == 64
     assert job("method=bf16").group_size is None
+
+
+def test_a_list_of_experiments_stands_for_its_rows() -> None:
+    given = experiments.listed(["run.py", "--multirun", "hw=h100", "experiment=matrix,b3"])
+    assert given[:3] == ["run.py", "--multirun", "hw=h100"]
+    rows = given[3].removeprefix("experiment=").split(",")
+    assert rows == sorted(set(rows), key=rows.index), "each once"
+    assert set(rows) <= set(options("experiment")) - set(LISTS)
+    assert {"a1", "a1_g16", "a4_g128", "b3", "c2", "bf16", "fp8", "rtn"} <= set(rows)
+    with pytest.raises(ValueError, match="experiment=matrix_portable: is a list of 8 experiments; add --multirun"):
+        experiments.listed(["run.py", "experiment=matrix_portable"])
+
+
+def test_the_matrix_is_the_strategys() -> None:
+    rows = {
+        name: job(f"experiment={name}") for name in ("a1", "a2", "a3", "a4", "a2_g128", "b1", "b2", "b3", "c1", "c2")
+    }
+    rules = {name: list(row.exempt) for name, row in rows.items()}
+    assert {name: (row.method.name, row.group_size) for name, row in rows.items()} == {
+        **dict.fromkeys(("a1", "a2", "a3", "a4"), ("nvfp4", 64)), "a2_g128": ("nvfp4", 128),
+        "b1": ("gptq", 128), "b2": ("gptq", 128), "b3": ("gptq", 64), **dict.fromkeys(("c1", "c2"), ("awq", 128)),
+    }  # fmt: skip
+    assert rules["a1"] == rules["b1"] == rules["b3"] == rules["c1"] == ["lm_head"]
+    assert rules["a2"] == rules["a2_g128"] == ["lm_head", "embed_tokens"]
+    assert set(rules["a3"]) == set(rules["a4"]) == {"lm_head", "embed_tokens", "first_block", "last_block"}
+    assert rows["a3"].exempt["last_block"].match == ["block:last"]
+    assert rows["a4"].exempt["last_block"].match == ["block:last/o_proj", "block:last/down_proj"]
+    assert rules["b2"] == rules["c2"] == ["lm_head", "first_block", "last_block"]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ def test_no_network_is_said_in_one_line(tiny: Path, tmp_path: Path, monkeypatch:
     assert not (envs.VENVS / "tiny").exists()
 
 
+def test_a_compute_node_makes_no_environment(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")  # as submitit does in the jobs it starts
+    with pytest.raises(ValueError, match=r"env=tiny: not made, .* make it where you submit: .*qforge.envs tiny"):
+        envs.managed("tiny")
+    assert not (envs.VENVS / "tiny").exists()
+
+
 def test_an_unknown_environment_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="env=quantt: no such environment; choose from control, dev, quant, vllm"):
         envs.requirements("quantt")

@@ -28,7 +28,7 @@ from qforge.formats import FORMATS
 from qforge.methods.packing import Packer
 from qforge.modules import Module, from_tensors
 from qforge.request import Refused
-from qforge.shards import Shard, fill
+from qforge.shards import Shard, fill, write_index
 
 WORKERS = 8  # at most; each holds one batch
 BATCH = {"cpu": 16 << 20, "cuda": 64 << 20}  # bytes of bf16 weights in a batch, or one set where that is larger
@@ -210,10 +210,7 @@ class Stream:
         (out / "config.json").write_text(json.dumps(config))
         ModelCompressor(quantization_config=self.packer.config).update_config(out)
         if len(self.files) > 1:
-            places = {tensor: name for name, file in self.files.items() for tensor in file.tensors}
-            size = sum(t.nbytes for file in self.files.values() for t in file.tensors.values())
-            index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-            (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+            write_index(out, {name: file.tensors for name, file in self.files.items()})
 
 
 def _load(part: torch.Tensor, tensor: Stored) -> None:

@@ -17,7 +17,7 @@ from qforge import provenance
 from qforge.comparisons import METRICS
 from qforge.config import Job
 from qforge.plan import Plan
-from qforge.report import figures, table
+from qforge.report import figures, reasons, table
 from qforge.report.table import Row
 from qforge.request import to_json, without_secrets
 
@@ -51,8 +51,8 @@ def html(file: Path, rows: list[Row]) -> None:
     page = _render(
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
         whole=[row for row in rows if not row.get("failed")], details=DETAILS,
-        counts=Counter("baseline" if table.is_baseline(row) else row["verdict"] for row in rows).most_common(),
-        cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
+        counts=Counter(map(table.verdict_of, rows)).most_common(),
+        same=table.same(rows), cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
         data=Markup(json.dumps(figures.data(columns), separators=(",", ":")).replace("<", "\\u003c")),
     )  # fmt: skip
     partial = file.with_suffix(".partial")
@@ -129,9 +129,10 @@ def _render(template: str, escape: bool, **context: Any) -> str:
         "bar": figures.bar,
         "heat": figures.heat,
         "span": figures.span,
-        "why": table.why,
+        "why": reasons.why,
         "name": table.name_of,
-        "sign": table.sign,
+        "verdict": table.verdict_of,
+        "sign": reasons.sign,
         "mean": lambda cells: fmean(value for line in cells for value in line),
     }
     return environment.get_template(template).render(**context)

@@ -83,9 +83,7 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
         said = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {said}"))
     for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
-        speed = ", ".join(f"{ratio:.2f} x bf16 at {streams}" for streams, ratio in row.speed.items())
-        loss = ", ".join(f"PPL {change:+.1f} % on {text}" for text, change in row.perplexity.items())
-        lines.append(("measured", f"{'; '.join(part for part in (speed, loss) if part)}  [dim]({row.source})[/]"))
+        lines.append(("measured", f"{row.numbers}  [dim]({row.source})[/]"))
     return lines
 
 

@@ -18,13 +18,14 @@ from qforge.comparisons import main_metric
 from qforge.config import Job
 from qforge.plan import Plan
 from qforge.request import to_json
+from qforge.spent import Time
 
 UNMEASURED = {"evaluate": "quality", "bench": "speed", "divergence": "difference from bf16 token by token"}
 
 
 def make(
     job: Job, plan: Plan, measured: dict[str, Any], baseline: dict[str, Any] | None, verdict: dict[str, Any],
-    folder: Path,
+    folder: Path, time: Time,
 ) -> dict[str, Any]:  # fmt: skip
     """The row, from the results as they are stored. What was not measured says so, and why."""
     quantized = read_json(folder / "quantize.json") if (folder / "quantize.json").exists() else None
@@ -33,6 +34,7 @@ def make(
         "model": job.model.name,
         "method": job.method.name,
         "artifact": job.artifact,
+        "experiment": job.experiment,
         "summary": job.method.summary,
         "layout": plan.layout,
         "group_size": plan.group_size,
@@ -47,6 +49,7 @@ def make(
             "bits_per_weight": 8 * size / plan.parameters, "quantized_bits_per_weight": plan.quantized_bits_per_weight,
         },
         "serving": plan.serving,
+        "estimates": plan.estimates,
         "experts": any(m.kind == "expert" for m in plan.modules),
         "heat": _bits(plan),
         "measured": _numbers(measured),
@@ -55,19 +58,21 @@ def make(
         "quantize": quantized,
         "conditions": _conditions(job),
         **_made(measured, quantized),
+        "time": time.summary(),
         "command": command(folder),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(to_json(row))
     return plain
 
 
-def failed(job: Job, verdict: str, reason: str, folder: Path) -> dict[str, Any]:
+def failed(job: Job, verdict: str, reason: str, folder: Path, time: Time) -> dict[str, Any]:
     """The row of a job that came to no result: `verdict` is failed or refused, `reason` what the terminal said."""
     row = {
-        "model": job.model.name, "method": job.method.name, "summary": job.method.summary, "group_size": job.group_size,
+        "model": job.model.name, "method": job.method.name, "experiment": job.experiment, "summary": job.method.summary,
+        "group_size": job.group_size,
         "exempt": {rule: {"match": r.match, "why": r.why, "modules": []} for rule, r in job.exempt.items()},
         "caution": job.model.caution, "verdict": verdict, "gate": job.gate, "criteria": [], "failed": {"reason": reason},
-        "conditions": _conditions(job), **provenance.now(), "command": command(folder),
+        "conditions": _conditions(job), **provenance.now(), "time": time.summary(), "command": command(folder),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(to_json(row))
     return plain
@@ -87,7 +92,7 @@ def _made(measured: dict[str, Any], quantized: dict[str, Any] | None) -> dict[st
     stamps = [measured[stage]["made"] for stage in ("evaluate", "bench", "serve") if "made" in measured[stage]]
     stamps += [quantized["made"]] if quantized else []
     made: dict[str, Any] = stamps[0] if stamps else provenance.now()
-    return made
+    return {name: made[name] for name in ("date", "machine", "qforge")}
 
 
 def command(folder: Path) -> str:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qforge.comparisons import METRICS
+from qforge.report.pareto import on_front
+from qforge.report.reasons import why
+from qforge.spent import alone
 
 Row = dict[str, Any]
 Cell = float | str | None
 Table = dict["Column", list[Cell]]
-VERDICTS = ("baseline", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
+VERDICTS = ("baseline", "planned", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
 PLACES = {"name": 0, "verdict": 0, "model": 1, "hw": 1, "runtime": 1, "why": 3}  # of shown columns; all others between
 LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
 
@@ -48,64 +50,52 @@ def with_baselines(rows: list[Row]) -> list[Row]:
 
 
 def is_baseline(row: Row) -> bool:
-    """Whether it is bf16 itself, and no checkpoint of somebody's that was judged against it."""
-    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed")
+    """Whether it is bf16 itself, measured, and no checkpoint of somebody's that was judged against it."""
+    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed") and not row.get("planned")
+
+
+def verdict_of(row: Row) -> str:
+    """The verdict as people see it: what bf16 is, nobody has judged."""
+    return "baseline" if is_baseline(row) else str(row["verdict"])
 
 
 def _baseline(row: Row) -> Row:
     size = {**row["size"], "bytes": row["size"]["bf16_bytes"], "quantized_bits_per_weight": None}
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
-    return {**row, "method": "bf16", "group_size": None, "exempt": {}, "size": size, "measured": row["baseline"],
-            "verdict": "baseline", "criteria": [], "quantize": None, "artifact": None, "command": ""}  # fmt: skip
+    return {
+        **row, "method": "bf16", "experiment": None, "group_size": None, "exempt": {}, "size": size, "quantize": None,
+        "measured": row["baseline"], "verdict": "baseline", "criteria": [], "artifact": None, "command": "",
+    }  # fmt: skip
 
 
-def _rank(row: Row) -> tuple[int, float]:
-    verdict = "baseline" if is_baseline(row) else row["verdict"]
-    return VERDICTS.index(verdict), dict(_quality(row)).get("loss", math.inf)
+def _rank(row: Row) -> tuple[int, float, float]:
+    return VERDICTS.index(verdict_of(row)), dict(_quality(row)).get("loss", math.inf), -(throughput(row) or 0)
+
+
+def throughput(row: Row) -> float | None:
+    """Tokens/s at the most streams that were measured."""
+    runs = _runs(row)
+    return float(runs[max(runs, key=int)]["output_throughput"]) if runs else None
 
 
 def conditions_of(row: Row) -> str:
-    """A short name of what two rows must share to be compared: model, machine, runtime, lengths; not the method."""
+    """A short name of what two rows must share to be compared: model, machine, runtime, lengths; not the method.
+
+    Not the machine's memory either: a small virtual machine's grows while it is used.
+    """
     conditions = {k: v for k, v in row.get("conditions", {}).items() if k != "calibrated_on"}
-    shared = [row["model"], conditions, row.get("machine")]
+    machine = {k: v for k, v in (row.get("machine") or {}).items() if k != "memory_gib"}
+    shared = [row["model"], conditions, machine]
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def name_of(row: Row) -> str:
-    """What people call the row: method, group and what it exempts beyond the head; of a given checkpoint, its folder."""
+    """What people call the row: its experiment, method, group and what it exempts; of a given checkpoint, its folder."""
+    experiment = f"{asked['name']}: " if (asked := row.get("experiment")) else ""
     rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
     group = f" g{row['group_size']}" if row.get("group_size") else ""
     given = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
-    return f"{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + given
-
-
-def why(row: Row) -> str:
-    """In a few words why a row was not accepted."""
-    if row.get("failed"):
-        return str(row["failed"]["reason"]).partition("\n")[0]
-    for verdict in ("fail", "inconclusive", "not_measured"):
-        for c in row.get("criteria", []):
-            if c["verdict"] == verdict:
-                return _said(max((o for o in row["criteria"] if o["metric"] == c["metric"]), key=_missed_by))
-    return ""
-
-
-def _said(c: Row) -> str:
-    value = "" if c["value"] is None else f"{c['value']:.3g} {METRICS[c['metric']].unit}, wanted {sign(c['threshold'])}"
-    of = f" ({c['of']})" if c["of"] else ""
-    return f"{c['metric'].replace('_', ' ')}{of}: {value or c['reason']}"
-
-
-def _missed_by(c: Row) -> float:
-    if c["value"] is None:
-        return -math.inf
-    relation, limit = c["threshold"].split()
-    return float((c["value"] - float(limit)) * (1 if relation == "<=" else -1))
-
-
-def sign(threshold: str) -> str:
-    """As people write it."""
-    return threshold.replace("<=", "≤").replace(">=", "≥")
+    return f"{experiment}{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + given
 
 
 def table(rows: list[Row]) -> Table:
@@ -124,6 +114,7 @@ def table(rows: list[Row]) -> Table:
     for column in QUALITY.values():
         if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
             columns.pop(column, None)
+    columns[Column("front", "Pareto front")] = _fronts(rows)
     differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
     ends = {f"tps@{n}" for row in rows if (runs := _runs(row)) for n in (min(runs, key=int), max(runs, key=int))}
     said = {}
@@ -133,15 +124,34 @@ def table(rows: list[Row]) -> Table:
     return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, PLACES.get(c.key, 2)))}
 
 
+def _fronts(rows: list[Row]) -> list[Cell]:
+    """Against which goals no other row of the same conditions beats this one in quality."""
+    loss, sets = [dict(_quality(row)).get("loss") for row in rows], [conditions_of(row) for row in rows]
+    speed = [-rate if (rate := throughput(row)) else None for row in rows]
+    size = [row["size"]["bytes"] if row.get("size") else None for row in rows]
+    goals = {"speed": on_front(loss, speed, sets), "size": on_front(loss, size, sets)}
+    return [", ".join(goal for goal, on in goals.items() if on[index]) for index in range(len(rows))]
+
+
+def same(rows: list[Row]) -> list[list[str]]:
+    """The names of rows, with their folders, that are one and the same checkpoint, because their plans are equal."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if quantized := row.get("quantize"):
+            where = f" ({row['folder']})" if "folder" in row else ""
+            names.setdefault(quantized["key"], []).append(name_of(row) + where)
+    return [of for of in names.values() if len(of) > 1]
+
+
 def _runs(row: Row) -> dict[str, Any]:
     runs: dict[str, Any] = ((row.get("measured") or {}).get("bench") or {}).get("runs", {})
     return runs
 
 
 def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
-    conditions, size, baseline = row.get("conditions", {}), row.get("size"), is_baseline(row)
+    conditions, size = row.get("conditions", {}), row.get("size")
     yield Column("name", "row"), name_of(row)
-    yield Column("verdict", "verdict"), "baseline" if baseline else row["verdict"]
+    yield Column("verdict", "verdict"), verdict_of(row)
     for key, value in _quality(row):
         yield QUALITY[key], value
     if size:
@@ -153,10 +163,19 @@ def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
         yield Column(key, key, shown=False), row[key]
     yield Column("group", "group size", "", 0, shown=False), row.get("group_size")
     yield Column("exempt", "exempt", shown=False), " ".join(row.get("exempt", {}))
-    yield Column("conditions", "conditions", shown=False), conditions_of(row)
+    failed = bool(row.get("failed"))  # then nothing was measured under any conditions
+    yield Column("conditions", "conditions", shown=False), None if failed else conditions_of(row)
     for key in ("hw", "runtime"):
         yield Column(key, key, shown=False), conditions.get(key)
     yield Column("date", "date", shown=False), row.get("date")
+    for key in ("name", "question", "expect"):
+        asked = (row.get("experiment") or {}).get(key)
+        yield Column("experiment" if key == "name" else key, key, shown=False), asked
+    yield (
+        Column("seconds", "seconds it costs by itself", "s", 0, shown=False),
+        alone(row["time"]) if "time" in row else None,
+    )
+    yield Column("folder", "folder", shown=False), row.get("folder")
     yield from _long(row)
     yield Column("command", "command", shown=False), row.get("command")
 

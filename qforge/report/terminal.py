@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from qforge.comparisons import METRICS, main_metric
 from qforge.progress import console
+from qforge.report import table as tables
 from qforge.report.planned import size as size_of
-from qforge.report.table import sign
+from qforge.report.reasons import sign
+from qforge.report.table import Row
 from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
     from qforge.verify import Verified
 
+SHOWN = 50  # rows of a sweep in the terminal, and their columns:
+SWEPT = {"name": "row", "verdict": "verdict", "loss": "loss %", "kl": "KL", "bits": "bits", "tps": "tokens/s",
+         "front": "front", "why": "why"}  # fmt: skip
 COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
 
 
@@ -55,6 +62,46 @@ def row(result: dict[str, Any]) -> None:
         f"{_coloured(result['verdict'])}  {result['model']} {result['method']}: {size_of(size['bytes'])} "
         f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
     )
+    spent(result["time"])
+
+
+def spent(time: dict[str, dict[str, float]]) -> None:
+    """Where the time of a run went, in one line."""
+    parts = [
+        f"{stage} {seconds:.0f} s" for stage, seconds in {**time["spent"], **time["waited"]}.items() if seconds >= 0.5
+    ]
+    saved = sum(time["saved"].values())
+    console.print(f"time: {', '.join(parts)}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
+
+
+def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
+    """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
+    ranking(ranked)
+    for names in found["same"]:
+        console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
+    console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
+    console.print(str(folder), style="bold", markup=False)
+
+
+def ranking(ranked: list[Row]) -> None:
+    """Rows as a table, in the order given, without the columns for which nothing was measured."""
+    columns: dict[str, list[Any]] = {column.key: values for column, values in tables.table(ranked).items()}
+    columns["tps"] = [tables.throughput(each) for each in ranked]
+    labels = {key: label for key, label in SWEPT.items() if any(columns.get(key, []))}
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for key, label in labels.items():
+        shown.add_column(label, justify="left" if isinstance(columns[key][0], str) else "right")
+    for values in list(zip(*(columns[key] for key in labels), strict=True))[:SHOWN]:
+        shown.add_row(*map(_cell, labels, values))
+    console.print(shown)
+    if len(ranked) > SHOWN:
+        console.print(f"{len(ranked) - SHOWN} more rows")
+
+
+def _cell(key: str, value: str | float | None) -> str | Text:
+    if key == "verdict":
+        return _coloured(str(value))
+    return Text(value) if isinstance(value, str) else _number(value)
 
 
 def _coloured(verdict: str) -> str:

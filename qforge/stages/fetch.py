@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qforge import random_weights
 from qforge.config import repository_path
 from qforge.request import Refused, Request, stage
 
@@ -15,7 +16,7 @@ def fetch(request: Request) -> dict[str, Any]:
     """Writes the checkpoint to <out>/model."""
     model, out = request.job.model, Path(request.out)
     if model.random:
-        random_weights(repository_path(str(model.architecture)), out / "model")
+        random_checkpoint(repository_path(str(model.architecture)), out / "model")
         return {"source": model.architecture, "random": True}
     if model.gguf:
         from_gguf(request, out / "model")
@@ -38,18 +39,14 @@ def fetch(request: Request) -> dict[str, Any]:
     return {"source": model.hub, "revision": revision}
 
 
-def random_weights(config: Path, target: Path) -> None:
-    """A checkpoint of this config.json with weights as the model class draws them, and a tokenizer of made-up words."""
-    import torch
+def random_checkpoint(architecture: Path, target: Path) -> None:
+    """Random weights of this config.json's shapes, and a tokenizer of made-up words. No model is built."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, PreTrainedTokenizerFast
 
-    shape = json.loads(config.read_text())
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        made = AutoConfig.for_model(**shape)
-        model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
-    model.save_pretrained(target)
+    shape = json.loads(architecture.read_text())
+    AutoConfig.for_model(**shape, dtype="bfloat16").save_pretrained(target)
+    random_weights.write(shape, target)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(target)

@@ -5,8 +5,10 @@ Runs before anything is served, without torch, reading each file once through a 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from qforge.plan import Plan
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
+THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
 
 
 @dataclass
@@ -160,15 +163,17 @@ def _same_bytes(a: Stored, b: Stored) -> bool:
 
 def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
     """Scales must be finite, positive, and give back weights as large as the source's (see scales.py)."""
-    import numpy as np
-
-    wrong: list[str] = []
     largest = FORMATS[plan.layout].largest
-    for module, name in _quantized(plan):
+
+    def faults(quantized: tuple[Module, str]) -> list[str]:
+        module, name = quantized
         # the experts of a stack are not cut out of it: only their scales are looked at
-        original = source[module.tensor].read().astype(np.float32) if module.stack == 1 else None
-        faults = scales.faults(scales.of(name, tensors), original, largest, plan.rescales)
-        wrong += [f"{name}.{suffix} ({fault})" for suffix, fault in faults.items()]
+        original = source[module.tensor] if module.stack == 1 else None
+        found = scales.faults(scales.of(name, tensors), original, largest, plan.rescales)
+        return [f"{name}.{suffix} ({fault})" for suffix, fault in found.items()]
+
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
+        wrong = [fault for found in pool.map(faults, _quantized(plan)) for fault in found]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the model would answer garbage")
 

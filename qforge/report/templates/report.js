@@ -4,6 +4,7 @@ const { columns, quality, interval, against, curves } = JSON.parse(document.getE
 const $ = (id) => document.getElementById(id);
 const by = Object.fromEntries(columns.map((c) => [c.key, c]));
 const at = (key, row) => by[key].values[row];
+const short = (row) => at("experiment", row) ?? at("name", row); // for plots; unfolded by pointing at it
 const count = by.name.values.length;
 const STEP = 25; // rows drawn at first: the plots below shall not be far
 const PAPER = 250; // rows that are printed at least
@@ -199,7 +200,7 @@ function pareto(parent, x, y) {
       if (a !== null) make(svg, "path", { class: `dots v-${at("verdict", row)}`, d: `M${place(row)[0]} ${py(Math.min(a, high))}V${py(Math.min(b, high))}` });
     }
   const taken = (crowd ? best : rows).map((row) => [place(row)[0] - 6, place(row)[1] - 6, 12, 12]);
-  for (const row of rows.length <= 12 ? rows : best.slice(0, 8)) name(svg, at("name", row), place(row), taken);
+  for (const row of rows.length <= 12 ? rows : best.slice(0, 8)) name(svg, short(row), place(row), taken);
   hover(svg, rows.map((row) => [...place(row), () => [at("name", row), named(y, row), named(x, row), `verdict: ${at("verdict", row).replace("_", " ")}`].join("\n")]));
   const beyond = rows.filter((row) => y.values[row] > high).length;
   if (beyond) make(figure, "figcaption", {}, `${beyond} of ${rows.length} rows lie above the top edge.`);
@@ -231,7 +232,7 @@ function drawParetos() {
   $("paretos").replaceChildren();
   for (const index of quality.length ? against : []) pareto($("paretos"), columns[index], columns[+$("quality").value]);
   $("buy").hidden = !quality.length || !against.length;
-  const sets = new Set(state.rows.map((row) => at("conditions", row))).size;
+  const sets = new Set(state.rows.map((row) => at("conditions", row)).filter(Boolean)).size;
   $("mixed").hidden = sets < 2;
 }
 
@@ -285,7 +286,8 @@ function options(select, values, all) {
 }
 const verdicts = new Map(), sets = new Map();
 for (let row = 0; row < count; row++) {
-  for (const [seen, key] of [[verdicts, "verdict"], [sets, "conditions"]]) seen.set(at(key, row), (seen.get(at(key, row)) ?? 0) + 1);
+  for (const [seen, key] of [[verdicts, "verdict"], [sets, "conditions"]])
+    if (at(key, row) !== null) seen.set(at(key, row), (seen.get(at(key, row)) ?? 0) + 1);
 }
 options($("verdict-filter"), [...verdicts].map(([v, n]) => [v, `${v.replace("_", " ")} (${n})`]), "all");
 options($("conditions-filter"), [...sets].map(([c, n]) => {

@@ -1,0 +1,82 @@
+"""hydra/launcher=slurm: a job array of which every job ends as a row. Hydra loads this for every command: keep it light."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.errors import CompactHydraException
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from qforge import slurm
+
+KILL_WAIT = 3600  # seconds; longer than KillWait and GraceTime are anywhere
+
+
+class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
+    """submitit's, but it waits for every job and gives up at none.
+
+    What is inherited runs a job on its node, and has a preempted one start again: its finished stages are in the store.
+    """
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit, wait for all, and leave a row for each that could not do so itself.
+
+        Raises CompactHydraException, which Hydra prints, where nothing could be submitted.
+        """
+        from qforge import slurm
+        from qforge.envs import StageError
+        from qforge.progress import console
+
+        try:
+            tasks = [self._task(initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides)]
+            slurm.prepare(tasks)
+            state = Singleton.get_state()
+            arguments = [(task.overrides, "hydra.sweep.dir", task.number, str(task.number), state) for task in tasks]
+            jobs = slurm.submit(self, arguments, self.params)
+        except (ValueError, StageError, OmegaConfBaseException) as error:
+            raise CompactHydraException(f"refused: {error}") from None
+        console.print(f"submitted {len(jobs)} jobs to SLURM, as {slurm.array_of(jobs)}")
+        try:
+            for place in slurm.wait(jobs):
+                slurm.settle(tasks[place], jobs[place])
+        except KeyboardInterrupt:
+            slurm.cancel(jobs)
+            console.print("interrupted; the jobs are cancelled, what was finished is kept", style="yellow")
+            raise
+        return [JobReturn(overrides=task.overrides, status=JobStatus.COMPLETED) for task in tasks]
+
+    def __call__(self, *arguments: Any) -> JobReturn:
+        """On the node: run the job.
+
+        SLURM's SIGTERM reaches the stages too. What dies of it is no failure of the job, so it leaves no row; and it does
+        not end the job, for it may come before a preemption's SIGUSR2, which does.
+        """
+        told = list[int]()
+        signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+        returned: JobReturn = super().__call__(*arguments)
+        if told and (returned.status is not JobStatus.COMPLETED or returned.return_value):
+            assert returned.hydra_cfg
+            Path(returned.hydra_cfg.hydra.runtime.output_dir, "row.json").unlink(missing_ok=True)
+            time.sleep(KILL_WAIT)
+            raise RuntimeError(f"SLURM asked the job to end (SIGTERM), and {KILL_WAIT} s later it was still there")
+        return returned
+
+    def _task(self, number: int, overrides: list[str]) -> slurm.Task:
+        """The job of these overrides, composed."""
+        from qforge.slurm import Task
+
+        config: Any = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.num = number
+            folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+            del config["hydra"]
+        return Task(number, list(filter_overrides(overrides)), config, folder)

@@ -1,0 +1,60 @@
+"""Lists of experiments: one name on the command line for many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qforge.config import ROOT
+
+EXPERIMENT = ROOT / "conf" / "experiment"
+KEY = "experiment="
+SWEEP = ("--multirun", "-m")
+
+
+def listed(arguments: list[str]) -> list[str]:
+    """The command line with every list of experiments replaced by what it lists, before Hydra composes.
+
+    A file of conf/experiment/ is a list if it says `experiments:`; of experiments, or of other lists. Raises ValueError for a
+    list without --multirun, which would be one run.
+    """
+    return [_replaced(argument, arguments) if argument.startswith(KEY) else argument for argument in arguments]
+
+
+def rows(name: str) -> Iterator[str]:
+    """The experiments that a name stands for: itself, or what its list holds."""
+    file = EXPERIMENT / f"{name}.yaml"
+    names = members(file) if file.is_file() else []
+    if not names:
+        yield name
+    for member in names:
+        yield from rows(member)
+
+
+def members(file: Path) -> list[str]:
+    """What a file of conf/experiment/ lists; nothing where it is an experiment itself. Raises what `read` raises."""
+    return list(read(file).get("experiments", []))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A file of conf/experiment/ as it is written. Raises ValueError where it is no YAML, or no mapping."""
+    try:
+        found = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"conf/experiment/{file.name}: is no YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"conf/experiment/{file.name}: is no mapping; write `key: value` lines")
+    return found
+
+
+def _replaced(argument: str, arguments: list[str]) -> str:
+    given = argument.removeprefix(KEY).split(",")
+    found = list(dict.fromkeys(row for name in given for row in rows(name)))
+    if found != given and not set(SWEEP) & set(arguments):
+        raise ValueError(
+            f"{argument}: is a list of {len(found)} experiments; add --multirun, or choose one of {', '.join(found)}"
+        )
+    return KEY + ",".join(found)
