@@ -29,7 +29,7 @@ def _values(suffix: str, stored: Stored) -> NDArray[Any]:
     if suffix == "scales":  # GPTQ and AWQ store matrices and scales transposed
         return values.T
     if stored.dtype == "U8":  # exponents: OCP MX's E8M0, of which 255 is NaN
-        return np.where(values == 255, np.float32(np.nan), np.exp2(values - 127))
+        return np.exp2(np.where(values == 255, np.float32(np.nan), values - 127))
     return values
 
 
