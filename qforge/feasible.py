@@ -102,7 +102,7 @@ def tensor_parallel(
             fault = f"{shapes[bad[0]].name} has {bad[1]}"
         if fault is None:
             legal.append(size)
-        elif size == asked and job.runtime.engine is Engine.vllm:
+        elif size == asked and (job.runtime.engine is Engine.vllm or size == 1):  # transformers knows no other size
             raise ValueError(_illegal(job, size, fault, legal))
     return legal
 

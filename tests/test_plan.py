@@ -66,6 +66,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (["method=nvfp4", "group_size=-1", "unservable=measure"], "NVFP4 exists at group 16 only"),
         (["method=w8a8", "hw=b200", "unservable=measure"], "no INT8 product from Blackwell on; use method=fp8$"),
         (["method=nvfp4_w4a4", "group_size=64", "unservable=measure"], "NVFP4 exists at group 16 only .* for other sizes$"),
+        (["method=fp8_block", "runtime=transformers"], "576 inputs, and fp8_block needs multiples of 128"),
         (["method=mxfp4"], "no MXFP4 kernel for linear layers on a CPU; use method=gptq .*, or unservable=measure"),
         (["model=qwen3_8b", "method=auto_gptq", "hw=h100"], "qwen2 only, and this is a qwen3; use method=gptqmodel"),
         (["model=mixtral_8x7b", "method=auto_gptq", "hw=h100"], "and this is a mixtral; use method=gptqmodel"),
