@@ -16,6 +16,7 @@ from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from qforge import checkpoint
 from qforge.config import Job
 
 
@@ -46,11 +47,13 @@ def leave_alone(model: torch.nn.Module, exempt: set[str]) -> None:
 def save(model: torch.nn.Module, source: Path, out: Path, quantization: dict[str, Any]) -> None:
     """One file, in the dtypes of the format, and the source's config.json with what vLLM reads of the quantization."""
     out.mkdir(parents=True, exist_ok=True)
-    config = json.loads((source / "config.json").read_text())
-    tensors = {
-        name: (value.bfloat16() if value.dtype == torch.float32 else value).contiguous()
-        for name, value in model.state_dict().items()
-        if not (config.get("tie_word_embeddings") and name == "lm_head.weight")
-    }
+    config, known = json.loads((source / "config.json").read_text()), checkpoint.headers(source)
+    tensors = {}
+    for name, value in model.state_dict().items():
+        # it adds biases of zeros, and a tied head is the embedding
+        added = (name.endswith(".bias") or name == "lm_head.weight") and name not in known
+        if not added:
+            half = torch.float16 if name.endswith(".scales") else torch.bfloat16
+            tensors[name] = (value.to(half) if value.dtype == torch.float32 else value).contiguous()
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
     (out / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}, indent=2) + "\n")
