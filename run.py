@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from qforge import experiments, hardware, sweep
+from qforge import callback, experiments, hardware, search
 from qforge.config import Job
 
 ConfigStore.instance().store(name="schema", node=Job)
@@ -50,13 +50,13 @@ def several() -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     try:
-        sys.argv = experiments.listed(hardware.named(sys.argv))
+        sys.argv = search.named(experiments.listed(hardware.named(sys.argv)))
         main()
-    except ValueError as refusal:  # of hw=auto, or of a list of experiments
+    except ValueError as refusal:  # of hw=auto, of a list of experiments, or of a search
         print(f"refused: {refusal}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
         sys.exit(error.code if exit_codes or not error.code else 2)
     except KeyboardInterrupt:  # said already; a sweep ends here as well
         sys.exit(130)
-    sys.exit(sweep.ended[0] if sweep.ended else max(exit_codes, default=0))
+    sys.exit(callback.ended[0] if callback.ended else max(exit_codes, default=0))

@@ -48,7 +48,7 @@ ROWS = {
     "smollm2_135m-rtn": [DEMO, "method=rtn", KV],
     "smollm2_135m-nvfp4": [DEMO, "method=nvfp4", KV],
 }  # fmt: skip
-JUDGED = "stages=[quantize,serve,bench,judge]"
+JUDGED = "stages=[quantize,serve,evaluate,bench,judge]"
 TIERS = {
     f"{row}-{tier}": [*ROWS[row], f"gate={tier}", JUDGED]
     for row in ("qwen3_30b_a3b_random-rtn", "qwen3_30b_a3b_random-nvfp4_llmc")

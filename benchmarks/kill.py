@@ -85,10 +85,10 @@ def _kill(process: psutil.Process) -> str | None:
         return None
     if "qforge.guard" in words:
         return "guard"
+    if str(ROOT / "run.py") in words:
+        return "runner"
     ours = [word.rpartition(".")[2] for word in words if word.startswith(("qforge.stages.", "qforge.runtimes."))]
-    return (
-        ours[0] if ours else "runner" if str(ROOT / "run.py") in words else Path(words[0] if words else "unnamed").name
-    )
+    return [*ours, *(Path(word).name for word in words[:1]), "unnamed"][0]
 
 
 def _facts(job: Path) -> Iterator[tuple[str, Any]]:
@@ -129,6 +129,8 @@ def disturb(top: Path, kills: int, choice: random.Random, overrides: list[str], 
     calm.run()
     length, expected = time.monotonic() - started, calm.rows()
     print(f"undisturbed: {length:.0f} s, {len(expected)} rows", flush=True)
+    assert expected, "a sweep without rows proves nothing"
+    assert not any(facts["failed"] for facts in expected.values()), expected
     victims, faults, worst, rounds = Counter[str](), list[str](), 0.0, 0
     done = False
     while not done:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from qforge import envs, interpreters, provenance  # noqa: E402
 from qforge.checkpoint import read_json  # noqa: E402
+from qforge.checks import check  # noqa: E402
 from qforge.config import Job  # noqa: E402
 from qforge.measure import server  # noqa: E402
 from qforge.request import Request, to_json  # noqa: E402
@@ -67,6 +68,7 @@ def main() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         made: Any = OmegaConf.to_object(compose("config", overrides))
     job: Job = made
+    check(job)  # run.py would refuse it too, but after minutes
     found: dict[str, Any] = {"model": job.model.name, "method": job.method.name, "group_size": job.group_size}
     found |= {"hw": job.hw.name, "overrides": overrides, **provenance.now()}
     found["quantize"] = quantizing(job, out, overrides)

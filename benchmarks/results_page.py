@@ -147,6 +147,8 @@ def memory(row: Row) -> dict[str, str]:
     }
     if serve.get("weights_gib"):
         cells["weights on the device"] = serve["weights_gib"]
+    if planned := row.get("estimates", {}).get("memory"):
+        cells["activations planned (seen)"] = f"{planned['activations']:.2f} ({serve['activation_gib']})"
     if serve.get("activation_gib"):
         parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]
         cells["with activations and CUDA graphs"] = f"{sum(parts):.2f}"
@@ -166,7 +168,7 @@ def predicted(row: Row) -> dict[str, str]:
     kernels = [planned["kernel"], planned.get("experts_kernel")]
     cells = {
         "kernel planned": "; ".join(kernel for kernel in kernels if kernel),
-        "kernel in the log": "; ".join(serve["kernels"]),
+        "kernel in the log": "; ".join(kernel.partition(" out of potential")[0] for kernel in serve["kernels"]),
     }
     bound = row.get("estimates", {}).get("speed") or {}
     for streams in ("1", "64"):
@@ -186,12 +188,8 @@ def tiers(model: str, hw: str) -> list[str]:
         cells = [f"{c['value']:.1f} {c['threshold']}: {c['verdict']}" for c in (judged["memory"], judged["speed"])]
         missing = [c["criterion"] for c in found["criteria"] if c["verdict"] == "not_measured"]
         limit = float(judged["memory"]["threshold"].split()[1])
-        lines.append(
-            (
-                -limit,
-                f"| {method} | {found['gate']} | {' | '.join(cells)} | {found['verdict']} | {', '.join(missing)} |",
-            )
-        )
+        line = " | ".join([method, found["gate"], *cells, found["verdict"], ", ".join(missing)])
+        lines.append((-limit, f"| {line} |"))
     if not lines:
         return []
     head = "| method | tier | weights on the device, GB | tokens/s of one stream | verdict | not measured |"
@@ -206,20 +204,12 @@ def streams(hw: str) -> list[str]:
     rows.sort(key=lambda row: (row["method"], row["model_gb"]))
     lines = ["### Quantization as a stream", ""]
     if len({row["model_gb"] for row in rows}) > 3:
-        memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in by_method(rows)}
+        lines_of = groupby(rows, lambda row: str(row["method"]))
+        memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in lines_of}
         plot(RESULTS / f"streaming-{hw}.svg", memory, "bf16 model, GB", "GiB resident at most")
         lines += [f"![Peak memory against the size of the model](streaming-{hw}.svg)", ""]
-    head = (
-        "method",
-        "model, GB",
-        "matrices",
-        "the bytes alone, s",
-        "stream, s",
-        "ratio",
-        "GiB resident",
-        "on the GPU",
-        "date",
-    )
+    head = ("method", "model, GB", "matrices", "the bytes alone, s", "stream, s", "ratio", "GiB resident", "on the GPU",
+            "date")  # fmt: skip
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         gpu = f"{row['peak_gpu_gib']:.2f}" if row["peak_gpu_gib"] else ""
@@ -227,11 +217,6 @@ def streams(hw: str) -> list[str]:
                  f"{row['stream_s']:.1f}", f"{row['ratio']:.2f}", f"{row['peak_rss_gib']:.2f}", gpu, row["date"]]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-def by_method(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """The sorted rows of each method."""
-    return [(method, list(found)) for method, found in groupby(rows, lambda row: str(row["method"]))]
 
 
 def overhead(hw: str) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from qforge import tasks
 from qforge.comparisons import METRICS
-from qforge.config import STAGES, Calibration, Criterion, Engine, Job, repository_path
+from qforge.config import ON_REQUEST, STAGES, Calibration, Criterion, Engine, Job, repository_path
 from qforge.evaluation import eval_files
+from qforge.exempt import waits
+from qforge.methods import rounding
 
 ANSWER = 16  # tokens that the answer to a needle may have
 SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
@@ -14,9 +18,10 @@ MAX_LOGPROBS = 20  # vLLM's own default (config/model.py)
 
 def check(job: Job) -> None:
     """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
-    unknown = [s for s in job.stages if s not in STAGES]
+    stages = [*STAGES, *ON_REQUEST]
+    unknown = [s for s in job.stages if s not in stages]
     if unknown:
-        raise ValueError(f"stages: {unknown[0]!r} is no stage; choose from {', '.join(STAGES)}")
+        raise ValueError(f"stages: {unknown[0]!r} is no stage; choose from {', '.join(stages)}")
     if job.group_size is not None and job.group_size != -1 and job.group_size < 16:
         raise ValueError(
             f"group_size={job.group_size}: no kernel serves it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
@@ -40,6 +45,7 @@ def check(job: Job) -> None:
         if not file.is_file():
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
     _check_lengths(job)
+    _check_sensitivity(job)
     for name, criterion in job.gate.criteria.items():
         _check_criterion(job, name, criterion)
     read = {f"calib.texts.{name}.path": text.path for name, text in job.calib.texts.items()} | eval_files(job.eval)
@@ -58,6 +64,7 @@ def _check_lengths(job: Job) -> None:
         "eval.stability.repeats": (job.eval.stability.repeats, 1), "eval.stability.tokens": (job.eval.stability.tokens, 1),
         "bench.requests": (job.bench.requests, 1), "bench.repeats": (job.bench.repeats, 1),
         "bench.input_len": (job.bench.input_len, 1), "bench.output_len": (job.bench.output_len, 2),
+        "sensitivity.windows": (job.sensitivity.windows, 1), "sensitivity.length": (job.sensitivity.length, 2),
         "rescore": (job.rescore, 0), "eval.budget": (job.eval.budget, 1),
         "bench.concurrency": (min(job.bench.concurrency, default=0), 1),
     }  # fmt: skip
@@ -92,6 +99,38 @@ def _check_lengths(job: Job) -> None:
             f"bench.input_len + bench.output_len = {asked} exceeds runtime.args.max_model_len={limit}; raise it or "
             "shorten them"
         )
+
+
+def _check_sensitivity(job: Job) -> None:
+    asked, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
+    if asked.budget_gib is not None and not waiting:
+        raise ValueError(
+            f"sensitivity.budget_gib={asked.budget_gib}: no rule spends it; add exempt=from_sensitivity, or leave it out"
+        )
+    if waiting and asked.budget_gib is None:
+        raise ValueError(
+            f"{waiting[0]}: say how much the exemptions may add to the quantized checkpoint, in GiB: "
+            "sensitivity.budget_gib=0.5"
+        )
+    if asked.budget_gib is not None and not 0 < asked.budget_gib < math.inf:
+        raise ValueError(f"sensitivity.budget_gib={asked.budget_gib}: use a size above 0, in GiB")
+    if not waiting and "sensitivity" not in job.stages:
+        return
+    if job.method.function is None:
+        raise ValueError(
+            f"{waiting[0] if waiting else 'stages=[sensitivity]'} method={job.method.name}: nothing is quantized, so there is "
+            "nothing to measure; use a method that quantizes"
+        )
+    if job.model.random:
+        raise ValueError(
+            f"{waiting[0] if waiting else 'stages=[sensitivity]'} model={job.model.name}: random weights have no quality "
+            "that quantizing could take; use a model with weights"
+        )
+    if asked.text not in job.eval.texts:
+        raise ValueError(
+            f"sensitivity.text={asked.text}: choose from eval.texts: {', '.join(job.eval.texts) or 'none'}"
+        )
+    rounding.recipe(job.method)
 
 
 def _check_long_context(job: Job, limit: int | None) -> None:

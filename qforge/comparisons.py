@@ -30,13 +30,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Metric:
-    """`relative`: against bf16, which must have been measured as well. `grows`: what more of would narrow its interval."""
+    """`relative`: against bf16, which must have been measured as well. `grows`: what more of would narrow its interval.
+    `quality`: of what the model says, which more bits can mend; the others are of the server."""
 
     compare: Callable[[Criterion, Results, Results], Iterator[Comparison]]
     stage: str  # whose results it reads
     unit: str
     grows: str = ""  # windows, divergence (its windows), samples or repeats
     relative: bool = True
+    quality: bool = False
 
 
 def perplexity(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -174,13 +176,15 @@ def _percent(share: Interval | None) -> Interval | None:
 
 
 METRICS = {
-    "perplexity_increase_percent": Metric(perplexity, "evaluate", "%", "windows"),
-    "task_drop_points": Metric(tasks, "evaluate", "points", "samples"),
-    "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", "divergence", False),
-    "top1_agreement_percent": Metric(partial(divergence, "agreed", 100.0), "divergence", "%", "divergence", False),
-    "long_context_increase_percent": Metric(long_context, "evaluate", "%"),
-    "needle_drop_points": Metric(needles, "evaluate", "points"),
-    "degenerate_increase_points": Metric(degenerate, "evaluate", "points"),
+    "perplexity_increase_percent": Metric(perplexity, "evaluate", "%", "windows", quality=True),
+    "task_drop_points": Metric(tasks, "evaluate", "points", "samples", quality=True),
+    "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", "divergence", False, True),
+    "top1_agreement_percent": Metric(
+        partial(divergence, "agreed", 100.0), "divergence", "%", "divergence", False, True
+    ),
+    "long_context_increase_percent": Metric(long_context, "evaluate", "%", quality=True),
+    "needle_drop_points": Metric(needles, "evaluate", "points", quality=True),
+    "degenerate_increase_points": Metric(degenerate, "evaluate", "points", quality=True),
     "differing_percent": Metric(differing, "evaluate", "%", relative=False),
     "failed_requests": Metric(failed, "evaluate", "requests", relative=False),
     "tokens_per_second_gain_percent": Metric(partial(speed, "output_throughput", True), "bench", "%", "repeats"),

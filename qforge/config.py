@@ -13,6 +13,7 @@ from qforge.evaluation import MISSING, Eval, Text
 ROOT = Path(__file__).resolve().parent.parent
 
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
+ON_REQUEST = ["sensitivity"]  # stages that run only where they are asked for
 
 
 class OnFailure(Enum):
@@ -34,6 +35,14 @@ class Engine(Enum):
 class Unservable(Enum):
     refuse = "refuse"
     measure = "measure"
+
+
+class Unit(Enum):
+    """What is quantized or left in bf16 as one, for sensitivity."""
+
+    module = "module"  # what vLLM computes as one matrix: q,k,v; gate,up; all experts of a layer
+    block = "block"  # a transformer block
+    kind = "kind"  # the modules of one name in all blocks: every down_proj, every q,k,v
 
 
 @dataclass
@@ -79,8 +88,9 @@ class Method:
 
 @dataclass
 class Rule:
-    """Modules to leave in bf16: an exact module name, `re:` and a pattern, a block (`block:first`, `block:3/o_proj`) or a role
-    (`role:` and a kind or the last part of a module's name: lm_head, mlp, down_proj ...)."""
+    """Modules to leave in bf16: an exact module name, `re:` and a pattern, a block (`block:first`, `block:3/o_proj`), a role
+    (`role:` and a kind or the last part of a module's name: lm_head, mlp, down_proj ...) or `measured:sensitivity`, which
+    stands for what a measurement will name."""
 
     match: list[str] = MISSING
     why: str = MISSING
@@ -92,6 +102,17 @@ class Shown(Text):
 
     weight: float | None = None  # its share of the sequences; given for all texts, or none: then their lengths decide
     chat: bool = False  # whether it has a conversation per line, {"messages": [...]}, for the model's chat template
+
+
+@dataclass
+class Sensitivity:
+    """What each part of the model loses in 4 bits: KL to bf16 when it alone is quantized, and when it alone is not."""
+
+    unit: Unit = Unit.module
+    text: str = "python_reference"  # one of eval.texts; its last quarter, while evaluation scores from the start on
+    windows: int = 4
+    length: int = 256  # tokens per window
+    budget_gib: float | None = None  # what exempt=from_sensitivity may add to the fully quantized checkpoint
 
 
 @dataclass
@@ -179,6 +200,7 @@ class Job:
     method: Method = field(default_factory=Method)
     group_size: int | None = None
     exempt: dict[str, Rule] = field(default_factory=dict)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
     calib: Calibration = field(default_factory=Calibration)
     hw: Hardware = field(default_factory=Hardware)
     runtime: Runtime = field(default_factory=Runtime)

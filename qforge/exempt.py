@@ -15,6 +15,7 @@ from qforge.config import Rule
 from qforge.modules import Module
 
 SHOWN = 3  # examples per message
+MEASURED = "measured:sensitivity"  # a rule that waits for a measurement to name its modules
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Hits:
     why: str
     modules: list[str]
     changes: list[str]  # those that the method would have quantized, had no rule before it named them
+
+
+def waits(rule: Rule) -> bool:
+    """Whether a measurement has still to say what the rule names; until then it names nothing."""
+    return rule.match == [MEASURED]
 
 
 def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -> dict[str, Hits]:
@@ -40,6 +46,9 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
             raise ValueError(
                 f"exempt.{name}.match=[]: it names nothing; use a name, re:, role: or block:, or leave the rule out"
             )
+        if waits(rule):
+            found[name] = Hits(rule.why, [], [])
+            continue
         matched = {m.name: m for pattern in rule.match for m in _matched(modules, name, pattern, last, tied)}
         changes = [m.name for m in matched.values() if m.linear and m.name not in taken]
         found[name] = Hits(rule.why, list(matched), changes)

@@ -62,12 +62,14 @@ def _all_the_same(layout: Format) -> str:
     return ", or unservable=measure to measure its quality all the same" if layout.unpacks else ""
 
 
-def serving(job: Job, config: Config, layout: Format, group: int | None, quantized: Sequence[Module]) -> Serving:
+def serving(
+    job: Job, config: Config, layout: Format, group: int | None, quantized: Sequence[Module], vllm: str
+) -> Serving:
     """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway."""
     _refuse_groups(job, layout, group, quantized)
     _refuse_stacks(job, quantized)
     moe = any(m.kind == "expert" for m in quantized)
-    found = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe)
+    found = compat.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe, vllm)
     if layout.group_sizes and group not in layout.group_sizes:
         found = Serving(How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/formats.py")
     defect = DEFECTS.get((str(config.get("model_type")), job.method.format))

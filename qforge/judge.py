@@ -38,9 +38,13 @@ def judge(gate: Gate, measured: Results, baseline: Results) -> Results:
     """
     conditions.refuse_different(measured, baseline)
     findings = [f for name, criterion in gate.criteria.items() for f in _findings(name, criterion, measured, baseline)]
-    verdicts = {f.verdict for f in findings}
-    verdict = next((said for found, said in WORST_FIRST if found in verdicts), "accept" if findings else "not_measured")
+    verdict = overall({f.verdict for f in findings})
     return {"verdict": verdict, "gate": gate.name, "criteria": [asdict(f) for f in findings]}
+
+
+def overall(verdicts: set[str]) -> str:
+    """The verdict of several criteria."""
+    return next((said for found, said in WORST_FIRST if found in verdicts), "accept" if verdicts else "not_measured")
 
 
 def _findings(name: str, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qforge import divergence, exposure, formats, interpreters, probe, progress, provenance, sampling, tasks
 from qforge.checkpoint import read_json
+from qforge.compat import NEWEST
 from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment
 from qforge.evaluation import eval_files
@@ -117,10 +118,11 @@ def _say_waiting() -> None:
     progress.waiting("the devices of this machine")
 
 
-def check_runtime(run: Run, unpacked: bool = False) -> None:
+def check_runtime(run: Run, unpacked: bool = False) -> str:
     """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json.
 
-    `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads.
+    `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads. Returns its vLLM's version, or the
+    newest where it does not say.
     """
     job, found = run.job, probe.probe(run.job, run.store)
     run.write("probe.json", found)
@@ -130,6 +132,7 @@ def check_runtime(run: Run, unpacked: bool = False) -> None:
     else:
         probe.check(job, found, None if unpacked else formats.FORMATS[job.method.format].quant_method)
     console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
+    return probe.vllm_version(found) or NEWEST
 
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qforge import adaptive, compat, formats, interpreters, plan
+from qforge import adaptive, compat, formats, interpreters, plan, sensitivity
 from qforge.checkpoint import headers, read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
@@ -37,18 +37,22 @@ def go(run: Run) -> None:
     if job.serve.keep and job.artifact:
         return serve(run, run.given_artifact())
     planned = plan.make(job, run.known_model())
+    sensitivity.refuse(job, planned)
     run.write("plan.json", planned.summary())
     plans.plan(planned, job)
     if job.plan_only:
         return
     run.preflight(planned)
-    if job.serve.keep or set(MEASUREMENTS) & set(job.stages):
-        check_runtime(run, planned.simulated)
+    measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
+    vllm_version = check_runtime(run, planned.simulated) if measures else compat.NEWEST
     judged = "judge" in job.stages and bool(job.method.function or job.artifact)
     unplanned = baseline_refusal(job, run) if judged else None
     source = run.fetch()
-    planned = plan.make(job, source)  # again, from the model's own files
+    planned = plan.make(job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
+    run, planned = sensitivity.settle(run, planned, source, vllm_version)
     run.write("plan.json", planned.summary())
+    if sensitivity.nothing_else(job):
+        return leave_plan(run, planned)
     artifact = run.artifact(planned, source)
     run.inspect(planned, artifact, source)
     if job.serve.keep:
@@ -62,6 +66,16 @@ def go(run: Run) -> None:
     if "report" in job.stages:
         pages.html(folder / "report.html", [result])
     terminal.row(result)
+
+
+def leave_plan(run: Run, planned: Plan) -> None:
+    """The row of a run that stops before there is a checkpoint."""
+    why = f"stages={run.job.stages} leaves it out"
+    measured = {**not_measured(why), "weights": {"bytes": planned.bytes, "as_bf16": False}}
+    verdict = {"verdict": "not_measured", "criteria": [], "reason": why}
+    result = row.make(run.job, planned, measured, None, verdict, run.folder, run.time)
+    run.write("row.json", result)
+    pages.html(run.folder / "report.html", [result])
 
 
 def leave_row(job: Job, folder: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from qforge import architectures, feasible, modules, source
 from qforge.checkpoint import Tensor
-from qforge.compat import How, Serving
+from qforge.compat import NEWEST, How, Serving
 from qforge.config import Job
 from qforge.estimate import Estimates, estimate
-from qforge.exempt import Hits, exempted
+from qforge.exempt import Hits, exempted, waits
 from qforge.formats import FORMATS, Format
 from qforge.modules import TOWERS, Module
 
@@ -108,9 +108,10 @@ def _pattern(name: str) -> str:
     return NUMBER.sub("N", name)
 
 
-def make(job: Job, model_folder: Path | None) -> Plan:
+def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     """Plan the job for the model in `model_folder`, or from what can be known of it while it is not here.
 
+    `vllm`: the version that will serve it, which decides the kernel.
     Raises ValueError for what cannot work: one message with what is wrong, the key and the fix.
     """
     model = source.read(job.model, model_folder)
@@ -125,7 +126,7 @@ def make(job: Job, model_folder: Path | None) -> Plan:
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasible.refuse_kept_stacks(job, tree, kept)
-    serving = feasible.serving(job, model.config, layout, group, quantized)
+    serving = feasible.serving(job, model.config, layout, group, quantized, vllm)
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     text = architectures.language(model.config)
@@ -202,7 +203,12 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
         f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
         "earlier rule has these modules"
         for rule, hits in rules.items()
-        if not hits.changes
+        if not hits.changes and not waits(job.exempt[rule])
+    ]
+    notes += [
+        f"exempt.{rule} is measured before anything is quantized; it will add up to {job.sensitivity.budget_gib} GiB"
+        for rule in rules
+        if waits(job.exempt[rule])
     ]
     if job.method.instead:
         notes.append(

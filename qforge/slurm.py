@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from hydra.core.utils import JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from submitit import AutoExecutor
 from submitit import Job as Ran
 from submitit.core.utils import FailedSubmissionError
@@ -29,7 +31,7 @@ from qforge.config import ROOT, Job
 from qforge.measure import EVAL_ENV, MEASUREMENTS
 from qforge.progress import console
 from qforge.report import unfinished
-from qforge.request import to_json
+from qforge.request import REFUSED, to_json
 from qforge.steps import QUANT_ENV
 
 GENERIC = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
@@ -59,10 +61,13 @@ def prepare(tasks: Sequence[Task]) -> None:
 
     Raises what making an environment raises.
     """
-    for name in sorted({name for task in tasks for name in environments(task.job)}):
-        envs.managed(name)
+    needed = set[str]()
     for task in tasks:
         (task.folder / "row.json").unlink(missing_ok=True)
+        with suppress(OmegaConfBaseException):  # a job that lacks a value will say so itself, in its row
+            needed |= environments(task.job)
+    for name in sorted(needed):
+        envs.managed(name)
 
 
 def environments(job: Job) -> set[str]:
@@ -135,10 +140,10 @@ def queued(array: str) -> set[str]:
 def settle(task: Task, job: Ran[Any]) -> None:
     """A job has ended: say how, by its row; one that left none gets one that says why."""
     file = task.folder / "row.json"
-    if not file.exists() and (why := _why(job)):
+    if not file.exists() and (ending := _ending(job)):
         _begun(task)
-        log = f"  (log: {job.paths.stderr})" if job.paths.stderr.exists() else ""
-        row = unfinished.row(task.folder, "failed", f"job {job.job_id}: {why}{log}")
+        verdict, why = ending
+        row = unfinished.row(task.folder, verdict, f"job {job.job_id}: {why}  (logs: {job.paths.folder})")
         file.write_text(to_json(row))
     how = read_json(file)["verdict"] if file.exists() else "done"  # of a plan there is no row
     console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim", markup=False)
@@ -153,16 +158,18 @@ def _begun(task: Task) -> None:
         OmegaConf.save(OmegaConf.create(task.overrides), folder / "overrides.yaml")
 
 
-def _why(job: Ran[Any]) -> str:
-    """Why a job left no row; empty where it ended well. What it said itself, or else what SLURM says."""
+def _ending(job: Ran[Any]) -> tuple[str, str] | None:
+    """Verdict and reason of a job that left no row: what it said itself, or else what SLURM says. None if it ended well."""
     if not job.paths.result_pickle.exists():
-        return _said_by_slurm(job)
+        return "failed", _said_by_slurm(job)
     how, what = pickle.loads(job.paths.result_pickle.read_bytes())
     if how != "success":
-        return str(what).strip().splitlines()[-1]  # a traceback
-    if what.status is JobStatus.COMPLETED:
-        return f"ended with exit code {what.return_value}" if what.return_value else ""
-    return str(what._return_value)
+        return "failed", str(what).strip().splitlines()[-1]  # a traceback
+    if what.status is not JobStatus.COMPLETED:
+        return "failed", str(what._return_value)
+    if code := what.return_value:
+        return "refused" if code == REFUSED else "failed", f"ended with exit code {code}"
+    return None
 
 
 def _said_by_slurm(job: Ran[Any]) -> str:

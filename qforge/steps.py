@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from qforge import checkpoint, envs, formats, interpreters, progress
+from qforge import checkpoint, envs, formats, interpreters, progress, sensitivity
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, Vendor, repository_path
 from qforge.envs import Environment, StageError
@@ -52,7 +52,7 @@ class Run:
         job = self.job
         if job.artifact:
             self.given_artifact()
-        elif job.method.function and "quantize" not in job.stages:
+        elif job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
             raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
         interpreters.check(job)
         vllm.check_port(job.serve.port)

@@ -160,6 +160,9 @@ def test_of_a_mixture_the_worse_answer_counts() -> None:
 def test_versions_decide_where_kernels_changed() -> None:
     assert ask("nvfp4", "9.0", 16, version="0.26").kernel == "MarlinNvFp4LinearKernel"  # ran
     assert ask("nvfp4", "9.0", 16, version="0.33.0").kernel == "HummingNvFp4LinearKernel"
+    assert ask("nvfp4", "9.0", 16, "experts", "0.26.0").experts_kernel == "MARLIN experts"  # ran
+    assert ask("int4", "9.0", 128, "experts", "0.26.0").experts_kernel == "MARLIN INT4 experts"  # ran
+    assert ask("int4", "9.0", 128, "experts", "0.33.0rc1").experts_kernel == "HUMMING experts"
     assert ask("nf4", "9.0", None, version="0.27.1").how is How.weight_only
     assert ask("nf4", "9.0", None, version="0.28.0").how is How.refused
 

@@ -22,6 +22,7 @@ from qforge.pipeline import BF16
 ConfigStore.instance().store(name="schema", node=Job)
 CONF = ROOT / "conf"
 NEEDED = {
+    "exempt=from_sensitivity": ["sensitivity.budget_gib=0.01"],
     "model=local": ["model.name=x", "model.path=/x"],
     "runtime=existing": ["runtime.python=/x"],
     "runtime=container": ["runtime.container=x"],

@@ -27,6 +27,14 @@ def test_qwen3_30b_on_one_screen_of_numbers() -> None:
     assert made.serving.experts_kernel
 
 
+def test_the_kernels_planned_are_those_of_the_vllm_that_is_there() -> None:
+    """As the log of vLLM 0.26 on an H200 named them; without a version, the newest's."""
+    wanted = job("model=qwen3_30b_a3b", "method=nvfp4_llmc", "hw=h200")
+    there, newest = plan.make(wanted, None, "0.26.0").serving, plan.make(wanted, None).serving
+    assert (there.kernel, there.experts_kernel) == ("MarlinNvFp4LinearKernel", "MARLIN experts")
+    assert (newest.kernel, newest.experts_kernel) == ("HummingNvFp4LinearKernel", "HUMMING experts")
+
+
 def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
     made = planned("model=qwen3_omni_30b", "method=nvfp4_llmc", "hw=h100")
     touched = {kind for kind, part in made.parts.items() if part.quantized}

@@ -37,6 +37,19 @@ def vllm_cpu() -> dict[str, Any]:
     return probe.ask(envs.managed("vllm_cpu"), Engine.vllm)
 
 
+@pytest.mark.parametrize(
+    ("versions", "vllm"),
+    [
+        ({"vllm": "0.26.0"}, "0.26.0"),
+        ({"vllm-cpu": "0.32.0+cpu"}, "0.32.0+cpu"),
+        ({"vllm": "0.1.dev1+g1503b5b"}, None),  # built from a checkout without tags
+        ({"transformers": "5.17.0"}, None),
+    ],
+)
+def test_the_vllm_that_is_there_says_its_version(versions: dict[str, str], vllm: str | None) -> None:
+    assert probe.vllm_version({"versions": versions}) == vllm
+
+
 def test_the_cpu_build_says_what_it_is(vllm_cpu: dict[str, Any]) -> None:
     assert vllm_cpu["versions"]["vllm-cpu"] == "0.32.0"
     assert {"torch", "transformers", "compressed-tensors"} <= set(vllm_cpu["versions"])

@@ -265,9 +265,9 @@ def test_ten_thousand_rows_are_built_opened_and_sorted_in_seconds(tmp_path: Path
         row["method"] = f"{row['method']}_{number}"
         row["measured"]["evaluate"]["texts"]["wikitext"]["perplexity"] *= float(random.uniform(1, 2))
         rows.append(row)
-    started = time.monotonic()
+    started = time.process_time()
     pages.html(tmp_path / "report.html", rows)
-    built = time.monotonic() - started
+    built = time.process_time() - started
     found = ask(tmp_path / "report.html", """
         const rows = () => document.querySelectorAll('#rows tbody tr').length, opened = performance.now(), first = rows();
         document.querySelectorAll('#head button')[2].click(); const sorted = performance.now() - opened;
@@ -276,7 +276,7 @@ def test_ten_thousand_rows_are_built_opened_and_sorted_in_seconds(tmp_path: Path
     size = (tmp_path / "report.html").stat().st_size
     print(f"10,000 rows: built in {built:.1f} s, {size / 1e6:.1f} MB, {found}")
     assert (found["first"], found["last"]) == (25, 10_000 + len(table.with_baselines(rows)) - len(rows))
-    assert built < 20, "seconds, on a busy machine too"
+    assert built < 10, "seconds of this process, however busy the machine is"
     assert found["opened"] < 10_000
     assert found["sorted"] < 5_000
 
@@ -330,6 +330,23 @@ def test_rows_of_other_conditions_are_told_apart_and_have_no_common_front(tmp_pa
     assert found["mixed"] == [False, 0]
     assert found["chosen"] == [True, 2]
     assert "runtime" in found["heads"], "shown where it differs"
+
+
+def test_a_row_of_an_experiment_shows_its_question_and_has_a_short_name_in_plots(tmp_path: Path) -> None:
+    row = copy.deepcopy(next(row for row in ROWS if row["method"] == "rtn"))
+    row["experiment"] = {"name": "B9", "question": "Does it <b>help</b>?", "expect": "Hardly."}
+    pages.html(tmp_path / "one.html", [row])
+    said = ask(
+        tmp_path / "one.html", "return document.querySelector('#verdict').parentNode.nextElementSibling.innerText"
+    )
+    assert said == "Does it <b>help</b>? Expected: Hardly."
+    pages.html(tmp_path / "many.html", [row, *ROWS[:3]])
+    found = ask(tmp_path / "many.html", f"""
+        const i = 0, texts = [...document.querySelectorAll('#paretos text.name')].map(t => t.textContent);
+        return {{names: {CELLS}, texts, asked: document.querySelectorAll('p.asked').length}}""")  # fmt: skip
+    assert "B9: rtn g64" in found["names"]
+    assert "B9" in found["texts"]
+    assert found["asked"] == 1
 
 
 # -- what is computed for it

@@ -116,6 +116,14 @@ def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, model: Path,
     assert first == second
 
 
+def test_a_job_that_lacks_a_value_stops_no_other(cli: Cli, tmp_path: Path) -> None:
+    with sweep(cli, tmp_path, "model=local,smollm2_135m", "plan_only=true") as process:
+        done = ended(process, tmp_path)
+    assert done.code == 0, done.output  # a row was refused, none failed
+    assert "ended with exit code 2" in reason(tmp_path, 0)
+    assert (tmp_path / "1" / "plan.json").exists()
+
+
 def test_the_environments_of_a_job_are_known_before_it_is_submitted() -> None:
     assert environments(job("method=gptq")) == {"quant", "vllm_cpu"}
     assert environments(job("method=gptq", "stages=[quantize]")) == {"quant"}

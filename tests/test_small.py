@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from qforge import scales
+from qforge.checkpoint import Stored
 from qforge.progress import fraction
 from qforge.runtimes import vllm
 from qforge.runtimes.vllm import not_language
@@ -53,6 +59,31 @@ def test_the_canary_knows_language_from_garbage(text: str, fault: str | None) ->
 def test_no_file_is_longer_than_it_should_be() -> None:
     for file in (ROOT / "qforge").rglob("*.py"):
         assert len(file.read_text().splitlines()) <= 250, file
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [  # of vLLM 0.26 on an H200
+        (
+            "[nvfp4.py:285] Using 'MARLIN' NvFp4 MoE backend out of potential backends: ['VLLM_CUTLASS', 'MARLIN'].",
+            "'MARLIN' NvFp4 MoE backend",
+        ),
+        ("[int_wna16.py:206] Using 'MARLIN' WNA16 MoE backend.", "'MARLIN' WNA16 MoE backend"),
+        ("[unquantized.py:375] Using TritonExperts MoE backend", "TritonExperts MoE backend"),
+    ],
+)
+def test_the_kernel_of_experts_is_read_from_the_log(line: str, said: str) -> None:
+    assert vllm._kernel(line) == said
+
+
+def test_a_largest_weight_is_found_by_its_bits(tmp_path: Path) -> None:
+    """Of either sign, and a NaN is larger than all."""
+    values = np.array([0.5, -3.25, 1.0, -0.0], ml_dtypes.bfloat16)
+    (tmp_path / "w").write_bytes(values.tobytes())
+    assert scales._largest(Stored("BF16", (4,), tmp_path / "w", 0)) == 3.25
+    values[0] = np.nan
+    (tmp_path / "w").write_bytes(values.tobytes())
+    assert np.isnan(scales._largest(Stored("BF16", (4,), tmp_path / "w", 0)))
 
 
 def test_the_kernel_of_a_modelopt_checkpoint_is_read_from_its_warning() -> None:

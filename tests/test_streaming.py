@@ -167,7 +167,7 @@ def test_what_the_stream_cannot_do_is_refused_with_the_way_out(model: Path, tmp_
         Request(made, str(tmp_path / "out"), {"source": str(source)}).write(requests[-1])
     said = [line for line in in_quant("-c", code, *requests).stdout.splitlines() if "WARNING" not in line]
     assert said[0].startswith(f"model: {name} holds the 2 experts of its layer in one tensor")
-    assert said[1].startswith("method.args: observer=mse, symmetric=True: only symmetric min-max scales")
+    assert said[1].startswith("method.args: observer=mse: only min-max scales")
     assert all("method.function=qforge.methods.llmcompressor:quantize" in line for line in said)
 
 

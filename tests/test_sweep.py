@@ -12,13 +12,18 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Cli, Finished
+from test_config import job
 from test_report import ROWS
 
-from qforge import sweep
+from qforge import measure, plan, sweep
 from qforge.checkpoint import read_json
+from qforge.config import Job
+from qforge.pipeline import bf16_of
 from qforge.report import table
 from qforge.report.pareto import front, on_front
 from qforge.spent import Time, alone
+from qforge.steps import Run
+from qforge.store import key_of
 
 
 def names(folder: Path) -> dict[str, str]:
@@ -74,6 +79,33 @@ def test_a_value_that_is_missing_is_a_refused_row(cli: Cli, tmp_path: Path) -> N
     (row,) = sweep.rows(tmp_path)
     assert (row["model"], row["method"], row["verdict"]) == ("smollm2_135m", "rtn", "refused")
     assert "runtime.python" in row["failed"]["reason"]
+
+
+def test_rows_of_the_matrix_share_what_is_the_same(model: Path) -> None:
+    """One checkpoint and one measurement where plans are equal; one baseline for all, whatever a row is about."""
+    a1, a2, a3, c2 = (job(f"experiment={name}") for name in ("a1", "a2", "a3", "c2"))
+
+    def keys(of: Job) -> dict[str, str]:
+        parts = measure._keys(of, plan.make(of, model), "the same checkpoint")
+        return {name: key_of(part) for name, part in parts.items()}
+
+    identities = [plan.make(row, model).identity() for row in (a1, a2, a3)]
+    assert identities[0] == identities[1] != identities[2]
+    assert keys(a1) == keys(a2)
+    baselines = [keys(bf16_of(row)) for row in (a1, a3, c2)]
+    assert all(found == baselines[0] for found in baselines)
+
+
+def test_one_calibration_for_all_that_read_the_same_text(cli: Cli, model: Path, tmp_path: Path) -> None:
+    """Whatever the method, the group and the exemptions; another length is another calibration."""
+    small = (f"store={cli.store}", "calib.sequences=2", "calib.length=32")
+    rows = (["method=gptq"], ["method=awq", "group_size=32", "exempt=boundary"], ["method=gptq", "calib.length=64"])
+    runs = [Run(job(*small, *row), tmp_path / f"{n}") for n, row in enumerate(rows)]
+    found = [run._calibration(model) for run in runs]
+    assert found[0] == found[1] != found[2]
+    assert list(runs[0].time.spent) == ["calibrate"]
+    assert runs[1].time.spent == {}
+    assert runs[1].time.saved == pytest.approx(runs[0].time.spent, rel=0.2)
 
 
 def folder_of_jobs(folder: Path) -> Path:
@@ -141,12 +173,12 @@ def test_time_is_counted_once() -> None:
 def test_after_kill_minus_nine_of_whatever_the_sweep_ends_as_if_nothing_had_been(cli: Cli, rtn: Finished) -> None:
     """The full one, with servers and twenty kills: benchmarks/kill.py."""
     command = [
-        sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills=3", f"--fetched={cli.store}",
+        sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills=2", f"--fetched={cli.store}",
         "method=rtn", "exempt=lm_head,boundary", "stages=[quantize,inspect]",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills in " in done.stdout
+    assert "2 kills in " in done.stdout
     assert "scores at most 0.00e+00 apart; 0 faults" in done.stdout
 
 

@@ -13,7 +13,6 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
     from qforge import slurm
@@ -42,7 +41,7 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
             state = Singleton.get_state()
             arguments = [(task.overrides, "hydra.sweep.dir", task.number, str(task.number), state) for task in tasks]
             jobs = slurm.submit(self, arguments, self.params)
-        except (ValueError, StageError, OmegaConfBaseException) as error:
+        except (ValueError, StageError) as error:
             raise CompactHydraException(f"refused: {error}") from None
         console.print(f"submitted {len(jobs)} jobs to SLURM, as {slurm.array_of(jobs)}")
         try:

@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from compressed_tensors.compressors import ModelCompressor
-from llmcompressor.observers.helpers import FUSED_LAYER_NAMES
 from tqdm import tqdm
 
 from qforge import checkpoint
 from qforge.checkpoint import Stored, Tensor
 from qforge.config import Job
 from qforge.formats import FORMATS
-from qforge.methods.packing import Packer
+from qforge.methods.packing import Packer, sets
 from qforge.modules import Module, from_tensors
 from qforge.request import Refused
 from qforge.shards import Shard, fill, write_index
@@ -86,6 +85,8 @@ class Stream:
         self.buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
 
     def _refuse(self, matrices: list[Module]) -> None:
+        if not self.packer.args.symmetric:
+            raise ValueError("method.args: symmetric=false: zero points lie across rows, which are not packed together")
         for matrix in matrices:
             if matrix.stack > 1:
                 raise ValueError(
@@ -121,14 +122,9 @@ class Stream:
         return first.file.name, first.offset
 
     def _batches(self, matrices: list[Module]) -> Iterator[Batch]:
-        """Sets of one file and one width, in the order of the file. What vLLM computes as one matrix is one set."""
-        sets: dict[tuple[Any, ...], list[Module]] = {}
-        for matrix in matrices:
-            parent, _, leaf = matrix.name.rpartition(".")
-            fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), leaf)
-            sets.setdefault((parent, fused, matrix.in_features), []).append(matrix)
+        """Sets of one file and one width, in the order of the file."""
         begun: dict[tuple[str, int], Batch] = {}
-        for members in sorted(sets.values(), key=self._place):
+        for members in sorted(sets(matrices), key=self._place):
             key = (self._place(members)[0], members[0].in_features)
             if key in begun and _nbytes([*begun[key], members]) > BATCH[self.packer.device.type]:
                 yield begun.pop(key)

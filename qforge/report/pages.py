@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -18,12 +19,13 @@ from qforge.comparisons import METRICS
 from qforge.config import Job
 from qforge.plan import Plan
 from qforge.report import figures, reasons, table
-from qforge.report.table import Row
+from qforge.report.table import Row, Table
 from qforge.request import to_json, without_secrets
 
 TEMPLATES = Path(__file__).with_name("templates")
 RESULTS = (
     "plan",
+    "sensitivity",
     "calibrate",
     "quantize",
     "inspect",
@@ -43,10 +45,10 @@ OF_BENCH = {
 }  # fmt: skip
 
 
-def html(file: Path, rows: list[Row]) -> None:
-    """The report of one run or of many: one page that needs nothing else, and its table beside it."""
+def html(file: Path, rows: list[Row]) -> Table:
+    """The report of one run or of many: one page that needs nothing else, and its table beside it, which is returned."""
     columns = table.table(table.with_baselines(rows))
-    table.write(file, columns)
+    _write(file, columns)
     failed = [row for row in rows if row.get("failed")]
     page = _render(
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
@@ -58,6 +60,18 @@ def html(file: Path, rows: list[Row]) -> None:
     partial = file.with_suffix(".partial")
     partial.write_text(page)
     partial.rename(file)
+    return columns
+
+
+def _write(page: Path, columns: Table) -> None:
+    """All columns, shown or not, unrounded, beside the page: as CSV, and as JSON with one object per row."""
+    with page.with_suffix(".csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([f"{c.key} [{c.unit}]" if c.unit else c.key for c in columns])
+        writer.writerows(zip(*columns.values(), strict=True))
+    keys = [column.key for column in columns]
+    flat = [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    page.with_suffix(".json").write_text(json.dumps(flat, indent=1, allow_nan=False) + "\n")
 
 
 def _title(rows: list[Row]) -> str:

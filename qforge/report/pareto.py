@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 Point = tuple[float, float]
 
@@ -30,3 +31,12 @@ def on_front(first: Sequence[float | None], second: Sequence[float | None], sets
             members[name].append(point)
     fronts = {name: front(of) for name, of in members.items()}
     return [point is not None and point in fronts[name] for name, point in zip(sets, points, strict=True)]
+
+
+def fronts(values: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """Of each row, against which goals no other row of the same conditions beats it in quality; `values`: by column."""
+    nothing = [None] * len(values["name"])
+    loss, sets = values.get("loss", nothing), values["conditions"]
+    speed = [-rate if rate else None for rate in values["tps"]]
+    goals = {"speed": on_front(loss, speed, sets), "size": on_front(loss, values.get("gb", nothing), sets)}
+    return [", ".join(goal for goal, on in goals.items() if on[index]) for index in range(len(nothing))]

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from qforge import provenance
+from qforge import provenance, sensitivity
 from qforge.checkpoint import read_json
 from qforge.comparisons import main_metric
 from qforge.config import Job
@@ -51,7 +51,7 @@ def make(
         "serving": plan.serving,
         "estimates": plan.estimates,
         "experts": any(m.kind == "expert" for m in plan.modules),
-        "heat": _bits(plan),
+        "heat": [*_bits(plan), *_sensitivity(folder / "sensitivity.json")],
         "measured": _numbers(measured),
         "unmeasured": list(_unmeasured(job, measured)),
         "baseline": _numbers(baseline) if baseline else None,
@@ -165,6 +165,10 @@ def _texts(texts: dict[str, Any]) -> dict[str, Any]:
 
 def _long(found: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**found, "perplexity": _texts(found.get("perplexity") or {})} if found else None
+
+
+def _sensitivity(file: Path) -> list[dict[str, Any]]:
+    return sensitivity.heat(read_json(file)) if file.exists() else []
 
 
 def _bits(plan: Plan) -> list[dict[str, Any]]:

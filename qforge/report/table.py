@@ -6,7 +6,6 @@ and `failed` says why. bf16 is a row too: where it was only measured as a baseli
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qforge.report.pareto import on_front
+from qforge.report import pareto
 from qforge.report.reasons import why
 from qforge.spent import alone
 
@@ -69,10 +68,10 @@ def _baseline(row: Row) -> Row:
 
 
 def _rank(row: Row) -> tuple[int, float, float]:
-    return VERDICTS.index(verdict_of(row)), dict(_quality(row)).get("loss", math.inf), -(throughput(row) or 0)
+    return VERDICTS.index(verdict_of(row)), dict(_quality(row)).get("loss", math.inf), -(_throughput(row) or 0)
 
 
-def throughput(row: Row) -> float | None:
+def _throughput(row: Row) -> float | None:
     """Tokens/s at the most streams that were measured."""
     runs = _runs(row)
     return float(runs[max(runs, key=int)]["output_throughput"]) if runs else None
@@ -114,7 +113,7 @@ def table(rows: list[Row]) -> Table:
     for column in QUALITY.values():
         if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
             columns.pop(column, None)
-    columns[Column("front", "Pareto front")] = _fronts(rows)
+    columns[Column("front", "Pareto front")] = pareto.fronts({column.key: values for column, values in columns.items()})
     differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
     ends = {f"tps@{n}" for row in rows if (runs := _runs(row)) for n in (min(runs, key=int), max(runs, key=int))}
     said = {}
@@ -122,15 +121,6 @@ def table(rows: list[Row]) -> Table:
         shown = column.key in ends if column.key.startswith("tps@") else column.shown or column in differing
         said[replace(column, shown=shown)] = values
     return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, PLACES.get(c.key, 2)))}
-
-
-def _fronts(rows: list[Row]) -> list[Cell]:
-    """Against which goals no other row of the same conditions beats this one in quality."""
-    loss, sets = [dict(_quality(row)).get("loss") for row in rows], [conditions_of(row) for row in rows]
-    speed = [-rate if (rate := throughput(row)) else None for row in rows]
-    size = [row["size"]["bytes"] if row.get("size") else None for row in rows]
-    goals = {"speed": on_front(loss, speed, sets), "size": on_front(loss, size, sets)}
-    return [", ".join(goal for goal, on in goals.items() if on[index]) for index in range(len(rows))]
 
 
 def same(rows: list[Row]) -> list[list[str]]:
@@ -175,6 +165,7 @@ def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
         Column("seconds", "seconds it costs by itself", "s", 0, shown=False),
         alone(row["time"]) if "time" in row else None,
     )
+    yield Column("tps", "tokens/s at the most streams", "", 1, "high", shown=False), _throughput(row)
     yield Column("folder", "folder", shown=False), row.get("folder")
     yield from _long(row)
     yield Column("command", "command", shown=False), row.get("command")
@@ -249,14 +240,3 @@ def by_position(row: Row) -> Iterator[tuple[str, str, Row]]:
         for name, text in texts.items():
             if text.get("positions"):
                 yield name, dtype, text["positions"]
-
-
-def write(page: Path, columns: Table) -> None:
-    """All columns, shown or not, unrounded, beside the page: as CSV, and as JSON with one object per row."""
-    with page.with_suffix(".csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([f"{c.key} [{c.unit}]" if c.unit else c.key for c in columns])
-        writer.writerows(zip(*columns.values(), strict=True))
-    keys = [column.key for column in columns]
-    flat = [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    page.with_suffix(".json").write_text(json.dumps(flat, indent=1, allow_nan=False) + "\n")

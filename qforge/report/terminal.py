@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -14,12 +15,13 @@ from qforge.progress import console
 from qforge.report import table as tables
 from qforge.report.planned import size as size_of
 from qforge.report.reasons import sign
-from qforge.report.table import Row
 from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
+    from qforge.sensitivity import Loss
     from qforge.verify import Verified
 
+WORST = 10  # parts that the table of sensitivities shows
 SHOWN = 50  # rows of a sweep in the terminal, and their columns:
 SWEPT = {"name": "row", "verdict": "verdict", "loss": "loss %", "kl": "KL", "bits": "bits", "tps": "tokens/s",
          "front": "front", "why": "why"}  # fmt: skip
@@ -74,28 +76,50 @@ def spent(time: dict[str, dict[str, float]]) -> None:
     console.print(f"time: {', '.join(parts)}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
 
 
-def sweep(ranked: list[Row], found: dict[str, Any], folder: Path) -> None:
+def sweep(columns: tables.Table, found: dict[str, Any], folder: Path) -> None:
     """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
-    ranking(ranked)
+    ranking(columns)
     for names in found["same"]:
         console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
     console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
     console.print(str(folder), style="bold", markup=False)
 
 
-def ranking(ranked: list[Row]) -> None:
-    """Rows as a table, in the order given, without the columns for which nothing was measured."""
-    columns: dict[str, list[Any]] = {column.key: values for column, values in tables.table(ranked).items()}
-    columns["tps"] = [tables.throughput(each) for each in ranked]
-    labels = {key: label for key, label in SWEPT.items() if any(columns.get(key, []))}
+def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:
+    """The parts whose exemption saves most per byte, and which of them are exempted."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("part", "KL alone", "KL saved in bf16", "MB more", "saved per MB", ""):
+        table.add_column(name, justify="left" if name in ("part", "") else "right")
+    for loss in losses[:WORST]:
+        size = loss.extra_bytes / 1e6
+        table.add_row(
+            loss.part, f"{loss.alone:.2g}", f"{loss.saved:.2g}", f"{size:.2f}", f"{loss.saved / size:.2g}",
+            "bf16" if loss.exempted else "",
+        )  # fmt: skip
+    console.print(table)
+    chosen = [loss for loss in losses if loss.exempted]
+    exempted = f"; exempted: {len(chosen)}, {size_of(sum(loss.extra_bytes for loss in chosen))} more" if chosen else ""
+    console.print(
+        f"KL to bf16 {fmean(found['all']):.4f} nats per token with all {len(losses)} quantized, over {found['tokens']:,} "
+        f"tokens of {found['text']}{exempted}",
+        style="dim",
+    )
+    if found["note"]:
+        console.print(found["note"], style="dim")
+
+
+def ranking(columns: tables.Table) -> None:
+    """The table of rows, as many as one looks at, without the columns for which nothing was measured."""
+    values: dict[str, list[Any]] = {column.key: values for column, values in columns.items()}
+    labels = {key: label for key, label in SWEPT.items() if any(values.get(key, []))}
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for key, label in labels.items():
-        shown.add_column(label, justify="left" if isinstance(columns[key][0], str) else "right")
-    for values in list(zip(*(columns[key] for key in labels), strict=True))[:SHOWN]:
-        shown.add_row(*map(_cell, labels, values))
+        shown.add_column(label, justify="left" if isinstance(values[key][0], str) else "right")
+    for cells in islice(zip(*(values[key] for key in labels), strict=True), SHOWN):
+        shown.add_row(*map(_cell, labels, cells))
     console.print(shown)
-    if len(ranked) > SHOWN:
-        console.print(f"{len(ranked) - SHOWN} more rows")
+    if (more := len(values["name"]) - SHOWN) > 0:
+        console.print(f"{more} more rows")
 
 
 def _cell(key: str, value: str | float | None) -> str | Text:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from qforge import provenance
 from qforge.checkpoint import read_json
+from qforge.report.planned import size as size_of
 from qforge.report.row import command
 from qforge.request import to_json
 
@@ -32,10 +33,7 @@ def planned(folder: Path) -> dict[str, Any] | None:
     if not (folder / "plan.json").exists():
         return None
     plan = read_json(folder / "plan.json")
-    serving = plan["serving"]
-    how = ", ".join(
-        filter(None, [f"{plan['bytes'] / 1e9:.2f} GB", serving["how"], serving["kernel"], serving["reason"]])
-    )
+    how = ", ".join(filter(None, [size_of(plan["bytes"]), plan["serving"]["how"], plan["serving"]["kernel"]]))
     size = {key: plan[key] for key in ("parameters", "bytes", "bf16_bytes", "bits_per_weight")}
     return {**row(folder, "planned", ""), "failed": None, "planned": how, "size": size}
 

@@ -194,7 +194,7 @@ def _kernel(line: str) -> str | None:
     match = re.search(r"(?:Using|Selected) ('?\w*(?:Kernel|Experts)\b.*|'\w+' \w+ MoE backend.*)", line)
     if "FP4" in line and (said := re.search(r"leveraging the (\w+) kernel", line)):
         return f"{said[1]} kernel for FP4 weights"  # all that is said of a ModelOpt checkpoint on Hopper
-    return match[1].strip() if match else None
+    return match[1].partition(" out of potential")[0].strip(" .") if match else None
 
 
 def wait_for_end(server: Server) -> None:

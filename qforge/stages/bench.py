@@ -34,7 +34,8 @@ def bench(request: Request) -> dict[str, Any]:
     os.environ["OPENAI_API_KEY"] = os.environ[API_KEY]  # where vllm bench looks for it
     runs: dict[str, list[dict[str, float]]] = {str(c): [] for c in job.concurrency}
     prefill = []
-    _measure(request, job.concurrency[-1], seed=1_000_000)  # warm-up: its numbers are dropped
+    for concurrency in job.concurrency:  # warm-up, dropped: Triton compiles a kernel when a batch of a new size comes
+        _measure(request, concurrency, seed=1_000_000 + concurrency)
     # repeats outermost, so that a slow minute of the machine does not fall on one concurrency alone
     todo = [(repeat, c) for repeat in range(job.repeats) for c in job.concurrency]
     for repeat, concurrency in tqdm(todo, desc="bench"):
