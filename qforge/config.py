@@ -80,6 +80,8 @@ class Method:
     streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
     unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
+    instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
 
@@ -92,6 +94,14 @@ class Rule:
 
     match: list[str] = MISSING
     why: str = MISSING
+
+
+@dataclass
+class Shown(Text):
+    """A text that calibration shows to the model."""
+
+    weight: float | None = None  # its share of the sequences; given for all texts, or none: then their lengths decide
+    chat: bool = False  # whether it has a conversation per line, {"messages": [...]}, for the model's chat template
 
 
 @dataclass
@@ -108,9 +118,10 @@ class Sensitivity:
 @dataclass
 class Calibration:
     name: str = MISSING
-    texts: dict[str, Text] = field(default_factory=dict)
+    texts: dict[str, Shown] = field(default_factory=dict)
     sequences: int = MISSING
-    length: int = MISSING  # tokens per sequence
+    length: int = MISSING  # tokens of the longest sequence
+    lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
     seed: int = 0
 
 

@@ -22,6 +22,16 @@ DEFECTS = {
 }  # fmt: skip
 
 
+def refuse_architecture(job: Job, config: Config) -> None:
+    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine."""
+    known, kind = job.method.model_types, str(config.get("model_type"))
+    if known and kind not in known:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
+            f"{kind}; use method={job.method.instead or 'gptq'}"
+        )
+
+
 def group_size(job: Job, layout: Format) -> int | None:
     """The group size of the plan; none for formats without groups."""
     if not layout.group_sizes:  # bf16, or one scale per channel
@@ -32,7 +42,7 @@ def group_size(job: Job, layout: Format) -> int | None:
             )
         return None
     group = job.group_size if job.group_size is not None else job.method.group_size
-    if group in layout.group_sizes or (job.unservable is Unservable.measure and group and group > 0):
+    if group in layout.group_sizes or (_measurable(job, layout) and group and group > 0):
         return group
     sizes = " or ".join(map(str, layout.group_sizes))
     others = "" if layout.scheme == "int4" else ", or method=rtn, gptq or awq for other sizes"
@@ -40,9 +50,16 @@ def group_size(job: Job, layout: Format) -> int | None:
     if layout.scheme.startswith("nvfp4"):
         reason = "NVFP4 exists at group 16 only (one FP8 scale per 16 weights is the format; no kernel reads another)"
     raise ValueError(
-        f"group_size={group} method={job.method.name}: {reason}; use group_size={sizes}{others}, or "
-        "unservable=measure to measure its quality all the same"
+        f"group_size={group} method={job.method.name}: {reason}; use group_size={sizes}{others}{_all_the_same(layout)}"
     )
+
+
+def _measurable(job: Job, layout: Format) -> bool:
+    return job.unservable is Unservable.measure and job.method.function is not None and layout.unpacks
+
+
+def _all_the_same(layout: Format) -> str:
+    return ", or unservable=measure to measure its quality all the same" if layout.unpacks else ""
 
 
 def serving(
@@ -60,14 +77,13 @@ def serving(
         found = defect
     if found.how is not How.refused:
         return found
-    if job.unservable is Unservable.measure and job.method.function:
+    if _measurable(job, layout):
         return Serving(
             How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
             "their quality can be measured. Nothing serves them packed: no speed, no memory", found.evidence,
         )  # fmt: skip
     raise ValueError(
-        f"method={job.method.name} hw={job.hw.name}: {found.reason}; use {found.fix}, or unservable=measure to measure its "
-        "quality all the same"
+        f"method={job.method.name} hw={job.hw.name}: {found.reason}; use {found.fix}{_all_the_same(layout)}"
     )
 
 
@@ -88,7 +104,7 @@ def tensor_parallel(
             fault = f"{shapes[bad[0]].name} has {bad[1]}"
         if fault is None:
             legal.append(size)
-        elif size == asked and job.runtime.engine is Engine.vllm:
+        elif size == asked and (job.runtime.engine is Engine.vllm or size == 1):  # transformers knows no other size
             raise ValueError(_illegal(job, size, fault, legal))
     return legal
 

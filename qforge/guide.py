@@ -7,7 +7,7 @@ to unpack, so many streams gain only from arithmetic in fewer bits, such as FP8'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from qforge.plan import Plan
 
 AUTO = "auto"
 MANY = 64  # streams at which the rule for throughput speaks
+SAME = 0.99  # of the best: a difference that decides nothing
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Choice:
     plan: Plan | None
     refusal: str
     measurements: list[Measurement]
+    calibrated: bool = False  # whether the method looks at data
 
     def summary(self) -> dict[str, Any]:
         """For guide.json."""
@@ -82,6 +84,8 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
+            if job.method.instead:
+                continue
             if not FORMATS[job.method.format].group_sizes:  # group_size=64 is for those that have groups
                 job = replace(job, group_size=None)
             try:
@@ -91,7 +95,8 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
                 continue
             experts = any(m.kind == "expert" for m in planned.modules)
             rows = measured.nearest(measured.rows(job.hw), planned.parameters, experts)
-            found.append(Choice(method, job.hw.name, planned, "", measured.of_layout(rows, planned.layout)))
+            known = measured.of_layout(rows, planned.layout)
+            found.append(Choice(method, job.hw.name, planned, "", known, job.method.calibrated))
     return found
 
 
@@ -110,8 +115,16 @@ def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
     return advised
 
 
+def _best(here: Sequence[Choice], values: Mapping[str, float]) -> str:
+    """The method of the largest value; what is within SAME of it is equal, and of equals one that looks at data is better."""
+    top = max(values.values())
+    equal = [c for c in here if values.get(c.method, 0) >= SAME * top]
+    return max(equal, key=lambda c: (c.calibrated, values[c.method])).method
+
+
 def _memory(here: Sequence[Choice]) -> Advice:
-    best = min(here, key=lambda c: c.plan.bytes if c.plan else 0)
+    method = _best(here, {c.method: 1 / c.plan.bytes for c in here if c.plan})
+    best = next(c for c in here if c.method == method)
     assert best.plan
     return Advice(
         best.hw, "memory", best.method,
@@ -128,13 +141,13 @@ def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
         c.method: seen[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
     }  # beyond the repeats' spread
     if surely:
-        return Advice(here[0].hw, goal, max(surely, key=lambda m: surely[m]), f"measured on {of}, bf16 = 1: {said}")
+        return Advice(here[0].hw, goal, _best(here, surely), f"measured on {of}, bf16 = 1: {said}")
     bounds = {
         c.method: b for c in here if c.method not in seen and (b := c.bound(streams == MANY)) is not None and b > 1.05
     }
     what = f"; measured on {of}, bf16 = 1: {said}" if seen else ""
     if bounds:
-        method = max(bounds, key=lambda m: bounds[m])
+        method = _best(here, bounds)
         why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
         return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{what}")
     why = (

@@ -7,7 +7,7 @@ A list that says otherwise than the tensors do is the commonest way to a model t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -17,13 +17,18 @@ from qforge.modules import Module
 Matcher = Callable[[str, Sequence[str], Sequence[str]], bool]
 
 
-def left_plain(quantization: dict[str, Any], modules: Sequence[Module], config: dict[str, Any]) -> set[str]:
+def left_plain(
+    quantization: dict[str, Any], modules: Sequence[Module], config: dict[str, Any], packed: Collection[str]
+) -> set[str]:
     """The linear modules (by their names in the checkpoint) that vLLM builds unquantized.
+
+    `packed`: those whose tensors are packed, which decides where a format has no list or the list is empty.
 
     Raises ValueError where only a part of what vLLM computes as one matrix is listed, which vLLM refuses.
     """
     method = str(quantization.get("quant_method"))
-    entries = _entries(quantization, method, served.names(config))
+    tensors = [m.name for m in modules if m.linear and m.name not in packed]
+    entries = _entries(quantization, method, served.names(config), tensors)
     matrices: dict[str, list[Module]] = {}
     for module in modules:
         if module.linear and module.fused:
@@ -37,10 +42,17 @@ def left_plain(quantization: dict[str, Any], modules: Sequence[Module], config: 
 
 
 def _entries(
-    quantization: Mapping[str, Any], method: str, name: Callable[[str], tuple[str | None, str | None]]
+    quantization: Mapping[str, Any],
+    method: str,
+    name: Callable[[str], tuple[str | None, str | None]],
+    tensors: Sequence[str],
 ) -> list[str]:
     """The list, with vLLM's names: patterns that begin with re: stay as they are (compressed_tensors.py:142)."""
     listed = quantization.get("ignore") or quantization.get("modules_to_not_convert") or []
+    if method == "gptq":  # no list: the tensors (auto_gptq.py:273), and rules that begin with -:
+        listed = [*tensors, *(f"re:{rule[2:]}" for rule in quantization.get("dynamic") or {} if rule.startswith("-:"))]
+    elif method == "awq" and not listed:  # auto_awq.py:370
+        listed = tensors
     entries = []
     for entry in listed:
         stem = str(entry)
@@ -81,6 +93,13 @@ def compressed_tensors(matrix: str, shards: Sequence[str], entries: Sequence[str
     return listed(matrix) or (bool(shards) and _all_or_none(matrix, [listed(shard) for shard in shards]))
 
 
+def gptq(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> bool:
+    """A rule that fits the matrix, or all of its shards by name (utils/gptq_utils.py:119)."""
+    if any(entry.startswith("re:") and re.match(entry[3:], matrix) for entry in entries):
+        return True
+    return _all_or_none(matrix, [name in entries for name in shards or [matrix]])
+
+
 def substring(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> bool:
     """AWQ: any entry that is part of the name (auto_awq.py:294, quant_utils.py with match_mode="substring")."""
 
@@ -99,5 +118,5 @@ def _all_or_none(matrix: str, found: Sequence[bool]) -> bool:
 
 
 MATCHERS: dict[str, Matcher] = {
-    "modelopt": modelopt, "compressed-tensors": compressed_tensors, "awq": substring,
+    "modelopt": modelopt, "compressed-tensors": compressed_tensors, "awq": substring, "gptq": gptq,
 }  # fmt: skip

@@ -116,6 +116,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     """
     model = source.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config)
+    feasible.refuse_architecture(job, model.config)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasible.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
@@ -209,6 +210,10 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
         for rule in rules
         if waits(job.exempt[rule])
     ]
+    if job.method.instead:
+        notes.append(
+            f"{job.method.name}'s library is archived; for anything but a comparison use method={job.method.instead}"
+        )
     if tied:
         notes.append("the head is the embedding (tied weights), which stays in bf16")
     if dropped := sorted({m.kind for m in tree if m.served is None}):

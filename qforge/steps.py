@@ -186,11 +186,11 @@ class Run:
     def _calibration(self, source: Path) -> Path:
         calib = self.job.calib
         texts = {
-            name: hashlib.sha256(repository_path(text.path).read_bytes()).hexdigest()
+            name: [hashlib.sha256(repository_path(text.path).read_bytes()).hexdigest(), text.weight, text.chat]
             for name, text in calib.texts.items()
         }
         key = {
-            "texts": texts, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
+            "texts": texts, "lengths": calib.lengths, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
             "tokenizer": checkpoint.small_files(source),
             "code": code("stages/calibrate.py"), "env": interpreters.identity(QUANT_ENV, self.job),
         }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Cli
 from test_config import job
 
-from qforge import guide, measured
+from qforge import guide, measured, plan
 from qforge.guide import Choice
 from qforge.measured import Measurement
 
@@ -39,10 +39,30 @@ def without_rows(found: list[Choice]) -> list[Choice]:
 
 def test_by_rule_4_bits_for_memory_and_one_stream_fp8_for_many() -> None:
     found = advised(without_rows(choices("h100")), "h100")
-    assert found["h100", "memory"].method in ("gptq", "rtn")
-    assert found["h100", "a single stream"].method in ("gptq", "rtn", "awq")
+    assert found["h100", "memory"].method == "gptq"  # rtn has as many bytes, and looks at no data
+    assert found["h100", "a single stream"].method == "gptq"
     assert found["h100", "many streams"].method == "fp8"
     assert "by rule, not measured" in found["h100", "many streams"].reason
+
+
+def test_on_blackwell_many_streams_gain_from_fp4_arithmetic() -> None:
+    found = advised(without_rows(choices("b200")), "b200")
+    assert found["b200", "many streams"].method == "nvfp4_w4a4"
+
+
+def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -> None:
+    """nvfp4_gptq has nvfp4_llmc's tensors and kernel; of the two it looks at data."""
+    rows = [row("nvfp4_llmc", 16, at1=1.39)]
+    found = [replace(c, measurements=rows if c.method in ("nvfp4_llmc", "nvfp4_gptq") else []) for c in choices("h100")]
+    stream = advised(found, "h100")["h100", "a single stream"]
+    assert stream.method == "nvfp4_gptq"
+    assert stream.reason == "measured on m, bf16 = 1: nvfp4_gptq 1.39, nvfp4_llmc 1.39"
+
+
+def test_what_is_archived_is_left_out_and_its_plan_says_what_to_use() -> None:
+    assert "auto_gptq" not in {c.method for c in choices("h100")}
+    notes = plan.make(job("method=auto_gptq", "hw=h100"), None).notes
+    assert "auto_gptq's library is archived; for anything but a comparison use method=gptqmodel" in notes
 
 
 def test_measured_rows_beat_the_rule() -> None:

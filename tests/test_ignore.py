@@ -106,7 +106,7 @@ def reference(method: str, tree: tuple[Module, ...], entries: list[str]) -> set[
 
 def ours(method: str, tree: tuple[Module, ...], config: dict, entries: list[str]) -> set[str] | None:
     try:
-        return ignore.left_plain({"quant_method": method, KEY[method]: entries}, tree, config)
+        return ignore.left_plain({"quant_method": method, KEY[method]: entries}, tree, config, {m.name for m in tree})
     except ValueError:
         return None
 
@@ -156,6 +156,24 @@ def test_modelopts_own_wildcard_for_a_block_catches_ten_to_nineteen() -> None:
     tree, config = small("llama3_1_8b")
     plain = ours("modelopt", tree, config, ["model.layers.1*"])
     assert plain is not None
+    assert {m.block for m in tree if m.name in plain} == {1, 10, 11}
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_without_a_list_the_tensors_say_it(method: str) -> None:
+    tree, config = small("llama3_1_8b")
+    plain = {m.name for m in tree if m.block == 1}
+    packed = {m.name for m in tree} - plain
+    assert ignore.left_plain({"quant_method": method}, tree, config, packed) == plain & set(NAMES)
+    with pytest.raises(ValueError, match="some but not all parts of"):
+        ignore.left_plain({"quant_method": method}, tree, config, packed - {"model.layers.0.self_attn.q_proj"})
+
+
+def test_a_rule_of_gptqmodel_leaves_what_it_matches_and_fits_fused_names_only() -> None:
+    tree, config = small("llama3_1_8b")
+    rules = {r"-:model\.layers\.1": {}, r"-:.*\.q_proj": {}, r"+:.*o_proj": {"bits": 8}}
+    packed = {m.name for m in tree}
+    plain = ignore.left_plain({"quant_method": "gptq", "dynamic": rules}, tree, config, packed)
     assert {m.block for m in tree if m.name in plain} == {1, 10, 11}
 
 

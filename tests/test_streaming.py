@@ -78,7 +78,8 @@ def given(source: Path, *overrides: str) -> Job:
 def test_every_tensor_is_the_in_memory_ways_byte_for_byte(model: Path, tmp_path: Path) -> None:
     dense = checkpoint(tmp_path / "dense", DENSE, model, files=3)
     moe = checkpoint(tmp_path / "moe", MOE, model, files=2)
-    every = [("method=rtn", f"group_size={g}") for g in (32, 64, 128, -1)] + [("method=fp8",), ("method=nvfp4_llmc",)]
+    others = [(f"method={name}",) for name in ("fp8", "w8a8", "mxfp4", "nvfp4_llmc")]
+    every = [("method=rtn", f"group_size={g}") for g in (32, 64, 128, -1)] + others
     cases = [
         *((dense, case) for case in every),
         (moe, every[0]),

@@ -65,7 +65,8 @@ class Packer:
         scale, zero = calculate_qparams(low, high, self.args, each)
         scale = scale.to(rows.dtype)
         packed = self._compress(rows, scale if each is None else scale / each, zero)
-        packed["weight_scale"] = scale.to(self.args.scale_dtype or scale.dtype)
+        if each is not None:  # the packer had them without the global ones
+            packed["weight_scale"] = scale.to(self.args.scale_dtype)
         shared = torch.ones(len(sets)) if shared is None else shared.cpu()
         return {name: _on_cpu(tensor) for name, tensor in packed.items()}, shared
 

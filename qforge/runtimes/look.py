@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 PACKAGES = (
@@ -15,10 +16,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that decide what is served and how."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Of those that are installed; without names, of the packages that decide what is served and how."""
     have = {str(d.metadata["Name"]).lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-    return {name: have[name] for name in PACKAGES if name in have}
+    return {name: have[name] for name in packages if name in have}
 
 
 def device() -> dict[str, Any]:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from qforge.config import repository_path
+from qforge.config import Calibration, Shown, repository_path
 from qforge.request import Refused, Request, stage
+
+RUN = 8  # tokens in a row that say two sequences overlap
+NEAR = 0.5  # the part of a sequence's runs that others have already, from which it is a near-duplicate
+
+Sequence = tuple[int, ...]
 
 
 def calibrate(request: Request) -> dict[str, Any]:
-    """Writes sequences.json: a list of `calib.sequences` lists of `calib.length` token ids. Returns the manifest.
+    """Writes sequences.json: `calib.sequences` lists of token ids. Returns the manifest.
 
-    Every text is cut into consecutive sequences; exact repeats are dropped; the rest is drawn without replacement by
-    `calib.seed`, each text in proportion to its length. Raises Refused where the texts are too short.
+    Every text is cut into consecutive sequences, of `calib.lengths` in turn; repeats and near-duplicates are dropped; the rest
+    is drawn without replacement by `calib.seed`. Raises Refused where the texts are too short.
     """
     from transformers import AutoTokenizer
 
@@ -24,31 +32,97 @@ def calibrate(request: Request) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(
         request.inputs["source"], trust_remote_code=request.job.model.trust_remote_code
     )
-    pool: dict[tuple[int, ...], str] = {}
-    texts = {}
+    pools: dict[str, list[Sequence]] = {}
+    texts, runs = {}, set[Sequence]()
     for name, text in calib.texts.items():
         content = repository_path(text.path).read_bytes()
-        ids = tokenizer(content.decode(), add_special_tokens=False)["input_ids"]
-        sequences = [tuple(ids[i : i + calib.length]) for i in range(0, len(ids) - calib.length + 1, calib.length)]
+        ids = _tokens(tokenizer, name, text, content.decode())
+        sequences = list(_cut(ids, calib))
+        different = list(dict.fromkeys(sequences))
+        pools[name] = [sequence for sequence in different if not _known(sequence, runs)]
         texts[name] = {
             "path": text.path, "kind": text.kind, "licence": text.licence, "sha256": hashlib.sha256(content).hexdigest(),
-            "tokens": len(ids), "sequences": len(sequences), "duplicates": len(sequences) - len(set(sequences) - pool.keys()),
+            "tokens": len(ids), "sequences": len(sequences), "duplicates": len(sequences) - len(different),
+            "near_duplicates": len(different) - len(pools[name]),
         }  # fmt: skip
-        for sequence in sequences:
-            pool.setdefault(sequence, name)
-    if len(pool) < calib.sequences:
-        raise Refused(
-            f"calib.sequences={calib.sequences} of {calib.length} tokens were asked for, the texts give {len(pool)}; "
-            "add a text or ask for fewer or shorter ones"
-        )
-    drawn = random.Random(calib.seed).sample(list(pool), calib.sequences)
+    drawn = _draw(pools, calib)
     for name, entry in texts.items():
-        entry["used"] = sum(pool[sequence] == name for sequence in drawn)
+        used = set(pools[name]) & set(drawn)
+        entry |= {"used": len(used), "used_tokens": sum(map(len, used))}
     Path(request.out, "sequences.json").write_text(json.dumps(drawn))
     return {
-        "sequences": len(drawn), "length": calib.length, "tokens": len(drawn) * calib.length, "seed": calib.seed,
+        "sequences": len(drawn), "length": calib.length, "lengths": Counter(map(len, drawn)),
+        "tokens": sum(map(len, drawn)), "seed": calib.seed,
         "sha256": hashlib.sha256(json.dumps(drawn).encode()).hexdigest(), "texts": texts,
     }  # fmt: skip
+
+
+def _tokens(tokenizer: Any, name: str, text: Shown, content: str) -> list[int]:
+    if not text.chat:
+        ids: list[int] = tokenizer(content, add_special_tokens=False)["input_ids"]
+        return ids
+    if not tokenizer.chat_template:
+        raise Refused(f"calib.texts.{name}.chat: this model has no chat template; leave that text out")
+    ids = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            messages = json.loads(line)["messages"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise Refused(
+                f'calib.texts.{name}.path={text.path}: line {number} is no {{"messages": [...]}}; give a conversation per line'
+            ) from None
+        said = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids += tokenizer(said, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _cut(ids: list[int], calib: Calibration) -> Iterator[Sequence]:
+    begin = 0
+    for part in cycle(calib.lengths):
+        end = begin + int(part * calib.length)
+        if end > len(ids):
+            return
+        yield tuple(ids[begin:end])
+        begin = end
+
+
+def _known(sequence: Sequence, runs: set[Sequence]) -> bool:
+    """Whether earlier sequences have most of this one; if not, `runs` knows it from now on."""
+    own = {sequence[i : i + RUN] for i in range(max(1, len(sequence) - RUN + 1))}
+    if len(own & runs) > NEAR * len(own):
+        return True
+    runs |= own
+    return False
+
+
+def _draw(pools: dict[str, list[Sequence]], calib: Calibration) -> list[Sequence]:
+    """From all texts together or, where they have weights, from each its share."""
+    chosen = random.Random(calib.seed)
+    weights = {name: text.weight for name, text in calib.texts.items() if text.weight is not None}
+    if not weights:
+        return _sample(chosen, [sequence for pool in pools.values() for sequence in pool], calib.sequences, calib)
+    bounds = [
+        round(calib.sequences * sum(list(weights.values())[:i]) / sum(weights.values()))
+        for i in range(len(weights) + 1)
+    ]
+    drawn = [
+        sequence
+        for name, begin, end in zip(weights, bounds, bounds[1:], strict=False)
+        for sequence in _sample(chosen, pools[name], end - begin, calib, f" by calib.texts.{name}.weight")
+    ]
+    chosen.shuffle(drawn)
+    return drawn
+
+
+def _sample(
+    chosen: random.Random, pool: list[Sequence], count: int, calib: Calibration, why: str = ""
+) -> list[Sequence]:
+    if len(pool) < count:
+        raise Refused(
+            f"calib.sequences={calib.sequences} of {calib.length} tokens: {count} were asked for{why}, the texts give "
+            f"{len(pool)}; add a text or ask for fewer or shorter ones"
+        )
+    return chosen.sample(pool, count)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
 THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
-SCALES = ("weight_scale", "weight_scale_2", "weight_global_scale")
 
 
 @dataclass
@@ -163,20 +162,15 @@ def _same_bytes(a: Stored, b: Stored) -> bool:
 
 
 def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
-    """Scales must be finite, positive, and give back weights as large as the source's.
-
-    The largest weight that a matrix can hold is its largest scale times the format's largest value (times the second
-    scale of NVFP4, by which compressed-tensors divides); it may be off by a factor of 4, or by 64 where the method
-    rescales. A scale of zero is right for a group of zeros only; one in a hundred may be: tiny groups underflow.
-    """
-    largest, slack = FORMATS[plan.layout].largest, 64 if plan.rescales else 4
+    """Scales must be finite, positive, and give back weights as large as the source's (see scales.py)."""
+    largest = FORMATS[plan.layout].largest
 
     def faults(quantized: tuple[Module, str]) -> list[str]:
         module, name = quantized
         # the experts of a stack are not cut out of it: only their scales are looked at
         original = source[module.tensor] if module.stack == 1 else None
-        found = {suffix: tensors[f"{name}.{suffix}"] for suffix in SCALES if f"{name}.{suffix}" in tensors}
-        return [f"{name}.{suffix} ({fault})" for suffix, fault in scales.faults(found, original, largest, slack)]
+        found = scales.faults(scales.of(name, tensors), original, largest, plan.rescales)
+        return [f"{name}.{suffix} ({fault})" for suffix, fault in found.items()]
 
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
         wrong = [fault for found in pool.map(faults, _quantized(plan)) for fault in found]
@@ -204,7 +198,7 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
         return
     linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
     try:
-        plain = ignore.left_plain(quantization, linear, config)
+        plain = ignore.left_plain(quantization, linear, config, packed)
     except ValueError as split:
         report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")
         return

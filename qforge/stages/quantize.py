@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import os
+import re
 import resource
 import shutil
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from qforge.checkpoint import PICKLED
+from qforge.config import ROOT
 from qforge.request import Request, stage
-
-LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "nvidia-modelopt", "safetensors")
+from qforge.runtimes import look
 
 
 def quantize(request: Request) -> dict[str, Any]:
@@ -40,8 +41,14 @@ def quantize(request: Request) -> dict[str, Any]:
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_gib": usage.ru_maxrss / 2**20,
         "peak_device_gib": peak_device_gib(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": look.versions(asked_for(str(request.job.method.env))),
     }
+
+
+def asked_for(env: str) -> list[str]:
+    """The packages that the environment's group in pyproject.toml names."""
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][env]
+    return [re.split(r"[\[=<>~ ]", requirement)[0] for requirement in group]
 
 
 def peak_device_gib() -> float | None:

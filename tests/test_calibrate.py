@@ -1,0 +1,102 @@
+"""What calibration shows to the model: cut, freed of repeats, weighted, through the chat template, and written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra.core.config_store import ConfigStore
+from test_config import job
+
+from qforge.checkpoint import read_json
+from qforge.checks import check
+from qforge.config import Calibration, Job, Shown
+from qforge.request import Refused, Request
+from qforge.stages.calibrate import _cut, _draw, _known
+
+ConfigStore.instance().store(name="schema", node=Job)
+
+
+def test_sequences_follow_one_another_in_the_lengths_that_were_asked_for() -> None:
+    calib = Calibration("x", {}, 1, 100, [1.0, 0.25, 0.5])
+    cut = list(_cut(list(range(999)), calib))
+    assert [len(s) for s in cut] == [100, 25, 50] * 5 + [100]
+    assert [token for s in cut for token in s] == list(range(975))
+
+
+def test_a_sequence_that_is_mostly_known_is_a_near_duplicate() -> None:
+    chosen = random.Random(0)
+    first, other = (tuple(chosen.randrange(10_000) for _ in range(100)) for _ in range(2))
+    runs: set[tuple[int, ...]] = set()
+    assert not _known(first, runs)
+    assert _known((*first[:50], 7, *first[51:]), runs)  # a word was changed
+    assert _known((*other[:3], *first[:97]), runs)  # shifted
+    assert not _known((*first[:40], *other[40:]), runs)  # begins alike
+
+
+def test_weights_decide_from_which_text_the_sequences_come() -> None:
+    pools = {"a": [(i,) for i in range(100)], "b": [(-i,) for i in range(1, 100)]}
+    texts = {name: Shown(weight=weight) for name, weight in (("a", 3.0), ("b", 1.0))}
+    drawn = _draw(pools, Calibration("x", texts, 40, 1, seed=1))
+    assert sum(s[0] >= 0 for s in drawn) == 30
+    assert len(set(drawn)) == 40
+    with pytest.raises(Refused, match=r"120 were asked for by calib.texts.a.weight, the texts give 100; add a text"):
+        _draw(pools, Calibration("x", texts, 160, 1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["calib.lengths=[1.0,0.0]"], "calib.lengths=[1.0, 0.0]: parts of calib.length=512 are needed"),
+        (["calib.lengths=[]"], "use [1.0]"),
+        (["calib.texts.wikitext.weight=0"], "give every text one above 0, or none"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(job(*overrides))
+
+
+def test_weights_are_for_all_texts_or_none() -> None:
+    texts = {**job().calib.texts, "b": Shown("data/README.md", "x", "x", weight=1.0)}
+    with pytest.raises(ValueError, match="give every text one above 0, or none"):
+        check(replace(job(), calib=replace(job().calib, texts=texts)))
+
+
+def calibrate(model: Path, out: Path, calib: Calibration) -> dict:
+    out.mkdir()
+    Request(replace(job(), calib=calib), str(out), {"source": str(model)}).write(out / "request.json")
+    command = [str(ROOT / ".venvs/quant/bin/python"), "-m", "qforge.stages.calibrate", str(out / "request.json")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+    if done.returncode == 2:
+        raise Refused((out / "refused.txt").read_text())
+    assert done.returncode == 0, done.stderr
+    return read_json(out / "result.json")
+
+
+def test_two_sources_one_of_them_conversations(model: Path, tmp_path: Path) -> None:
+    lines = [{"messages": [{"role": "user", "content": f"How much is {n} and {n * n}?"},
+                           {"role": "assistant", "content": f"{n + n * n}, of course."}]} for n in range(300)]  # fmt: skip
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shown = {
+        "wikitext": replace(job().calib.texts["wikitext"], weight=3.0),
+        "chat": Shown(str(tmp_path / "chat.jsonl"), "chat", "ours", weight=1.0, chat=True),
+    }
+    found = calibrate(model, tmp_path / "out", Calibration("two", shown, 8, 128, [1.0, 0.5]))
+    texts = found["texts"]
+    assert (texts["wikitext"]["used"], texts["chat"]["used"]) == (6, 2)
+    assert found["tokens"] == texts["wikitext"]["used_tokens"] + texts["chat"]["used_tokens"]
+    assert sum(int(length) * count for length, count in found["lengths"].items()) == found["tokens"]
+    assert texts["chat"]["near_duplicates"] > 0  # the same two sentences with other numbers
+    sequences = json.loads((tmp_path / "out/sequences.json").read_text())
+    start = json.loads((model / "tokenizer.json").read_text())["added_tokens"]
+    (im_start,) = [token["id"] for token in start if token["content"] == "<|im_start|>"]
+    assert sum(im_start in sequence for sequence in sequences) == 2

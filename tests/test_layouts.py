@@ -1,0 +1,111 @@
+"""Every layout as its own library writes it, of a model of two blocks: the plan's tensors, one by one, as inspect sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hydra.core.config_store import ConfigStore
+from test_config import job
+from test_streaming import DENSE, checkpoint
+
+from qforge import envs, formats, plan
+from qforge.checkpoint import headers, read_json
+from qforge.config import Job
+from qforge.request import Request
+from qforge.stages.inspect import inspect
+
+ConfigStore.instance().store(name="schema", node=Job)
+
+TINY = ("model=local", "model.name=tiny", "exempt=boundary", "hw=h100", "plan_only=true")
+
+
+def given(source: Path, *overrides: str) -> Job:
+    return job(*TINY, f"model.path={source}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def source(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("tiny") / "source", {**DENSE, "num_hidden_layers": 3}, model, files=1)
+
+
+def make(env: str, source: Path, folder: Path, *methods: str) -> dict[str, Path]:
+    """The artifacts by method, all made in one process."""
+    sequences = folder / "sequences.json"
+    sequences.write_text(json.dumps(np.random.default_rng(0).integers(0, 49152, (4, 64)).tolist()))
+    files = []
+    for method in methods:
+        out = folder / method
+        out.mkdir()
+        wanted = given(source, f"method={method}")
+        inputs = {"source": str(source), "sequences": str(sequences)}
+        Request(wanted, str(out), inputs, plan.make(wanted, source).ignore).write(out / "request.json")
+        files.append(str(out / "request.json"))
+    command = [str(ROOT / f".venvs/{env}/bin/python"), str(ROOT / "tests/layouts.py"), *files]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {method: folder / method / "artifact" for method in methods}
+
+
+BY_LLM_COMPRESSOR = ("nvfp4_gptq", "nvfp4_w4a4", "fp8_block")  # the streamed ones: test_streaming.py
+
+
+@pytest.fixture(scope="module")
+def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make("quant", source, tmp_path_factory.mktemp("quant"), *BY_LLM_COMPRESSOR)
+
+
+def as_planned(source: Path, artifact: Path, method: str) -> None:
+    wanted = given(source, f"method={method}")
+    planned = plan.make(wanted, source)
+    found = inspect(artifact, planned, source)
+    assert found.faults == []
+    assert found.bytes == planned.bytes
+    assert found.checked["matrices whose scales were checked"] == len(planned.quantized) == 7  # the block in the middle
+    config = read_json(artifact / "config.json")
+    assert formats.detect(config) == wanted.method.format
+    assert formats.group_size(config, wanted.method.format) == planned.group_size
+
+
+@pytest.mark.parametrize("method", BY_LLM_COMPRESSOR)
+def test_the_tensors_are_those_of_the_plan(source: Path, made: dict[str, Path], method: str) -> None:
+    as_planned(source, made[method], method)
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize("method", ["gptqmodel", "auto_gptq"])
+def test_the_tensors_of_a_library_with_an_environment_of_its_own(source: Path, tmp_path: Path, method: str) -> None:
+    envs.managed(method)
+    as_planned(source, make(method, source, tmp_path, method)[method], method)
+
+
+def test_gptq_on_the_fp4_grid_keeps_the_global_scales_of_what_is_fused(made: dict[str, Path]) -> None:
+    tensors = headers(made["nvfp4_gptq"])
+    for fused in (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["mlp.gate_proj", "mlp.up_proj"]):
+        scales = {float(tensors[f"model.layers.1.{name}.weight_global_scale"].read()[0]) for name in fused}
+        assert len(scales) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "tensor", "value", "said"),
+    [
+        ("nvfp4_w4a4", "input_global_scale", b"\0\0\xc0\x7f", "input_global_scale (NaN)"),
+        ("fp8_block", "weight_scale", b"\xc0\x7f", "weight_scale (NaN)"),
+        ("fp8_block", "weight_scale", b"\x80\x43", "weights up to"),  # 256
+    ],
+)
+def test_damaged_scales_are_named(
+    source: Path, made: dict[str, Path], tmp_path: Path, method: str, tensor: str, value: bytes, said: str
+) -> None:
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((made[method] / file).read_bytes())
+    scale = headers(tmp_path)[f"model.layers.1.mlp.down_proj.{tensor}"]
+    with scale.file.open("r+b") as stream:
+        stream.seek(scale.offset)
+        stream.write(value)
+    assert said in "\n".join(inspect(tmp_path, plan.make(given(source, f"method={method}"), source), source).faults)
