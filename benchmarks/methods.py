@@ -47,7 +47,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     first = rows[0]
     texts = list(first["measured"]["evaluate"]["texts"])
     tasks = list(first["measured"]["evaluate"]["tasks"])
-    streams = next((list(b["runs"]) for r in rows if "runs" in (b := r["measured"]["bench"])), [])  # none: nothing is timed
+    timed = [
+        r["measured"]["bench"]["runs"] for r in rows if "runs" in r["measured"]["bench"]
+    ]  # emulated rows never are
+    streams = list(timed[0]) if timed else []
     head = ["method", "group", "MB", "bits per weight", "of what is packed", *[f"PPL {t}" for t in texts], *tasks]
     head += [*[f"tokens/s at {c}" for c in streams], "GiB resident", "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

@@ -48,7 +48,7 @@ def page() -> str:
         for model, found in groupby(of_hw, lambda row: str(row["model"])):
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(found, measured_by):
-                lines += [conditions, "", *section(list(alike)), ""]
+                lines += [*section(conditions, list(alike)), ""]
             lines += tiers(model, hw)
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
@@ -57,22 +57,25 @@ def page() -> str:
 
 
 def measured_by(row: Row) -> str:
-    """When, by what and on what a row was measured: rows of one table have it in common."""
+    """By what, on what and how a row was measured: rows of one table have it in common."""
     machine, conditions = row["machine"], row["conditions"]
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
     return (
-        f"{row['date']}, vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. "
+        f"vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. "
+        f"{conditions['windows']} windows of up to {conditions['context']} tokens; "
         f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
         f"{row['caution']}"
     ).strip()
 
 
-def section(rows: list[Row]) -> list[str]:
-    """The tables of one model on one hardware under the same conditions."""
-    return [
-        *table(rows, quality), "", *table(rows, closeness), "", *table(rows, speed), "", *table(rows, memory), "",
-        *table(rows, predicted),
-    ]  # fmt: skip
+def section(conditions: str, rows: list[Row]) -> list[str]:
+    """The tables of one model on one hardware under the same conditions, and when they were measured."""
+    dates = sorted({row["date"] for row in rows})
+    lines = [f"{' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, {conditions}"]
+    for cells in (quality, closeness, speed, memory, predicted):
+        if found := table(rows, cells):
+            lines += ["", *found]
+    return lines
 
 
 def table(rows: list[Row], cells: Any) -> list[str]:
