@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from qforge.guide import Choice
 from qforge.measured import Measurement
 
 
+@functools.cache
 def choices(*hardware: str, model: str = "llama3_1_8b") -> list[Choice]:
     def again(*overrides: str):
         return job(f"model={model}", *overrides)
