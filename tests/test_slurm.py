@@ -15,6 +15,7 @@ from cluster import find, process_of, said, slurm, until
 from conftest import QUICK, Cli, Finished
 from test_bad_input import processes_with, wait_for_output
 from test_config import job
+from test_streaming import DENSE, checkpoint
 
 from qforge.checkpoint import read_json
 from qforge.slurm import environments
@@ -23,7 +24,6 @@ pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(not (shutil.which("sbatch") and find("munged")), reason="SLURM or munge is not installed"),
 ]
-GPTQ = ("method=gptq", "calib.length=64", "stages=[quantize,inspect]")
 HERE = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1")
 
 
@@ -31,6 +31,20 @@ HERE = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.laun
 def node() -> Iterator[None]:
     with slurm(cores=2):
         yield
+
+
+@pytest.fixture(scope="module")
+def gptq(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """A job that takes a while: GPTQ of three blocks of random weights."""
+    small = checkpoint(tmp_path_factory.mktemp("small") / "source", {**DENSE, "num_hidden_layers": 3}, model, files=1)
+    return (
+        "model=local",
+        "model.name=small",
+        f"model.path={small}",
+        "method=gptq",
+        "calib.length=64",
+        "stages=[quantize,inspect]",
+    )
 
 
 @contextmanager
@@ -62,8 +76,8 @@ def reason(folder: Path, number: int) -> str:
     return row["failed"]["reason"]
 
 
-def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, model: Path, tmp_path: Path) -> None:
-    with sweep(cli, tmp_path, *GPTQ, "calib.sequences=2,3,4,0,5") as process:
+def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, gptq: tuple[str, ...], tmp_path: Path) -> None:
+    with sweep(cli, tmp_path, *gptq, "calib.sequences=2,3,4,0,5") as process:
         for number in (0, 1):  # there is room for two
             wait_for_output(tmp_path / f"{number}" / "quantize.log", "", process)
         array = said("squeue", "--noheader", "--format=%F").split()[0]
@@ -86,9 +100,9 @@ def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, model: P
     assert (tmp_path / "report.html").exists()
 
 
-def test_a_job_that_runs_out_of_time_says_so(cli: Cli, model: Path, tmp_path: Path) -> None:
+def test_a_job_that_runs_out_of_time_says_so(cli: Cli, gptq: tuple[str, ...], tmp_path: Path) -> None:
     short = ("hydra.launcher.timeout_min=5", "hydra.launcher.max_num_timeout=0")  # each signal counts as one
-    with sweep(cli, tmp_path, *GPTQ, "calib.sequences=5", *short) as process:
+    with sweep(cli, tmp_path, *gptq, "calib.sequences=5", *short) as process:
         wait_for_output(tmp_path / "0" / "quantize.log", "", process)
         said("scancel", "--signal=USR2", *said("squeue", "--noheader", "--format=%A").split())
         done = ended(process, tmp_path)
@@ -96,8 +110,8 @@ def test_a_job_that_runs_out_of_time_says_so(cli: Cli, model: Path, tmp_path: Pa
     assert "Job not requeued because: timed-out too many times" in reason(tmp_path, 0)
 
 
-def test_ctrl_c_ends_the_jobs_as_well(cli: Cli, model: Path, tmp_path: Path) -> None:
-    with sweep(cli, tmp_path, *GPTQ, "calib.sequences=6") as process:
+def test_ctrl_c_ends_the_jobs_as_well(cli: Cli, gptq: tuple[str, ...], tmp_path: Path) -> None:
+    with sweep(cli, tmp_path, *gptq, "calib.sequences=6") as process:
         wait_for_output(tmp_path / "0" / "quantize.log", "", process)
         process.send_signal(signal.SIGINT)
         output = process.communicate()[0]
