@@ -208,7 +208,7 @@ def test_a_real_climb(cli: Cli, model: Path, tmp_path: Path) -> None:
     """Once with a gate that nothing passes; again, from the store, with one that the second rung just passes."""
     common = (
         "method=rtn", "runtime=transformers", "eval=quick", "eval.tasks=[]", "eval.stability.prompts=null", "gate=quality",
-        "~gate.criteria.task", "~hydra.sweeper.rungs.boundary_targeted", "~hydra.sweeper.rungs.boundary",
+        "~gate.criteria.task", *(f"~hydra.sweeper.rungs.{rung}" for rung in ("boundary_targeted", "boundary", "sensitivity")),
     )  # fmt: skip
     (tmp_path / "first").mkdir()
     done = ladder(cli, tmp_path / "first", *common, "gate.criteria.perplexity.at_most=0")
