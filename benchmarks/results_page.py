@@ -60,9 +60,10 @@ def measured_by(row: Row) -> str:
     """By what, on what and how a row was measured: rows of one table have it in common."""
     machine, conditions = row["machine"], row["conditions"]
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
+    windows = f"{conditions['windows']} windows of up to {conditions['context']} tokens per text; "
+    scored = windows if row["measured"]["evaluate"].get("texts") else ""
     return (
-        f"vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. "
-        f"{conditions['windows']} windows of up to {conditions['context']} tokens; "
+        f"vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. {scored}"
         f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
         f"{row['caution']}"
     ).strip()
