@@ -1,4 +1,4 @@
-"""Pin each dependency group of pyproject.toml in envs/<group>.txt: versions only, no addresses."""
+"""Pin dependency groups of pyproject.toml (those named, else all) in envs/<group>.txt: versions only, no addresses."""
 
 import os
 import re
@@ -12,7 +12,7 @@ uv = Path(sys.executable).with_name("uv")
 environ = dict(os.environ)
 if "PIP_FIND_LINKS" in environ:
     environ.setdefault("UV_FIND_LINKS", environ["PIP_FIND_LINKS"])
-for group in tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]:
+for group in sys.argv[1:] or tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]:
     out, overrides = ROOT / f"envs/{group}.txt", ROOT / f"envs/{group}.overrides.txt"
     command = [uv, "pip", "compile", "--quiet", "--group", group, "--python-version", "3.11", "--output-file", out]
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]

@@ -122,9 +122,9 @@ def _first(layout: str, where: str, group: int | None, layers: str, version: str
 
 
 def platform(hw: Hardware, runtime: Runtime) -> str:
-    """What the rows call it: a capability, cpu- and its instructions, or transformers."""
+    """What the rows call it: a capability, cpu- and its instructions, or transformers and what it has beside it."""
     if runtime.engine is Engine.transformers:
-        return "transformers"
+        return "transformers-bitsandbytes" if runtime.env == "bitsandbytes" else "transformers"
     if hw.vendor is Vendor.cpu:
         return f"cpu-{hw.capability or hardware.cpu().instructions}"
     return str(hw.capability)

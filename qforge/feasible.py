@@ -30,6 +30,12 @@ def refuse_architecture(job: Job, config: Config) -> None:
             f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
             f"{kind}; use method={job.method.instead or 'gptq'}"
         )
+    if known and "rope_parameters" in config and "rope_theta" not in config:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: config.json has rope_parameters, which its library's "
+            "transformers 4 does not read: it would calibrate another model; say rope_theta (and rope_scaling) there too, or "
+            f"use method={job.method.instead or 'gptq'}"
+        )
 
 
 def group_size(job: Job, layout: Format) -> int | None:

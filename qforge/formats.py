@@ -6,6 +6,7 @@ reads (create_weights of its schemes). inspect compares every tensor of an artif
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -92,6 +93,26 @@ def _gptq(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     }
 
 
+def _awq(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    groups = 1 if group == -1 else columns // group
+    return {
+        "qweight": Tensor("I32", (columns, rows // 8)),
+        "qzeros": Tensor("I32", (groups, rows // 8)),
+        "scales": Tensor("F16", (groups, rows)),
+    }
+
+
+def _nf4(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    """BitsAndBytes: the matrix as one long vector, and beside it what unpacks it, some of that in JSON."""
+    state = {"quant_type": "nf4", "blocksize": group, "dtype": "bfloat16", "shape": [rows, columns]}
+    return {
+        "weight": Tensor("U8", (rows * columns // 2, 1)),
+        "weight.absmax": Tensor("F32", (rows * columns // group,)),
+        "weight.quant_map": Tensor("F32", (16,)),
+        "weight.quant_state.bitsandbytes__nf4": Tensor("U8", (len(json.dumps(state)),)),
+    }
+
+
 def _bf16(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     return {"weight": Tensor("BF16", (rows, columns))}
 
@@ -104,6 +125,8 @@ FORMATS = {
     "int4_asym": Format("int4", 4, lambda *a: _int4(*a, symmetric=False), INT4_GROUPS, CT, 15),
     "gptq": Format("int4", 4, _gptq, INT4_GROUPS, "gptq", 8, unpacks=False),
     "gptq_asym": Format("int4", 4, _gptq, INT4_GROUPS, "gptq", 15, unpacks=False),
+    "awq": Format("int4", 4, _awq, INT4_GROUPS, "awq", 15, unpacks=False),
+    "nf4": Format("nf4", 4, _nf4, (64,), "bitsandbytes", unpacks=False),
     "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), CT, 6),
     "nvfp4_w4a4": Format("nvfp4_w4a4", 4, _nvfp4_w4a4, (16,), CT, 6, unpacks=False),
     "nvfp4_modelopt": Format("nvfp4", 4, _nvfp4_modelopt, (16,), "modelopt", 6),
@@ -121,6 +144,11 @@ def detect(config: dict[str, Any]) -> str | None:
         return "nvfp4_modelopt" if "NVFP4" in str(quantization.get("quant_algo")) else None
     if quantization.get("quant_method") == "gptq" and quantization.get("bits") == 4:
         return "gptq" if quantization["sym"] else "gptq_asym"
+    if quantization.get("quant_method") == "awq" and quantization.get("bits") == 4:
+        return "awq" if quantization["zero_point"] and quantization["version"] == "gemm" else None
+    if quantization.get("quant_method") == "bitsandbytes":
+        double = quantization["bnb_4bit_use_double_quant"]
+        return "nf4" if quantization["bnb_4bit_quant_type"] == "nf4" and not double else None
     if quantization.get("quant_method") != CT:
         return None
     group = next(iter(quantization["config_groups"].values()))
@@ -139,7 +167,9 @@ def group_size(config: dict[str, Any], layout: str) -> int | None:
     if not FORMATS[layout].group_sizes:
         return None
     quantization = config["quantization_config"]
-    if FORMATS[layout].quant_method == "gptq":
+    if FORMATS[layout].quant_method in ("gptq", "awq"):
         return int(quantization["group_size"])
+    if layout == "nf4":  # its config does not say, and transformers makes no other
+        return 64
     weights = next(iter(quantization["config_groups"].values()))["weights"]
     return int(weights.get("group_size") or -1)

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json makes vLLM leave in 16 bits, by vLLM's own rules for each format.
+"""What a checkpoint's config.json makes vLLM (for BitsAndBytes: transformers) leave in 16 bits, by its rules for each format.
 
 A list that says otherwise than the tensors do is the commonest way to a model that does not load, or loads as garbage:
 `model.layers.1*`, which ModelOpt's exporter writes for a whole block, is read as a substring and catches blocks 10-19 too.
@@ -48,7 +48,8 @@ def _entries(
     tensors: Sequence[str],
 ) -> list[str]:
     """The list, with vLLM's names: patterns that begin with re: stay as they are (compressed_tensors.py:142)."""
-    listed = quantization.get("ignore") or quantization.get("modules_to_not_convert") or []
+    keys = ("ignore", "modules_to_not_convert", "llm_int8_skip_modules")
+    listed: Sequence[Any] = next((quantization[key] for key in keys if quantization.get(key)), [])
     if method == "gptq":  # no list: the tensors (auto_gptq.py:273), and rules that begin with -:
         listed = [*tensors, *(f"re:{rule[2:]}" for rule in quantization.get("dynamic") or {} if rule.startswith("-:"))]
     elif method == "awq" and not listed:  # auto_awq.py:370
@@ -111,6 +112,15 @@ def substring(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> boo
     return listed(matrix) or _all_or_none(matrix, [listed(shard) for shard in shards])
 
 
+def prefix_or_suffix(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> bool:
+    """BitsAndBytes, which transformers reads: an entry that a name begins or ends with (quantizers_utils.py:26)."""
+
+    def listed(name: str) -> bool:
+        return any(re.match(entry, name) is not None or name.endswith(entry) for entry in entries)
+
+    return _all_or_none(matrix, [listed(name) for name in shards or [matrix]])
+
+
 def _all_or_none(matrix: str, found: Sequence[bool]) -> bool:
     if any(found) and not all(found):
         raise ValueError(f"lists some but not all parts of {matrix}, which vLLM computes in one precision")
@@ -119,4 +129,5 @@ def _all_or_none(matrix: str, found: Sequence[bool]) -> bool:
 
 MATCHERS: dict[str, Matcher] = {
     "modelopt": modelopt, "compressed-tensors": compressed_tensors, "awq": substring, "gptq": gptq,
+    "bitsandbytes": prefix_or_suffix,
 }  # fmt: skip

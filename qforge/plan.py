@@ -185,7 +185,9 @@ def _parts(
     bf16, after = Counter[str](), Counter[str]()
     for counted, held in ((bf16, tensors), (after, packed)):
         for name, tensor in held.items():
-            counted[kinds.get(name) or kinds.get(name.rpartition(".")[0], REST)] += tensor.nbytes
+            module = name.partition(".weight.")[0]  # x.weight.absmax is of x, as x.weight is
+            kind = kinds.get(module) or kinds.get(module.rpartition(".")[0], REST)
+            counted[kind] += tensor.nbytes
     total, treated = Counter(m.kind for m in tree), Counter(m.kind for m in quantized)
     return {kind: Part(total[kind], treated[kind], bf16[kind], after[kind]) for kind in bf16}
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # of weights first, then of a whole matrix, then of activations
-SUFFIXES = ("weight_scale", "scales", "weight_scale_2", "weight_global_scale", "input_global_scale")
+SUFFIXES = ("weight_scale", "scales", "weight.absmax", "weight_scale_2", "weight_global_scale", "input_global_scale")
 SLACK_RESCALED, SLACK = 64, 4  # by how much the largest weight may be off, where the method folds scales into it or not
 
 

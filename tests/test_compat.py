@@ -13,8 +13,11 @@ from qforge.config import Engine, Hardware, Runtime, Vendor
 from qforge.formats import FORMATS
 
 VLLM = Runtime(name="vllm", engine=Engine.vllm)
-TRANSFORMERS = Runtime(name="transformers", engine=Engine.transformers)
-PLATFORMS = [*compat.facts()["sets"]["vllm"], "transformers"]
+RUNTIMES = {
+    "transformers": Runtime(name="transformers", engine=Engine.transformers, env="quant"),
+    "transformers-bitsandbytes": Runtime(name="transformers_bnb", engine=Engine.transformers, env="bitsandbytes"),
+}
+PLATFORMS = [*compat.facts()["sets"]["vllm"], "transformers", "transformers-bitsandbytes"]
 LAYOUTS = sorted({layout for row in compat.facts()["rows"] for layout in row.formats})
 GROUPED = ("int4", "int4_asym", "gptq", "gptq_asym", "awq", "mxfp4", *compat.facts()["sets"]["nvfp4_all"])
 ROWS: list[Row] = compat.facts()["rows"]
@@ -27,7 +30,7 @@ def groups(layout: str) -> tuple[int | None, ...]:
 def ask(layout: str, platform: str, group: int | None, layers: str = "linear", version: str = "0.33") -> Serving:
     cpu = platform.startswith("cpu-")
     hw = Hardware(name=platform, vendor=Vendor.cpu if cpu else Vendor.nvidia, capability=platform.removeprefix("cpu-"))
-    runtime = TRANSFORMERS if platform == "transformers" else VLLM
+    runtime = RUNTIMES.get(platform, VLLM)
     return compat.serving(layout, layout, group, hw, runtime, layers == "experts", version)
 
 
@@ -71,7 +74,7 @@ def test_every_case_is_answered_and_every_row_decides_one() -> None:
     for layout, platform, group, layers, version in CASES:
         first = next((i for i, row in enumerate(ROWS) if row.fits(layout, platform, group, layers, version)), None)
         if first is None:  # only where plan refuses the group before: no such format, or one that transformers reads
-            assert platform == "transformers" or platform.startswith("cpu-"), (layout, platform, group, layers)
+            assert platform.startswith(("transformers", "cpu-")), (layout, platform, group, layers)
             continue
         idle.discard(first)
     assert not idle, [ROWS[i] for i in idle]
@@ -197,6 +200,7 @@ REFUSALS = [
     ),
     ("gptq", "cpu-amx", 16, "linear", "checks Marlin's group sizes for the GPTQ format", "group_size=32, 64 or 128"),
     ("gptq", "transformers", 64, "linear", "packages that the environment does not have", "method=bf16"),
+    ("gptq", "transformers-bitsandbytes", 64, "linear", "nothing that reads another format", "runtime=transformers"),
     ("awq", "9.0", 16, "linear", "multiples of 32", "group_size=32, 64 or 128"),
     ("awq", "gfx942", 16, "linear", "Triton kernel for AWQ takes groups of 32", "group_size=32, 64 or 128"),
     ("int4", "gfx942", 16, "linear", "takes group 16 with bf16 activations", "group_size=32, 64 or 128"),
@@ -210,6 +214,7 @@ REFUSALS = [
     ("int8", "12.0", None, "linear", "Int8 not supported on SM", "method=fp8"),
     ("int8", "cpu-avx2", None, "experts", "need AMX", "method=bf16"),
     ("nf4", "9.0", None, "linear", "since 0.28; 0.27.1 was the last", "vllm-bnb-plugin"),
+    ("nf4", "transformers", None, "linear", "does not have BitsAndBytes", "runtime=transformers_bnb"),
     ("q4_k", "9.0", None, "linear", "nothing is known of q4_k (q4_k), group None, on 9.0 (9.0)", "add the row"),
     ("bf16", "8.6", None, "linear", "nothing is known of bf16 (bf16), group None, on 8.6", "another method"),
 ]

@@ -53,11 +53,12 @@ def make(env: str, source: Path, folder: Path, *methods: str) -> dict[str, Path]
 
 
 BY_LLM_COMPRESSOR = ("nvfp4_gptq", "nvfp4_w4a4", "fp8_block")  # the streamed ones: test_streaming.py
+BY_MODELOPT = ("nvfp4", "nvfp4_mse", "nvfp4_four_over_six", "nvfp4_hessian")
 
 
 @pytest.fixture(scope="module")
 def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make("quant", source, tmp_path_factory.mktemp("quant"), *BY_LLM_COMPRESSOR)
+    return make("quant", source, tmp_path_factory.mktemp("quant"), *BY_LLM_COMPRESSOR, *BY_MODELOPT)
 
 
 def as_planned(source: Path, artifact: Path, method: str) -> None:
@@ -72,13 +73,13 @@ def as_planned(source: Path, artifact: Path, method: str) -> None:
     assert formats.group_size(config, wanted.method.format) == planned.group_size
 
 
-@pytest.mark.parametrize("method", BY_LLM_COMPRESSOR)
+@pytest.mark.parametrize("method", [*BY_LLM_COMPRESSOR, *BY_MODELOPT])
 def test_the_tensors_are_those_of_the_plan(source: Path, made: dict[str, Path], method: str) -> None:
     as_planned(source, made[method], method)
 
 
 @pytest.mark.libraries
-@pytest.mark.parametrize("method", ["gptqmodel", "auto_gptq"])
+@pytest.mark.parametrize("method", ["gptqmodel", "auto_gptq", "autoawq", "autoround", "bnb_nf4"])
 def test_the_tensors_of_a_library_with_an_environment_of_its_own(source: Path, tmp_path: Path, method: str) -> None:
     envs.managed(method)
     as_planned(source, make(method, source, tmp_path, method)[method], method)

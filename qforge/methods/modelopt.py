@@ -1,4 +1,5 @@
-"""NVIDIA ModelOpt: NVFP4. The method's `args`: `config`, the name of one of its quantization configs."""
+"""NVIDIA ModelOpt: NVFP4. The method's `args`: `config`, the name of one of its quantization configs, and what of it to
+replace: its `algorithm`, and entries of its `block_sizes`."""
 
 from __future__ import annotations
 
@@ -10,9 +11,13 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 from modelopt.torch.export import export_hf_checkpoint
+from modelopt.torch.quantization.nn.modules import tensor_quantizer
+from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from transformers import AutoModelForCausalLM
 
 from qforge.config import Job
+
+LARGEST = 6.0  # in FP4
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
@@ -20,12 +25,18 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
 
     Exempted modules are switched off last, by their exact names, after ModelOpt's own rules.
     """
-    config = deepcopy(getattr(mtq, job.method.args["config"]))
+    options = dict(job.method.args)
+    config = deepcopy(getattr(mtq, options["config"]))
+    config["algorithm"] = options.get("algorithm", config["algorithm"])
+    # the group is 16, unless its quality alone is asked for
+    sizes = {**options.get("block_sizes", {}), -1: job.group_size}
     for entry in config["quant_cfg"]:
         if "block_sizes" in (entry.get("cfg") or {}):
-            entry["cfg"]["block_sizes"][-1] = job.group_size  # 16, unless its quality alone is asked for
+            entry["cfg"]["block_sizes"].update(sizes)
     for name in exempt:
         config["quant_cfg"].append({"quantizer_name": f"{name}.*quantizer", "enable": False})
+    if not torch.accelerator.is_available():
+        tensor_quantizer.static_blockwise_fp4_fake_quant = to_fp4_and_back
     # llm-compressor brings each block to the GPU by itself; ModelOpt works where the model lies
     place = "auto" if torch.accelerator.is_available() else None
     model = AutoModelForCausalLM.from_pretrained(
@@ -41,7 +52,28 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
     name_exactly(out, exempt)
-    return {"config": job.method.args["config"], "disabled": exempt}
+    return {**options, "disabled": exempt}
+
+
+def to_fp4_and_back(
+    blocks: torch.Tensor,
+    amax: torch.Tensor,
+    global_amax: torch.Tensor,
+    _: bool,
+    most: float,
+    dtype: torch.dtype,
+    *__: Any,
+) -> torch.Tensor:
+    """What ModelOpt's kernel computes in Triton, which a CPU does not have: `blocks`, [n, 16], with a scale each.
+
+    The scales are rounded as they are exported; `most` is the largest that they come to.
+    """
+    unit = global_amax.float() / (LARGEST * most)
+    scale = NVFP4QTensor._cast_per_block_scale_to_fp8(amax.float().view(-1, 1) / LARGEST / unit).float() * unit
+    values = blocks.float() / scale
+    size = values.abs()
+    step = 0.5 * (1 + (size >= 2).float()) * (1 + (size >= 4).float())  # between neighbours in FP4
+    return ((values / step).round() * step).clamp(-LARGEST, LARGEST).mul(scale).to(dtype)
 
 
 def name_exactly(out: Path, exempt: list[str]) -> None:
