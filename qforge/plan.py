@@ -57,6 +57,7 @@ class Plan:
     parts: dict[str, Part]
     estimates: Estimates
     rescales: bool  # blocks' other tensors may differ from the source (see Method)
+    signed_scales: bool
     tensors: dict[str, Tensor] = field(repr=False)
     modules: list[Module] = field(repr=False)
 
@@ -150,6 +151,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         parts=_parts(tree, quantized, model.tensors, packed),
         estimates=estimate(job, text, tree, model.tensors, packed, serving, layout.scheme),
         rescales=job.method.rescales,
+        signed_scales=job.method.signed_scales,
         tensors=model.tensors if serving.how is How.simulated else packed,
         modules=tree,
     )

@@ -34,5 +34,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         seqlen=length,
         **options,
     )
-    rounded.quantize_and_save(str(out), format=FORMAT)
+    saved = out.parent / "autoround"
+    rounded.quantize_and_save(str(saved), format=FORMAT)
+    (folder,) = saved.iterdir()  # which it names after the model
+    folder.rename(out)
+    saved.rmdir()
     return options

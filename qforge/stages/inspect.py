@@ -169,7 +169,10 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
         module, name = quantized
         # the experts of a stack are not cut out of it: only their scales are looked at
         original = source[module.tensor] if module.stack == 1 else None
-        found = scales.faults(scales.of(name, tensors), original, largest, plan.rescales)
+        values = scales.of(name, tensors)
+        if plan.signed_scales:
+            values = {suffix: abs(signed) for suffix, signed in values.items()}
+        found = scales.faults(values, original, largest, plan.rescales)
         return [f"{name}.{suffix} ({fault})" for suffix, fault in found.items()]
 
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
