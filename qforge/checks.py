@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from qforge import tasks
 from qforge.comparisons import METRICS
-from qforge.config import ON_REQUEST, STAGES, Calibration, Criterion, Engine, Job, repository_path
+from qforge.config import ON_REQUEST, STAGES, Calibration, Criterion, Engine, Job, Method, repository_path
 from qforge.evaluation import eval_files
 from qforge.exempt import waits
 from qforge.methods import rounding
@@ -44,6 +45,7 @@ def check(job: Job) -> None:
     for file in tasks.data_files(job.eval):
         if not file.is_file():
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
+    _check_symmetry(job.method)
     _check_lengths(job)
     _check_sensitivity(job)
     for name, criterion in job.gate.criteria.items():
@@ -52,6 +54,25 @@ def check(job: Job) -> None:
     for key, path in read.items():
         if not repository_path(path).is_file():
             raise ValueError(f"{key}={path}: no such file; give one that is there")
+
+
+def _check_symmetry(method: Method) -> None:
+    """Plans know the layout by method.format; whether there are zero points is said among the library's options too."""
+    said = _symmetric(method.args)
+    layout = method.format.removesuffix("_asym") + ("" if said else "_asym")
+    if said is not None and method.format in ("int4", "int4_asym", "gptq", "gptq_asym") and layout != method.format:
+        raise ValueError(
+            f"method={method.name}: its args say {'symmetric' if said else 'asymmetric'}, and method.format={method.format} is "
+            f"not; say method.format={layout} too"
+        )
+
+
+def _symmetric(options: dict[str, Any]) -> bool | None:
+    for key, value in options.items():
+        found = value if key in ("sym", "symmetric") else _symmetric(value) if isinstance(value, dict) else None
+        if found is not None:
+            return bool(found)
+    return None
 
 
 def _check_lengths(job: Job) -> None:

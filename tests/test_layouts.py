@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def source(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("tiny") / "source", {**DENSE, "num_hidden_layers": 3}, model, files=1)
 
 
-def make(env: str, source: Path, folder: Path, *methods: str) -> dict[str, Path]:
+def make(env: str, source: Path, folder: Path, *methods: str, overrides: Sequence[str] = ()) -> dict[str, Path]:
     """The artifacts by method, all made in one process."""
     sequences = folder / "sequences.json"
     sequences.write_text(json.dumps(np.random.default_rng(0).integers(0, 49152, (4, 64)).tolist()))
@@ -42,7 +43,7 @@ def make(env: str, source: Path, folder: Path, *methods: str) -> dict[str, Path]
     for method in methods:
         out = folder / method
         out.mkdir()
-        wanted = given(source, f"method={method}")
+        wanted = given(source, f"method={method}", *overrides)
         inputs = {"source": str(source), "sequences": str(sequences)}
         Request(wanted, str(out), inputs, plan.make(wanted, source).ignore).write(out / "request.json")
         files.append(str(out / "request.json"))
@@ -61,8 +62,8 @@ def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return make("quant", source, tmp_path_factory.mktemp("quant"), *BY_LLM_COMPRESSOR, *BY_MODELOPT)
 
 
-def as_planned(source: Path, artifact: Path, method: str) -> None:
-    wanted = given(source, f"method={method}")
+def as_planned(source: Path, artifact: Path, method: str, *overrides: str) -> None:
+    wanted = given(source, f"method={method}", *overrides)
     planned = plan.make(wanted, source)
     found = inspect(artifact, planned, source)
     assert found.faults == []
@@ -79,10 +80,43 @@ def test_the_tensors_are_those_of_the_plan(source: Path, made: dict[str, Path], 
 
 
 @pytest.mark.libraries
-@pytest.mark.parametrize("method", ["gptqmodel", "auto_gptq", "autoawq", "autoround", "bnb_nf4"])
-def test_the_tensors_of_a_library_with_an_environment_of_its_own(source: Path, tmp_path: Path, method: str) -> None:
-    envs.managed(method)
-    as_planned(source, make(method, source, tmp_path, method)[method], method)
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [
+        ("gptqmodel", ()),
+        ("auto_gptq", ()),
+        ("autoawq", ()),
+        ("autoround", ("method.args.iters=20",)),
+        ("bnb_nf4", ("runtime=transformers_bnb",)),
+    ],
+)
+def test_the_tensors_of_a_library_with_an_environment_of_its_own(
+    source: Path, tmp_path: Path, method: str, overrides: tuple[str, ...]
+) -> None:
+    env = str(job(f"method={method}").method.env)
+    envs.managed(env)
+    as_planned(source, make(env, source, tmp_path, method, overrides=overrides)[method], method, *overrides)
+
+
+def test_a_search_for_scales_finds_better_ones(source: Path, made: dict[str, Path]) -> None:
+    """By squared error of the weights; the local Hessian by that of the output, where the norm's weights size the inputs."""
+    original, name = headers(source), "model.layers.1.self_attn.q_proj"
+    weight = original[f"{name}.weight"].read().astype(np.float32)
+    lost = {method: unpacked(made[method], name) - weight for method in BY_MODELOPT}
+    squared = {method: float((loss**2).sum()) for method, loss in lost.items()}
+    assert squared["nvfp4_mse"] < 0.9 * squared["nvfp4_four_over_six"] < 0.81 * squared["nvfp4"]
+    sizes = original["model.layers.1.input_layernorm.weight"].read().astype(np.float32)
+    assert ((lost["nvfp4_hessian"] * sizes) ** 2).sum() < 0.9 * ((lost["nvfp4_mse"] * sizes) ** 2).sum()
+
+
+def unpacked(artifact: Path, name: str) -> np.ndarray:
+    """ModelOpt's NVFP4: two values to a byte, the first in its low half; a scale per 16, times one of the matrix."""
+    tensors = headers(artifact)
+    grid = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    packed, scale = tensors[f"{name}.weight"].read(), tensors[f"{name}.weight_scale"].read().astype(np.float32)
+    codes = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1)
+    scale = np.repeat(scale * tensors[f"{name}.weight_scale_2"].read(), 16, axis=1)
+    return np.concatenate([grid, -grid])[codes] * scale
 
 
 def test_gptq_on_the_fp4_grid_keeps_the_global_scales_of_what_is_fused(made: dict[str, Path]) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from test_config import job
+from test_streaming import DENSE
 
 from qforge import plan
+from qforge.checks import check
+
+GPTQ = "method.args.GPTQModifier.config_groups.weights.weights"
+AWQ = "method.args.QuantizationModifier.config_groups.weights.weights"
 
 
 def planned(*overrides: str) -> plan.Plan:
@@ -78,6 +85,12 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (["method=mxfp4"], "no MXFP4 kernel for linear layers on a CPU; use method=gptq .*, or unservable=measure"),
         (["model=qwen3_8b", "method=auto_gptq", "hw=h100"], "qwen2 only, and this is a qwen3; use method=gptqmodel"),
         (["model=mixtral_8x7b", "method=auto_gptq", "hw=h100"], "and this is a mixtral; use method=gptqmodel"),
+        (["model=qwen3_30b_a3b", "method=autoawq", "hw=h100"], "qwen3 only, and this is a qwen3_moe; use method=awq$"),
+        (["model=gemma3_270m", "method=autoawq"], "qwen3 only, and this is a gemma3_text; use method=awq$"),
+        (["method=bnb_nf4"], "0.27.1 was the last, .* vllm-bnb-plugin .*; use runtime=transformers_bnb for its quality"),
+        (["method=bnb_nf4", "runtime=transformers"], "does not have BitsAndBytes; use runtime=transformers_bnb"),
+        (["method=rtn", "runtime=transformers_bnb"], "nothing that reads another format; use runtime=transformers"),
+        (["method=bnb_nf4", "group_size=32", "runtime=transformers_bnb"], "nf4 exists at group 64 only; use group_size=64"),
         (["exempt.lm_head.match=[]"], r"lm_head.match=\[\]: it names nothing"),
         (["method=nvfp4", "group_size=64"], "NVFP4 exists at group 16 only .* use group_size=16, .* or unservable=measure"),
     ],
@@ -85,6 +98,40 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
 def test_what_cannot_work_says_the_way_out(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.compile(message, re.S)):
         planned(*overrides)
+
+
+def test_a_config_that_the_library_reads_otherwise_is_refused(tmp_path: Path) -> None:
+    """transformers 4 takes rope_theta, and 10,000 where there is none: it would calibrate another model."""
+    config = {**DENSE, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
+    file = tmp_path / "config.json"
+    given = ("model=local", "model.name=x", f"model.architecture={file}", "method=autoawq", "hw=h100")
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"transformers 4 does not read.*say rope_theta .* or use method=awq"):
+        planned(*given)
+    file.write_text(json.dumps({**config, "rope_theta": 1e6}))
+    assert planned(*given).layout == "awq"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=gptq", f"{GPTQ}.symmetric=false"], "its args say asymmetric, .* say method.format=int4_asym too$"),
+        (["method=awq", f"{AWQ}.symmetric=true"], "its args say symmetric, .* say method.format=int4 too$"),
+        (["method=gptqmodel", "method.args.sym=false"], "its args say asymmetric, .* say method.format=gptq_asym too$"),
+    ],
+)
+def test_an_option_that_makes_another_layout_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(job(*overrides))
+    check(job(*overrides, f"method.format={message.split('format=')[1].split()[0]}"))
+
+
+def test_nf4_counts_what_lies_beside_its_weights() -> None:
+    made = planned("method=bnb_nf4", "runtime=transformers_bnb")
+    assert (
+        made.parts["attention"].bytes + made.parts["mlp"].bytes == made.bytes - made.parts["embedding"].bytes - 70_272
+    )
+    assert made.quantized_bits_per_weight == pytest.approx(4.5, abs=0.01)
 
 
 def test_two_experiments_that_are_one_plan_say_so() -> None:
