@@ -33,6 +33,7 @@ class Choice:
     refusal: str
     measurements: list[Measurement]
     calibrated: bool = False  # whether the method looks at data
+    judged: bool = False  # whether results/ has a row of the method, on whatever hardware
 
     def summary(self) -> dict[str, Any]:
         """For guide.json."""
@@ -80,7 +81,7 @@ class Advice:
 def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | None) -> list[Choice]:
     """Every method of conf/method/ planned on every hardware; `again` composes the job with other choices."""
     methods = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml") if file.stem != AUTO)
-    found = []
+    judged, found = {row.method for row in measured.judged()}, []
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
@@ -96,7 +97,7 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
             experts = any(m.kind == "expert" for m in planned.modules)
             rows = measured.nearest(measured.rows(job.hw), planned.parameters, experts)
             known = measured.of_layout(rows, planned.layout)
-            found.append(Choice(method, job.hw.name, planned, "", known, job.method.calibrated))
+            found.append(Choice(method, job.hw.name, planned, "", known, job.method.calibrated, method in judged))
     return found
 
 
@@ -116,10 +117,11 @@ def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
 
 
 def _best(here: Sequence[Choice], values: Mapping[str, float]) -> str:
-    """The method of the largest value; what is within SAME of it is equal, and of equals one that looks at data is better."""
+    """The method of the largest value. What is within SAME of it is equal; of equals one that looks at data is better, and of
+    these one that was ever judged."""
     top = max(values.values())
     equal = [c for c in here if values.get(c.method, 0) >= SAME * top]
-    return max(equal, key=lambda c: (c.calibrated, values[c.method])).method
+    return max(equal, key=lambda c: (c.calibrated, c.judged, values[c.method])).method
 
 
 def _memory(here: Sequence[Choice]) -> Advice:
