@@ -41,6 +41,8 @@ def test_gptqs_scales_are_transposed(tmp_path: Path) -> None:
     assert scales.faults(found, tensors["x.weight"], 8, False) == {}
     found["scales"][1, 1] = 0
     assert scales.faults(found, tensors["x.weight"], 8, False) == {"scales": "33.3% zero"}
+    found["scales"][0, 0] = -0.25  # AutoRound's may be (Method.signed_scales), which inspect knows
+    assert scales.faults(found, tensors["x.weight"], 8, False) == {"scales": "negative"}
 
 
 def test_scales_of_blocks_and_of_activations(tmp_path: Path) -> None:
