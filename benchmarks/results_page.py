@@ -59,17 +59,18 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def measured_by(row: Row) -> str:
+def measured_by(row: Row, timed: bool = True) -> str:
     """By what, on what and how a row was measured: rows of one table have it in common."""
     machine, conditions = row["machine"], row["conditions"]
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
-    windows = f"{conditions['windows']} windows of up to {conditions['context']} tokens per text; "
-    scored = windows if row["measured"]["evaluate"].get("texts") else ""
-    return (
-        f"vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. {scored}"
-        f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
-        f"{row['caution']}"
-    ).strip()
+    how = []
+    if row["measured"]["evaluate"].get("texts"):
+        how.append(f"{conditions['windows']} windows of up to {conditions['context']} tokens per text")
+    if timed:
+        load = f"{conditions['input_len']} tokens in, {conditions['output_len']} out"
+        how.append(f"{load}, median of {conditions['repeats']}")
+    version = row["measured"]["serve"].get("version")
+    return f"vLLM {version}, {where}; qforge {row['qforge']['commit'][:9]}. {'; '.join(how)}. {row['caution']}".strip()
 
 
 def section(conditions: str, rows: list[Row]) -> list[str]:
@@ -85,7 +86,7 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
 def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
     made = [{"method": name_of(row), **cells(row)} for row in rows]
-    head = list(dict.fromkeys(key for row in made for key in row))
+    head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))  # bf16 lacks some
     if len(head) == 1:
         return []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -195,8 +196,9 @@ def matrix(model: str, hw: str) -> list[str]:
     measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
     sweep = json.loads((folder / "sweep.json").read_text())
     dearest = max(measured, key=lambda row: alone(row["time"]))
+    how = f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}"
     lines = [
-        "#### The matrix", "", f"{measured[0]['date']}, {measured_by(measured[0])}", "", *table(measured, experiment), "",
+        "#### The matrix", "", how, "", *table(measured, experiment), "",
         f"The sweep took {sweep['seconds']:.0f} s; its rows one by one, sharing the model alone, {sweep['alone']:.0f} s "
         f"({sweep['alone'] / sweep['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
         f"{alone(dearest['time']):.0f} s.",
