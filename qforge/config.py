@@ -80,9 +80,7 @@ class Method:
     streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
     unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
-    signed_scales: bool = (
-        False  # whether its scales may be negative, so that the largest weight is the -8 that +7 cannot be
-    )
+    signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
     model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
     instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback

@@ -145,10 +145,11 @@ def detect(config: dict[str, Any]) -> str | None:
     if quantization.get("quant_method") == "gptq" and quantization.get("bits") == 4:
         return "gptq" if quantization["sym"] else "gptq_asym"
     if quantization.get("quant_method") == "awq" and quantization.get("bits") == 4:
-        return "awq" if quantization["zero_point"] and quantization["version"] == "gemm" else None
+        gemm = str(quantization.get("version")).lower() == "gemm"
+        return "awq" if quantization.get("zero_point") and gemm else None
     if quantization.get("quant_method") == "bitsandbytes":
-        double = quantization["bnb_4bit_use_double_quant"]
-        return "nf4" if quantization["bnb_4bit_quant_type"] == "nf4" and not double else None
+        four = quantization.get("load_in_4bit") and quantization.get("bnb_4bit_quant_type") == "nf4"
+        return "nf4" if four and not quantization.get("bnb_4bit_use_double_quant") else None
     if quantization.get("quant_method") != CT:
         return None
     group = next(iter(quantization["config_groups"].values()))

@@ -114,9 +114,8 @@ def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
 
     folder = run.get(STAGE, key, build, what)
     folder.with_suffix(".journal").unlink(missing_ok=True)
-    note = (
-        f"{job.method.name} looks at data; this is rounding to nearest in its format" if job.method.calibrated else ""
-    )
+    searches = job.method.calibrated or "algorithm" in job.method.args  # ModelOpt's, for scales
+    note = f"{job.method.name} looks for more; this is rounding to nearest in its format" if searches else ""
     return {
         **result(folder), "method": job.method.name, "group_size": planned.group_size, "unit": settings.unit.value,
         "text": settings.text, "windows": settings.windows, "length": settings.length, "note": note,
