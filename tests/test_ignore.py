@@ -177,6 +177,17 @@ def test_a_rule_of_gptqmodel_leaves_what_it_matches_and_fits_fused_names_only() 
     assert {m.block for m in tree if m.name in plain} == {1, 10, 11}
 
 
+def test_a_block_that_is_left_out_of_nf4_takes_ten_and_eleven_along() -> None:
+    """transformers takes an entry as the beginning of a pattern; qforge writes whole names."""
+    tree, config = small("llama3_1_8b")
+    quantization = {"quant_method": "bitsandbytes", "llm_int8_skip_modules": ["lm_head", "model.layers.1"]}
+    plain = ignore.left_plain(quantization, tree, config, {m.name for m in tree})
+    assert {m.block for m in tree if m.name in plain} == {1, 10, 11}
+    quantization["llm_int8_skip_modules"] = ["q_proj"]
+    with pytest.raises(ValueError, match="some but not all parts of"):
+        ignore.left_plain(quantization, tree, config, set())
+
+
 def test_a_router_entry_catches_gate_up_of_a_dense_model() -> None:
     tree, config = small("llama3_1_8b")
     plain = ours("modelopt", tree, config, ["model.layers.0.mlp.gate"])
