@@ -55,9 +55,13 @@ def refuse_starved(calib: Calibration, counted: Mapping[str, Any] | None) -> Non
 
 
 def summary(calib: Calibration, counted: Mapping[str, Any]) -> dict[str, Any]:
-    """For people: the least and the median of what an expert was sent, and how many starved: below the floor, or at 0."""
+    """For people: least and median of what an expert was sent, and how many starved, by the usual floor where there is none."""
     tokens = [t for sent in counted["sent"].values() for t in sent]
-    return {
-        "experts": len(tokens), "least": min(tokens), "median": median(tokens), "floor": calib.expert_floor,
-        "starved": sum(t < max(calib.expert_floor, 1) for t in tokens), "tokens": counted["tokens"], "shown": counted["shown"],
-    }  # fmt: skip
+    floor = calib.expert_floor or Calibration.expert_floor
+    least, middle, starved = min(tokens), median(tokens), sum(t < floor for t in tokens)
+    said = (
+        f"{starved} of {len(tokens)} experts were sent fewer than {floor} of {counted['tokens']} tokens of calibration "
+        f"(least {least}, median {middle:g})"
+    )
+    return {"experts": len(tokens), "least": least, "median": middle, "starved": starved, "floor": floor, "said": said,
+            "tokens": counted["tokens"], "shown": counted["shown"]}  # fmt: skip
