@@ -54,6 +54,5 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         for name, value in model.named_parameters():
             if name in vectors:
                 value.data.copy_(vectors[name])
-    hooks.remove_hooks()
     model.save_pretrained(out, save_compressed=True)
     return {**recipe, "experts": routing.counts()}
