@@ -2,8 +2,9 @@
 
     python benchmarks/results_page.py
 
-Tables per hardware and model, each value against bf16 under the same conditions; the verdicts by tier; quantization as a
-stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where there is one.
+Tables per hardware and model, each value against bf16 under the same conditions; the matrix of experiments; the verdicts by
+tier; quantization as a stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where
+there is one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from svg import plot
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge.report.table import name_of  # noqa: E402
+from qforge.report.reasons import why  # noqa: E402
+from qforge.report.table import name_of, same  # noqa: E402
+from qforge.spent import alone  # noqa: E402
 
 RESULTS = ROOT / "results"
 Row = dict[str, Any]
@@ -49,7 +52,7 @@ def page() -> str:
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(found, measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            lines += tiers(model, hw)
+            lines += [*matrix(model, hw), *tiers(model, hw)]
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
@@ -180,6 +183,42 @@ def predicted(row: Row) -> dict[str, str]:
             most, rate = bound[f"decode_{streams}"], runs[streams]["output_throughput"]
             cells[f"tokens/s at {streams} at most (reached)"] = f"{most:,.0f} ({rate / most:.0%})"
     return cells
+
+
+def matrix(model: str, hw: str) -> list[str]:
+    """Every row of experiment=matrix, from results/matrix/<model>-<hw>/; what the sweep took, and would have, row by row."""
+    folder = RESULTS / "matrix" / f"{model}-{hw}"
+    rows = [json.loads(file.read_text()) for file in folder.glob("[0-9]*.json")]
+    if not rows:
+        return []
+    measured = [row for row in rows if not row.get("failed")]
+    measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
+    sweep = json.loads((folder / "sweep.json").read_text())
+    dearest = max(measured, key=lambda row: alone(row["time"]))
+    lines = [
+        "#### The matrix", "", f"{measured[0]['date']}, {measured_by(measured[0])}", "", *table(measured, experiment), "",
+        f"The sweep took {sweep['seconds']:.0f} s; its rows one by one, sharing the model alone, {sweep['alone']:.0f} s "
+        f"({sweep['alone'] / sweep['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
+        f"{alone(dearest['time']):.0f} s.",
+    ]  # fmt: skip
+    lines += [f"One checkpoint, by equal plans: {', '.join(names)}." for names in same(measured)]
+    refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
+    return [*lines, *(f"- {name}: {reason}" for name, reason in refused), ""]
+
+
+def experiment(row: Row) -> dict[str, str]:
+    """Of a row of the matrix: its bits, its quality, how it is served, and what it costs."""
+    kept = ["quantize", "evaluate", "server"]
+    spent = {stage: sum(row["time"][way].get(stage, 0) for way in ("spent", "saved")) for stage in kept}
+    return {
+        "bits per weight": f"{row['size']['bits_per_weight']:.2f}",
+        **quality(row),
+        **{of: value for of, value in closeness(row).items() if of.startswith("KL")},
+        "served": row["serving"]["how"],
+        **{f"{stage}, s": f"{seconds:.0f}" for stage, seconds in spent.items()},
+        "by itself, s": f"{alone(row['time']):.0f}",
+        "in the sweep, s": f"{sum(row['time']['spent'].values()):.0f}",
+    }
 
 
 def tiers(model: str, hw: str) -> list[str]:
