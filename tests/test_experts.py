@@ -103,7 +103,10 @@ def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Pat
          "calib.sequences=8 or more"),
         (["method=gptqmodel"], "qwen3_moe is a mixture of experts, and of those it is let at none; use method=gptq, or rtn"),
         (["method=auto_gptq"], "its library is let at llama, mistral, qwen2 only, and this is a qwen3_moe"),
-        (["method=awq", "model=mixtral_8x7b"], "mixtral is a mixture of experts, and of those it is let at qwen3_moe; use"),
+        (["method=awq", "model=gpt_oss_20b", "group_size=32"],
+         "gpt_oss is a mixture of experts, and of those it is let at qwen3_moe; use"),
+        (["method=gptq", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
+        (["method=nvfp4", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
     ],
 )  # fmt: skip
 def test_what_cannot_calibrate_a_mixture_is_refused_by_the_plan(overrides: list[str], message: str) -> None:
@@ -116,6 +119,7 @@ def test_what_cannot_calibrate_a_mixture_is_refused_by_the_plan(overrides: list[
     [
         ["calib.expert_floor=0", "calib.sequences=1", "calib.length=8", "method=gptq"],
         ["calib.sequences=1", "method=rtn"],
+        ["method=nvfp4_llmc", "model=mixtral_8x7b"],
         ["calib.sequences=1", "model=llama3_1_8b", "method=gptq"],
     ],
 )

@@ -16,6 +16,7 @@ from qforge.progress import fraction
 from qforge.request import to_json
 from qforge.runtimes import vllm
 from qforge.runtimes.vllm import not_language
+from qforge.stages.inspect import _same
 
 # -- progress
 
@@ -96,6 +97,12 @@ def test_the_kernel_of_a_modelopt_checkpoint_is_read_from_its_warning() -> None:
         "degrade performance for compute-heavy workloads."
     )
     assert vllm._kernel(line) == "Marlin kernel for FP4 weights"
+
+
+def test_a_tensor_of_another_shape_is_another_tensor(tmp_path: Path) -> None:
+    """An expert that was packed where it should not be, against its source: it is named, nothing breaks."""
+    (tmp_path / "w").write_bytes(bytes(64))
+    assert not _same(Stored("U8", (4, 4), tmp_path / "w", 0), Stored("BF16", (4, 8), tmp_path / "w", 0))
 
 
 def test_a_list_of_numbers_is_one_line_of_json() -> None:
