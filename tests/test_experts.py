@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from test_config import job
 from test_layouts import make
 from test_streaming import MOE, checkpoint
 
-from qforge import plan
+from qforge import experts, plan
 from qforge.checkpoint import headers, read_json
 from qforge.checks import check
 from qforge.config import Job
@@ -126,6 +127,24 @@ def test_what_cannot_calibrate_a_mixture_is_refused_by_the_plan(overrides: list[
 def test_the_floor_asks_nothing_of_others(overrides: list[str]) -> None:
     """Of who has switched it off, of methods that look at no data, of models without experts."""
     plan.make(job("model=qwen3_30b_a3b", "hw=h200", *overrides), None)
+
+
+def test_the_first_of_many_starved_experts_are_named() -> None:
+    counted = {
+        "tokens": 256,
+        "sent": {"a.mlp": [32, 31, 0, 200], "b.mlp": [1, 2, 3, 4]},
+        "shown": {"least": 256, "most": 256},
+    }
+    calib = job().calib
+    named = (
+        "6 of 8 experts: a.mlp.experts.1 (31), a.mlp.experts.2 (0), b.mlp.experts.0 (1) and 3 more; nothing is exported"
+    )
+    with pytest.raises(ValueError, match=re.escape(named)):
+        experts.refuse_starved(calib, counted)
+    experts.refuse_starved(replace(calib, expert_floor=0), counted)
+    experts.refuse_starved(calib, None)
+    found = experts.summary(replace(calib, expert_floor=0), counted)
+    assert (found["least"], found["median"], found["starved"], found["floor"]) == (0, 3.5, 6, 32)
 
 
 def test_a_floor_below_nothing_is_refused() -> None:
