@@ -52,24 +52,25 @@ def page() -> str:
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(found, measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            lines += [*matrix(model, hw), *tiers(model, hw)]
+            lines += [*matrix(model, hw), *sensitivity(model, hw), *tiers(model, hw)]
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
     return "\n".join(lines).rstrip() + "\n"
 
 
-def measured_by(row: Row) -> str:
+def measured_by(row: Row, timed: bool = True) -> str:
     """By what, on what and how a row was measured: rows of one table have it in common."""
     machine, conditions = row["machine"], row["conditions"]
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
-    windows = f"{conditions['windows']} windows of up to {conditions['context']} tokens per text; "
-    scored = windows if row["measured"]["evaluate"].get("texts") else ""
-    return (
-        f"vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. {scored}"
-        f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
-        f"{row['caution']}"
-    ).strip()
+    how = []
+    if row["measured"]["evaluate"].get("texts"):
+        how.append(f"{conditions['windows']} windows of up to {conditions['context']} tokens per text")
+    if timed:
+        load = f"{conditions['input_len']} tokens in, {conditions['output_len']} out"
+        how.append(f"{load}, median of {conditions['repeats']}")
+    version = row["measured"]["serve"].get("version")
+    return f"vLLM {version}, {where}; qforge {row['qforge']['commit'][:9]}. {'; '.join(how)}. {row['caution']}".strip()
 
 
 def section(conditions: str, rows: list[Row]) -> list[str]:
@@ -85,7 +86,7 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
 def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
     made = [{"method": name_of(row), **cells(row)} for row in rows]
-    head = list(dict.fromkeys(key for row in made for key in row))
+    head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))  # bf16 lacks some
     if len(head) == 1:
         return []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -195,8 +196,9 @@ def matrix(model: str, hw: str) -> list[str]:
     measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
     sweep = json.loads((folder / "sweep.json").read_text())
     dearest = max(measured, key=lambda row: alone(row["time"]))
+    how = f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}"
     lines = [
-        "#### The matrix", "", f"{measured[0]['date']}, {measured_by(measured[0])}", "", *table(measured, experiment), "",
+        "#### The matrix", "", how, "", *table(measured, experiment), "",
         f"The sweep took {sweep['seconds']:.0f} s; its rows one by one, sharing the model alone, {sweep['alone']:.0f} s "
         f"({sweep['alone'] / sweep['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
         f"{alone(dearest['time']):.0f} s.",
@@ -219,6 +221,30 @@ def experiment(row: Row) -> dict[str, str]:
         "by itself, s": f"{alone(row['time']):.0f}",
         "in the sweep, s": f"{sum(row['time']['spent'].values()):.0f}",
     }
+
+
+def sensitivity(model: str, hw: str) -> list[str]:
+    """What loses most, and what choices of equal bytes are worth, from results/sensitivity/<model>-<method>-<hw>.json."""
+    lines = []
+    for file in sorted((RESULTS / "sensitivity").glob(f"{model}-*-{hw}.json")):
+        found = json.loads(file.read_text())
+        most = ", ".join(f"{part['part']} {part['saved']:.4f}" for part in found["parts"])
+        lines += [
+            f"#### Sensitivity: {found['method']} g{found['group_size']}, by {found['unit']}", "",
+            f"{found['date']}, over {found['tokens']:,} tokens of {found['text']} (its last quarter). What saves most KL "
+            f"per byte in bf16, nats per token: {most}.", "",
+            "What choices of equal bytes are worth (`benchmarks/sensitivity.py`): KL to bf16 where the choice was made, and on "
+            f"{found['windows']} windows of 256 tokens per text that it has not seen.", "",
+            *grid(found["choices"]), "",
+        ]  # fmt: skip
+    return lines
+
+
+def grid(rows: list[Row]) -> list[str]:
+    """Rows of equal keys as a Markdown table."""
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def tiers(model: str, hw: str) -> list[str]:
