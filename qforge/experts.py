@@ -26,8 +26,8 @@ def number(config: Mapping[str, Any]) -> int:
 
 def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module]) -> None:
     """Refuse a floor that not even routers without preferences could reach. `config`: the language model's."""
-    calib, count, chosen = job.calib, number(config), int(config.get("num_experts_per_tok") or 0)
-    if not job.method.calibrated or not any(m.kind == "expert" for m in quantized):
+    calib, count, chosen = job.calib, number(config), config.get("num_experts_per_tok")
+    if not job.method.calibrated or not chosen or not any(m.kind == "expert" for m in quantized):
         return
     share = calib.sequences * calib.length * chosen / count
     if share < calib.expert_floor:

@@ -23,7 +23,7 @@ from qforge.stages.inspect import inspect
 ConfigStore.instance().store(name="schema", node=Job)
 
 CONFIG = {**MOE, "num_hidden_layers": 3, "num_experts": 8, "dtype": "bfloat16"}
-METHODS = ("gptq", "nvfp4_gptq", "awq", "nvfp4")
+METHODS = ("gptq", "awq", "nvfp4")
 
 
 @pytest.fixture(scope="module")
