@@ -52,7 +52,7 @@ def page() -> str:
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(found, measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            lines += [*matrix(model, hw), *tiers(model, hw)]
+            lines += [*matrix(model, hw), *sensitivity(model, hw), *tiers(model, hw)]
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
@@ -221,6 +221,30 @@ def experiment(row: Row) -> dict[str, str]:
         "by itself, s": f"{alone(row['time']):.0f}",
         "in the sweep, s": f"{sum(row['time']['spent'].values()):.0f}",
     }
+
+
+def sensitivity(model: str, hw: str) -> list[str]:
+    """What loses most, and what choices of equal bytes are worth, from results/sensitivity/<model>-<method>-<hw>.json."""
+    lines = []
+    for file in sorted((RESULTS / "sensitivity").glob(f"{model}-*-{hw}.json")):
+        found = json.loads(file.read_text())
+        most = ", ".join(f"{part['part']} {part['saved']:.4f}" for part in found["parts"])
+        lines += [
+            f"#### Sensitivity: {found['method']} g{found['group_size']}, by {found['unit']}", "",
+            f"{found['date']}, over {found['tokens']:,} tokens of {found['text']} (its last quarter). What saves most KL "
+            f"per byte in bf16, nats per token: {most}.", "",
+            "What choices of equal bytes are worth (`benchmarks/sensitivity.py`): KL to bf16 where the choice was made, and on "
+            f"{found['windows']} windows of 256 tokens per text that it has not seen.", "",
+            *grid(found["choices"]), "",
+        ]  # fmt: skip
+    return lines
+
+
+def grid(rows: list[Row]) -> list[str]:
+    """Rows of equal keys as a Markdown table."""
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def tiers(model: str, hw: str) -> list[str]:

@@ -78,6 +78,7 @@ def _symmetric(options: dict[str, Any]) -> bool | None:
 def _check_lengths(job: Job) -> None:
     at_least = {
         "calib.sequences": (job.calib.sequences, 1), "calib.length": (job.calib.length, 2),
+        "calib.expert_floor": (job.calib.expert_floor, 0),
         "eval.windows": (job.eval.windows, 1), "eval.context": (job.eval.context, 2),
         "eval.divergence.windows": (job.eval.divergence.windows, 0), "eval.divergence.top_k": (job.eval.divergence.top_k, 1),
         "eval.limit": (job.eval.limit or 1, 1), "eval.concurrency": (job.eval.concurrency, 1),
@@ -124,10 +125,6 @@ def _check_lengths(job: Job) -> None:
 
 def _check_sensitivity(job: Job) -> None:
     asked, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
-    if asked.budget_gib is not None and not waiting:
-        raise ValueError(
-            f"sensitivity.budget_gib={asked.budget_gib}: no rule spends it; add exempt=from_sensitivity, or leave it out"
-        )
     if waiting and asked.budget_gib is None:
         raise ValueError(
             f"{waiting[0]}: say how much the exemptions may add to the quantized checkpoint, in GiB: "

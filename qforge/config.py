@@ -82,6 +82,7 @@ class Method:
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
     signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
     model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
+    mixtures: list[str] | None = None  # of these, the mixtures of experts; none: all, empty: no mixture
     instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
@@ -124,6 +125,9 @@ class Calibration:
     length: int = MISSING  # tokens of the longest sequence
     lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
     seed: int = 0
+    # tokens that the router must send to each expert of a mixture, or nothing is exported; 0: no floor. An estimated mean
+    # square (what a scale or a Hessian's diagonal is made of) of 32 tokens is off by a quarter, sqrt(2 / 32), at best
+    expert_floor: int = 32
 
 
 @dataclass

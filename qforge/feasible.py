@@ -12,6 +12,8 @@ from qforge.memory import Config, Memory
 from qforge.modules import Module
 
 TP_SIZES = (1, 2, 4, 8, 16)
+# Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14, ModelOpt 0.47)
+RENAMED = {"mixtral": "experts.N.w1"}
 # What fails for one architecture alone: (model_type, layout)
 DEFECTS = {
     ("qwen3_omni_moe", "nvfp4_modelopt"): Serving(
@@ -22,8 +24,9 @@ DEFECTS = {
 }  # fmt: skip
 
 
-def refuse_architecture(job: Job, config: Config) -> None:
-    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine."""
+def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> None:
+    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
+    a living one with a mixture of experts."""
     known, kind = job.method.model_types, str(config.get("model_type"))
     if known and kind not in known:
         raise ValueError(
@@ -35,6 +38,20 @@ def refuse_architecture(job: Job, config: Config) -> None:
             f"method={job.method.name} model={job.model.name}: config.json has rope_parameters, which its library's "
             "transformers 4 does not read: it would calibrate another model; say rope_theta (and rope_scaling) there too, or "
             f"use method={job.method.instead or 'gptq'}"
+        )
+    if not any(m.kind == "expert" for m in modules):
+        return
+    if kind in RENAMED and job.method.function and not job.method.streams:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library loads {kind} by transformers and exports the names "
+            f"that experts have there, not {RENAMED[kind]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, which "
+            "keep the names"
+        )
+    mixtures = job.method.mixtures
+    if mixtures is not None and kind not in mixtures:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and of those it is let at "
+            f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
         )
 
 
@@ -170,7 +187,7 @@ def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
     if stacked and not job.method.unstacks:
         raise ValueError(
             f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which it does not take "
-            "apart; use method=gptq or awq, or a checkpoint with one matrix per expert"
+            "apart; use method=gptq, or a checkpoint with one matrix per expert"
         )
 
 

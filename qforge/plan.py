@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qforge import architectures, feasible, modules, source
+from qforge import architectures, experts, feasible, modules, source
 from qforge.checkpoint import Tensor
 from qforge.compat import NEWEST, How, Serving
 from qforge.config import Job
@@ -117,7 +117,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     """
     model = source.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config)
-    feasible.refuse_architecture(job, model.config)
+    feasible.refuse_architecture(job, model.config, tree)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasible.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
@@ -131,6 +131,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     text = architectures.language(model.config)
+    experts.refuse_few(job, text, quantized)
     plan = Plan(
         model=job.model.name,
         method=job.method.name,
@@ -214,6 +215,11 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
         for rule in rules
         if waits(job.exempt[rule])
     ]
+    spent = "sensitivity" in job.stages or any(map(waits, job.exempt.values()))
+    if (
+        job.sensitivity.budget_gib is not None and not spent
+    ):  # no refusal: a sweep compares with rows that spend nothing
+        notes.append("sensitivity.budget_gib changes nothing: no rule spends it, as exempt=from_sensitivity would")
     if job.method.instead:
         notes.append(
             f"{job.method.name}'s library is archived; for anything but a comparison use method={job.method.instead}"

@@ -9,16 +9,20 @@ import torch
 import yaml
 from datasets import Dataset
 from llmcompressor import oneshot
+from llmcompressor.modeling.moe.linearize import linearize_moe
+from llmcompressor.modifiers.utils.hooks import HooksMixin
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qforge.config import Job
+from qforge.methods.routing import Routing
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
     """Quantize `source` into a compressed-tensors checkpoint in `out`; returns the recipe as it was run.
 
-    The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`.
+    The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`. It shows every token
+    to every expert of a mixture (its `moe_calibrate_all_experts`).
     """
     if not torch.accelerator.is_available():
         # AWQ pins its cache for copies to a GPU; torch 2.13 refuses that where there is none
@@ -40,6 +44,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             "shuffle_calibration_samples": False,
         }
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=job.model.trust_remote_code)
+    linearize_moe(model)  # experts become modules, as they will by oneshot, which finds them so
+    hooks = HooksMixin()  # its hooks rest while a block passes on what it has learnt, and in AWQ's searches
+    routing = Routing(model, exempt, lambda module, hook: hooks.register_hook(module, hook, "forward_pre"))
     vectors = {name: value.detach().clone() for name, value in model.named_parameters() if value.ndim == 1}
     oneshot(model=model, processor=tokenizer, recipe=yaml.safe_dump(recipe, sort_keys=False), **dataset)
     if not job.method.rescales:
@@ -48,4 +55,4 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             if name in vectors:
                 value.data.copy_(vectors[name])
     model.save_pretrained(out, save_compressed=True)
-    return recipe
+    return {**recipe, "experts": routing.counts()}

@@ -4,6 +4,7 @@ replace: its `algorithm`, and entries of its `block_sizes`."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from transformers import AutoModelForCausalLM
 
 from qforge.config import Job
+from qforge.methods.routing import Routing
 
 LARGEST = 6.0  # in FP4
 
@@ -33,8 +35,8 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     for entry in config["quant_cfg"]:
         if "block_sizes" in (entry.get("cfg") or {}):
             entry["cfg"]["block_sizes"].update(sizes)
-    for name in exempt:
-        config["quant_cfg"].append({"quantizer_name": f"{name}.*quantizer", "enable": False})
+    for pattern in dict.fromkeys(quantizers(exempt)):
+        config["quant_cfg"].append({"quantizer_name": pattern, "enable": False})
     if not torch.accelerator.is_available():
         tensor_quantizer.static_blockwise_fp4_fake_quant = to_fp4_and_back
     # llm-compressor brings each block to the GPU by itself; ModelOpt works where the model lies
@@ -43,16 +45,19 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         source, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code, device_map=place
     )
 
+    routing = Routing(model, exempt, lambda module, hook: module.register_forward_pre_hook(hook))
+
     def forward_loop(model: Any) -> None:
         with torch.inference_mode():
             for sequence in sequences or []:
                 model(torch.tensor([sequence], device=model.device))
+        routing.stop()  # some algorithms ask for several passes, and the export makes one of its own
 
     model = mtq.quantize(model, config, forward_loop if sequences else None)
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
     name_exactly(out, exempt)
-    return {**options, "disabled": exempt}
+    return {**options, "disabled": exempt, "experts": routing.counts()}
 
 
 def to_fp4_and_back(
@@ -74,6 +79,13 @@ def to_fp4_and_back(
     size = values.abs()
     step = 0.5 * (1 + (size >= 2).float()) * (1 + (size >= 4).float())  # between neighbours in FP4
     return ((values / step).round() * step).clamp(-LARGEST, LARGEST).mul(scale).to(dtype)
+
+
+def quantizers(exempt: Sequence[str]) -> Iterator[str]:
+    """The quantizers of exempted modules, as patterns. Those of experts lie side by side in the module that holds them all."""
+    for name in exempt:
+        holder, _, expert = name.partition(".experts.")
+        yield f"{holder}.experts.*quantizer*" if expert else f"{name}.*quantizer"
 
 
 def name_exactly(out: Path, exempt: list[str]) -> None:
