@@ -87,6 +87,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (["model=mixtral_8x7b", "method=auto_gptq", "hw=h100"], "and this is a mixtral; use method=gptqmodel"),
         (["model=qwen3_30b_a3b", "method=autoawq", "hw=h100"], "qwen3 only, and this is a qwen3_moe; use method=awq$"),
         (["model=gemma3_270m", "method=autoawq"], "qwen3 only, and this is a gemma3_text; use method=awq$"),
+        (["model=qwen3_30b_a3b", "method=autoround", "hw=h100"], "mixture of experts, .* let at none; use method=gptq"),
         (["method=bnb_nf4"], "0.27.1 was the last, .* vllm-bnb-plugin .*; use runtime=transformers_bnb for its quality"),
         (["method=bnb_nf4", "runtime=transformers"], "does not have BitsAndBytes; use runtime=transformers_bnb"),
         (["method=rtn", "runtime=transformers_bnb"], "nothing that reads another format; use runtime=transformers"),
