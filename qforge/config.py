@@ -123,6 +123,9 @@ class Calibration:
     length: int = MISSING  # tokens of the longest sequence
     lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
     seed: int = 0
+    devices: int = (
+        1  # GPUs of this machine that share the sequences, and with GPTQ the matrices, by llm-compressor's DDP
+    )
 
 
 @dataclass

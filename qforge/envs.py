@@ -193,7 +193,8 @@ def run_stage(
     file = out / "request.json"
     request.write(file)
     last: list[str] = []
-    command = ["-m", f"qforge.stages.{name}", str(file)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}"]
+    command = [*(torchrun if request.processes > 1 else []), "-m", f"qforge.stages.{name}", str(file)]
     with log.open("w") as stream, process(environment, command, {API_KEY: api_key}) as child:
         assert child.stdout is not None
         for piece, ended in _pieces(child.stdout.fileno()):
