@@ -57,6 +57,7 @@ def check(job: Job) -> None:
 def _check_lengths(job: Job) -> None:
     at_least = {
         "calib.sequences": (job.calib.sequences, 1), "calib.length": (job.calib.length, 2),
+        "calib.expert_floor": (job.calib.expert_floor, 0),
         "eval.windows": (job.eval.windows, 1), "eval.context": (job.eval.context, 2),
         "eval.divergence.windows": (job.eval.divergence.windows, 0), "eval.divergence.top_k": (job.eval.divergence.top_k, 1),
         "eval.limit": (job.eval.limit or 1, 1), "eval.concurrency": (job.eval.concurrency, 1),

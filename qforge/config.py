@@ -83,6 +83,7 @@ class Method:
     model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
     instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
+    mixtures: list[str] | None = None  # of model_type, the mixtures of experts that it is let at; none: all
     args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
 
 
@@ -123,9 +124,10 @@ class Calibration:
     length: int = MISSING  # tokens of the longest sequence
     lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
     seed: int = 0
-    devices: int = (
-        1  # GPUs of this machine that share the sequences, and with GPTQ the matrices, by llm-compressor's DDP
-    )
+    devices: int = 1  # GPUs here that share sequences and, with GPTQ, matrices, by llm-compressor's DDP
+    # tokens that the router must send to each expert of a mixture, or nothing is exported; 0: no floor. An estimated mean
+    # square (what a scale or a Hessian's diagonal is made of) of 32 tokens is off by a quarter, sqrt(2 / 32), at best
+    expert_floor: int = 32
 
 
 @dataclass

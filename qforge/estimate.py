@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qforge import memory, roofline
+from qforge import experts, memory, roofline
 from qforge.checkpoint import Tensor
 from qforge.compat import How, Serving
 from qforge.config import Job
@@ -64,6 +64,6 @@ def _weights(modules: Sequence[Module], config: Config, tensors: Tensors) -> Wei
     for module in read:
         count[module.kind == "expert"] += module.parameters
     head = sum(m.parameters for m in read if m.kind in ("head", "embedding"))
-    experts = config.get("num_experts") or config.get("n_routed_experts") or config.get("num_local_experts") or 0
-    chosen = int(config.get("num_experts_per_tok") or 0) / int(experts) if experts else 0.0
+    of = experts.number(config)
+    chosen = int(config.get("num_experts_per_tok") or 0) / of if of else 0.0
     return Weights(size[False], size[True], count[False], count[True], head, chosen)

@@ -24,14 +24,21 @@ def listed(arguments: list[str]) -> list[str]:
     return [_replaced(argument, arguments) if argument.startswith(KEY) else argument for argument in arguments]
 
 
-def rows(name: str) -> Iterator[str]:
-    """The experiments that a name stands for: itself, or what its list holds."""
-    file = EXPERIMENT / f"{name}.yaml"
+def rows(name: str, folder: Path = EXPERIMENT, within: tuple[str, ...] = ()) -> Iterator[str]:
+    """The experiments that a name stands for: itself, or what its list in `folder` holds.
+
+    `within`: the lists that led to it. Raises ValueError for a list that is part of itself.
+    """
+    if name in within:
+        raise ValueError(
+            f"conf/experiment/{within[-1]}.yaml: lists {name}, which it is part of ({' > '.join((*within, name))}); take it out"
+        )
+    file = folder / f"{name}.yaml"
     names = members(file) if file.is_file() else []
     if not names:
         yield name
     for member in names:
-        yield from rows(member)
+        yield from rows(member, folder, (*within, name))
 
 
 def members(file: Path) -> list[str]:

@@ -22,13 +22,20 @@ DEFECTS = {
 }  # fmt: skip
 
 
-def refuse_architecture(job: Job, config: Config) -> None:
-    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine."""
+def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> None:
+    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
+    a living one with a mixture of experts."""
     known, kind = job.method.model_types, str(config.get("model_type"))
     if known and kind not in known:
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
             f"{kind}; use method={job.method.instead or 'gptq'}"
+        )
+    mixtures = job.method.mixtures
+    if mixtures is not None and kind not in mixtures and any(m.kind == "expert" for m in modules):
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and of those it is let at "
+            f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
         )
 
 
@@ -164,7 +171,7 @@ def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
     if stacked and not job.method.unstacks:
         raise ValueError(
             f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which it does not take "
-            "apart; use method=gptq or awq, or a checkpoint with one matrix per expert"
+            "apart; use method=gptq, or a checkpoint with one matrix per expert"
         )
 
 

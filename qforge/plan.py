@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qforge import architectures, feasible, modules, source
+from qforge import architectures, experts, feasible, modules, source
 from qforge.checkpoint import Tensor
 from qforge.compat import NEWEST, How, Serving
 from qforge.config import Job
@@ -116,7 +116,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     """
     model = source.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config)
-    feasible.refuse_architecture(job, model.config)
+    feasible.refuse_architecture(job, model.config, tree)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasible.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
@@ -130,6 +130,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     text = architectures.language(model.config)
+    experts.refuse_few(job, text, quantized)
     plan = Plan(
         model=job.model.name,
         method=job.method.name,

@@ -78,6 +78,7 @@ def _members(file: Path) -> list[str]:
     missing = [name for name in names if not file.with_name(f"{name}.yaml").is_file()]
     if missing:
         raise ValueError(f"experiments: {missing[0]}: no such file in conf/experiment/")
+    list(experiments.rows(file.stem, file.parent))  # refuses one that is part of itself
     return names
 
 

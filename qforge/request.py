@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 from qforge.config import Job
 
 REFUSED = 2  # exit code of a stage whose input is at fault; <out>/refused.txt says why
+NUMBERS = re.compile(r"(?<=\[)\n[-+.\deE,\s]+(?=\])")  # no string holds a line's end as such
 API_KEY = "QFORGE_API_KEY"  # how a stage gets the server's key: never through a file
 
 
@@ -44,8 +46,9 @@ def without_secrets(job: Job) -> Job:
 
 
 def to_json(value: Any) -> str:
-    """Readable JSON of dataclasses and plain data; NaN and infinity are errors."""
-    return json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False) + "\n"
+    """Readable JSON of dataclasses and plain data, a list of numbers on one line; NaN and infinity are errors."""
+    text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False) + "\n"
+    return NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from qforge import checkpoint, devices, envs, formats, interpreters, progress, sensitivity
+from qforge import checkpoint, devices, envs, experts, formats, interpreters, progress, sensitivity
 from qforge.checkpoint import read_json
 from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment, StageError
@@ -24,6 +24,7 @@ from qforge.stages.inspect import inspect
 from qforge.store import Store, result, seconds
 
 QUANT_ENV = "quant"  # converts and tokenizes
+PACKERS = ("stages/quantize.py", "shards.py", "methods/packing.py", "methods/routing.py", "methods/unpack.py")
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 
 
@@ -154,9 +155,8 @@ class Run:
         library = method.function.partition(":")[0].removeprefix("qforge.").replace(".", "/")
         inputs = {"source": str(source)}
         key: dict[str, Any] = {
-            "plan": plan.identity(), "function": method.function, "args": method.args,
-            "env": interpreters.identity(method.env, self.job), "source": self.fingerprint(source),
-            "code": code("stages/quantize.py", "shards.py", "methods/packing.py", "methods/unpack.py", f"{library}.py"),
+            "plan": plan.identity(), "function": method.function, "args": method.args, "source": self.fingerprint(source),
+            "env": interpreters.identity(method.env, self.job), "code": code(*PACKERS, f"{library}.py"),
         }  # fmt: skip
         if method.calibrated:
             calibration = self._calibration(source)
@@ -176,7 +176,8 @@ class Run:
                 line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
         folder = self.get("quantize", key, build, method.name)
-        self.write("quantize.json", result(folder))
+        self.write("quantize.json", made := result(folder))
+        experts.refuse_starved(self.job.calib, made["experts"])
         return folder / "artifact"
 
     def _calibration(self, source: Path) -> Path:

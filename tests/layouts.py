@@ -16,4 +16,7 @@ for file in sys.argv[1:]:
     module, _, function = str(request.job.method.function).partition(":")
     quantize = getattr(importlib.import_module(module), function)
     sequences = json.loads(Path(request.inputs["sequences"]).read_text())
-    quantize(request.job, Path(request.inputs["source"]), Path(request.out, "artifact"), request.exempt, sequences)
+    made = quantize(
+        request.job, Path(request.inputs["source"]), Path(request.out, "artifact"), request.exempt, sequences
+    )
+    Path(request.out, "made.json").write_text(json.dumps(made))

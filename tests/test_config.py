@@ -120,6 +120,17 @@ def test_a_list_of_experiments_stands_for_its_rows() -> None:
         experiments.listed(["run.py", "experiment=matrix_portable"])
 
 
+def test_a_list_of_experiments_that_is_part_of_itself_is_refused(tmp_path: Path) -> None:
+    for name, members in {"own": ["a1", "own"], "first": ["second"], "second": ["a1", "first"]}.items():
+        (tmp_path / f"{name}.yaml").write_text(f"experiments: {members}\n")
+    for name, said in (
+        ("own", "experiment/own.yaml: lists own, which it is part of (own > own)"),
+        ("first", "experiment/second.yaml: lists first, which it is part of (first > second > first)"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            list(experiments.rows(name, tmp_path))
+
+
 def test_the_matrix_is_the_strategys() -> None:
     rows = {
         name: job(f"experiment={name}") for name in ("a1", "a2", "a3", "a4", "a2_g128", "b1", "b2", "b3", "c1", "c2")

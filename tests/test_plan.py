@@ -52,7 +52,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
     ("overrides", "message"),
     [
         (["model=qwen3_omni_30b", "method=nvfp4", "hw=h100"], "head without its name.*use method=nvfp4_llmc"),
-        (["model=gpt_oss_20b", "method=nvfp4", "hw=h200"], "all experts of its layer in one tensor.*use method=gptq or awq"),
+        (["model=gpt_oss_20b", "method=nvfp4", "hw=h200"], "all experts of its layer in one tensor.*use method=gptq, or"),
         (["model=gpt_oss_20b", "method=rtn", "group_size=32", "hw=h200"], "holds all experts of its layer in one tensor"),
         (["model=deepseek_v3", "method=nvfp4", "hw=h200"], r"take 354\.\d GiB .*tensor_parallel_size=4 or more"),
         (["model=kimi_k2", "method=bf16", "hw=l40s"], "take 1911.8 GiB.*; use a larger hw"),

@@ -13,18 +13,22 @@ from compressed_tensors.distributed import init_dist
 from compressed_tensors.offload import load_offloaded_model
 from datasets import Dataset
 from llmcompressor import oneshot
+from llmcompressor.modeling.moe.linearize import linearize_moe
+from llmcompressor.modifiers.utils.hooks import HooksMixin
 from llmcompressor.pipelines.cache import IntermediatesCache
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qforge.config import Job
+from qforge.methods.routing import Routing
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
     """Quantize `source` into a compressed-tensors checkpoint in `out`; returns the recipe as it was run.
 
-    The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`. Started by torchrun,
-    with a process for each of `calib.devices`, it works on its share: the library adds up what they have seen.
+    The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`. It shows every token
+    to every expert of a mixture (its `moe_calibrate_all_experts`). Started by torchrun, with a process for each of
+    `calib.devices`, it works on its share: the library adds up what they have seen.
     """
     rank, several = 0, sequences is not None and job.calib.devices > 1
     if sequences is not None and several:
@@ -55,6 +59,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             "shuffle_calibration_samples": False,
         }
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=job.model.trust_remote_code)
+    linearize_moe(model)  # experts become modules, as they will by oneshot, which finds them so
+    hooks = HooksMixin()  # its hooks rest while a block passes on what it has learnt, and in AWQ's searches
+    routing = Routing(model, exempt, lambda module, hook: hooks.register_hook(module, hook, "forward_pre"))
     vectors = {name: value.detach().clone() for name, value in model.named_parameters() if value.ndim == 1}
     oneshot(model=model, processor=tokenizer, recipe=yaml.safe_dump(recipe, sort_keys=False), **dataset)
     if not job.method.rescales:
@@ -62,9 +69,11 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         for name, value in model.named_parameters():
             if name in vectors:
                 value.data.copy_(vectors[name])
+    hooks.remove_hooks()
     model.save_pretrained(out, save_compressed=True)
     if several:
+        routing.add_up()
         distributed.destroy_process_group()
     if rank:
         sys.exit()  # the first process alone leaves a result
-    return recipe
+    return {**recipe, "experts": routing.counts()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from modelopt.torch.export import export_hf_checkpoint
 from transformers import AutoModelForCausalLM
 
 from qforge.config import Job
+from qforge.methods.routing import Routing
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
@@ -24,13 +26,15 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     for entry in config["quant_cfg"]:
         if "block_sizes" in (entry.get("cfg") or {}):
             entry["cfg"]["block_sizes"][-1] = job.group_size  # 16, unless its quality alone is asked for
-    for name in exempt:
-        config["quant_cfg"].append({"quantizer_name": f"{name}.*quantizer", "enable": False})
+    for pattern in dict.fromkeys(quantizers(exempt)):
+        config["quant_cfg"].append({"quantizer_name": pattern, "enable": False})
     # llm-compressor brings each block to the GPU by itself; ModelOpt works where the model lies
     place = "auto" if torch.accelerator.is_available() else None
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code, device_map=place
     )
+
+    routing = Routing(model, exempt, lambda module, hook: module.register_forward_pre_hook(hook))
 
     def forward_loop(model: Any) -> None:
         with torch.inference_mode():
@@ -41,7 +45,14 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=out)
     name_exactly(out, exempt)
-    return {"config": job.method.args["config"], "disabled": exempt}
+    return {"config": job.method.args["config"], "disabled": exempt, "experts": routing.counts()}
+
+
+def quantizers(exempt: Sequence[str]) -> Iterator[str]:
+    """The quantizers of exempted modules, as patterns. Those of experts lie side by side in the module that holds them all."""
+    for name in exempt:
+        holder, _, expert = name.partition(".experts.")
+        yield f"{holder}.experts.*quantizer*" if expert else f"{name}.*quantizer"
 
 
 def name_exactly(out: Path, exempt: list[str]) -> None:

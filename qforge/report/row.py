@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from qforge import provenance, sensitivity
+from qforge import experts, provenance, sensitivity
 from qforge.checkpoint import read_json
 from qforge.comparisons import main_metric
 from qforge.config import Job
@@ -29,6 +29,8 @@ def make(
 ) -> dict[str, Any]:  # fmt: skip
     """The row, from the results as they are stored. What was not measured says so, and why."""
     quantized = read_json(folder / "quantize.json") if (folder / "quantize.json").exists() else None
+    if quantized and quantized.get("experts"):
+        quantized["experts"] = experts.summary(job.calib, quantized["experts"])
     size = measured["weights"]["bytes"]
     row = {
         "model": job.model.name,

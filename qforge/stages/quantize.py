@@ -29,7 +29,8 @@ def quantize(request: Request) -> dict[str, Any]:
     sequences = json.loads(Path(calibration, "sequences.json").read_text()) if calibration else None
     artifact = Path(request.out, "artifact")
     packed = Path(request.out, "packed") if request.simulate else artifact
-    recipe = work(request.job, Path(request.inputs["source"]), packed, request.exempt, sequences)
+    recipe: dict[str, Any] = work(request.job, Path(request.inputs["source"]), packed, request.exempt, sequences)
+    experts = recipe.pop("experts", None)
     if request.simulate:
         importlib.import_module("qforge.methods.unpack").unpack(packed, artifact)
         shutil.rmtree(packed)
@@ -37,6 +38,7 @@ def quantize(request: Request) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "recipe": recipe,
+        "experts": {"tokens": sum(map(len, sequences)), **experts} if sequences and experts else None,
         "seconds": {"import": imported - started, "quantize": time.monotonic() - imported},
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_gib": usage.ru_maxrss / 2**20,

@@ -1,0 +1,63 @@
+"""Whether calibration reaches every expert of a mixture: how many tokens each was sent, and the floor that gates.
+
+The floor is on what the routers send, also where the library shows every token to every expert, as llm-compressor does. There
+a floor on what is shown could refuse nothing, and what the others' tokens teach an expert is not what it will be asked: its
+scales and its least squares then fit inputs that it never gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from statistics import median
+from typing import Any
+
+from qforge.config import Calibration, Job
+from qforge.modules import Module
+
+SHOWN = 3  # starved experts that a message names
+ANYWAY = "calib.expert_floor=0 to go on anyway"
+
+
+def number(config: Mapping[str, Any]) -> int:
+    """Of a layer's experts, by the language model's config.json; 0 where there are none."""
+    return int(config.get("num_experts") or config.get("n_routed_experts") or config.get("num_local_experts") or 0)
+
+
+def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module]) -> None:
+    """Refuse a floor that not even routers without preferences could reach. `config`: the language model's."""
+    calib, count, chosen = job.calib, number(config), int(config.get("num_experts_per_tok") or 0)
+    if not job.method.calibrated or not any(m.kind == "expert" for m in quantized):
+        return
+    share = calib.sequences * calib.length * chosen / count
+    if share < calib.expert_floor:
+        enough = ceil(calib.sequences * calib.expert_floor / share)
+        raise ValueError(
+            f"calib.expert_floor={calib.expert_floor}: {calib.sequences} sequences of {calib.length} tokens, each sent to "
+            f"{chosen} of {count} experts, are {share:.0f} per expert; use calib.sequences={enough} or more (several times "
+            f"that, since routers have preferences), or {ANYWAY}"
+        )
+
+
+def refuse_starved(calib: Calibration, counted: Mapping[str, Any] | None) -> None:
+    """Refuse a checkpoint whose experts were sent fewer tokens than the floor. `counted`: quantize.json's experts."""
+    if counted is None:
+        return
+    tokens = {f"{block}.experts.{n}": t for block, sent in counted["sent"].items() for n, t in enumerate(sent)}
+    starved = [f"{name} ({count})" for name, count in tokens.items() if count < calib.expert_floor]
+    if starved:
+        more = f" and {len(starved) - SHOWN} more" if len(starved) > SHOWN else ""
+        raise ValueError(
+            f"calib.expert_floor={calib.expert_floor}: of {counted['tokens']} tokens of calibration fewer than that were sent "
+            f"to {len(starved)} of {len(tokens)} experts: {', '.join(starved[:SHOWN])}{more}; nothing is exported. Use more "
+            f"sequences (calib.sequences), another text (calib.texts), or {ANYWAY}"
+        )
+
+
+def summary(calib: Calibration, counted: Mapping[str, Any]) -> dict[str, Any]:
+    """For people: the least and the median of what an expert was sent, and how many starved: below the floor, or at 0."""
+    tokens = [t for sent in counted["sent"].values() for t in sent]
+    return {
+        "experts": len(tokens), "least": min(tokens), "median": median(tokens), "floor": calib.expert_floor,
+        "starved": sum(t < max(calib.expert_floor, 1) for t in tokens), "tokens": counted["tokens"], "shown": counted["shown"],
+    }  # fmt: skip

@@ -1,0 +1,106 @@
+"""Calibration of a mixture: what is counted, whom the floor refuses, and that routers stay as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli
+from hydra.core.config_store import ConfigStore
+from test_config import job
+from test_layouts import make
+from test_streaming import MOE, checkpoint
+
+from qforge import plan
+from qforge.checkpoint import headers, read_json
+from qforge.config import Job
+from qforge.stages.inspect import inspect
+
+ConfigStore.instance().store(name="schema", node=Job)
+
+CONFIG = {**MOE, "num_hidden_layers": 3, "num_experts": 8, "dtype": "bfloat16"}
+METHODS = ("gptq", "nvfp4_gptq", "awq", "nvfp4")
+
+
+@pytest.fixture(scope="module")
+def source(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Qwen3-MoE whose last expert of the second block is never chosen."""
+    folder = checkpoint(tmp_path_factory.mktemp("moe") / "source", CONFIG, model, files=1)
+    router = headers(folder)["model.layers.1.mlp.gate.weight"]
+    rows = router.read().astype(np.float32)
+    rows[1:6:2], rows[7] = -rows[0:6:2], 0  # three of the others are always above 0, and two are chosen
+    with router.file.open("r+b") as file:
+        file.seek(router.offset)
+        file.write(rows.astype(router.read().dtype).tobytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The block in the middle, quantized: the other two are exempted."""
+    return make("quant", source, tmp_path_factory.mktemp("made"), *METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mixture_is_what_was_planned_and_its_routers_are_the_sources(
+    source: Path, made: dict[str, Path], method: str
+) -> None:
+    wanted = job(
+        "model=local", "model.name=x", f"model.path={source}", f"method={method}", "exempt=boundary", "hw=h100"
+    )
+    planned = plan.make(wanted, source)
+    assert len(planned.quantized) == 4 + 3 * 8
+    assert inspect(made[method], planned, source).faults == []
+    for number in range(3):
+        name = f"model.layers.{number}.mlp.gate.weight"
+        assert (headers(made[method])[name].read() == headers(source)[name].read()).all()
+
+
+def test_the_tokens_of_every_expert_are_counted_once(made: dict[str, Path]) -> None:
+    found = read_json(made["gptq"].parent / "made.json")["experts"]
+    assert found["sent"].keys() == {"model.layers.1.mlp"}, "those of the other blocks stay as they are"
+    tokens = found["sent"]["model.layers.1.mlp"]
+    assert sum(tokens) == 4 * 64 * 2, "two experts for each token of four sequences"
+    assert tokens[7] == 0
+    assert min(tokens[:7]) > 0
+    assert found["shown"] == {"least": 256, "most": 256}, "llm-compressor shows every token to every expert"
+
+
+def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Path) -> None:
+    asked = ("model=local", "model.name=moe", f"model.path={source}", "method=gptq", "hw=h100",
+             "stages=[quantize,inspect]", "calib.sequences=16", "calib.length=64")  # fmt: skip
+    refused = cli(*asked)
+    assert refused.code == 2
+    assert (
+        "calib.expert_floor=32: of 1024 tokens of calibration fewer than that were sent to 1 of 24 experts: "
+        "model.layers.1.mlp.experts.7 (0); nothing is exported. Use more sequences (calib.sequences)"
+    ) in refused.output
+    assert not (refused.folder / "artifact").exists()
+    assert refused.json("row")["verdict"] == "refused"
+    done = cli.succeed(*asked, "calib.expert_floor=0")
+    assert "reused" in done.output
+    counted = read_json(done.folder / "artifact/qforge/quantize.json")["experts"]
+    assert counted["sent"]["model.layers.1.mlp"][7] == 0
+    assert counted["tokens"] == 1024
+    summary = done.json("row")["quantize"]["experts"]
+    assert (summary["experts"], summary["least"], summary["starved"]) == (24, 0, 1)
+    assert "1 of 24 experts" in (done.folder / "artifact/README.md").read_text()
+    assert (
+        "1 of 24 experts" in (done.folder / "report.html").read_text()
+        if (done.folder / "report.html").exists()
+        else True
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=qwen3_30b_a3b", "method=gptq", "calib.sequences=1"],
+         "calib.expert_floor=32: 1 sequences of 512 tokens, each sent to 8 of 128 experts, are 32"),
+    ],
+)  # fmt: skip
+def test_what_cannot_reach_the_experts_is_refused_by_the_plan(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan.make(job(*overrides, "hw=h200"), None)
