@@ -62,8 +62,10 @@ def measured_by(row: Row) -> str:
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
     windows = f"{conditions['windows']} windows of up to {conditions['context']} tokens per text; "
     scored = windows if row["measured"]["evaluate"].get("texts") else ""
+    devices = conditions["runtime_args"].get("tensor_parallel_size", 1)
+    served = f" on {devices} GPUs (tensor parallel)" if devices > 1 else ""
     return (
-        f"vLLM {row['measured']['serve'].get('version')}, {where}; qforge {row['qforge']['commit'][:9]}. {scored}"
+        f"vLLM {row['measured']['serve'].get('version')}{served}, {where}; qforge {row['qforge']['commit'][:9]}. {scored}"
         f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
         f"{row['caution']}"
     ).strip()
@@ -128,10 +130,11 @@ def interval(criterion: Row | None, unit: str) -> str:
 def speed(row: Row) -> dict[str, str]:
     """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
     bench, cells = row["measured"]["bench"], {}
-    theirs = (row["baseline"] or row["measured"])["bench"]
+    theirs = row["baseline"] or (row["measured"] if row["method"] == "bf16" else None)
     for streams, run in bench.get("runs", {}).items():
-        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"]
-        cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
+        rate = run["output_throughput"]
+        gain = f" ({rate / theirs['bench']['runs'][streams]['output_throughput']:.2f})" if theirs else ""
+        cells[f"tokens/s at {streams}"] = f"{rate:.0f}{gain}"
     if prefill := sorted(bench.get("prefill_tokens_per_second", [])):
         cells["prefill tokens/s"] = f"{prefill[len(prefill) // 2]:.0f}"
     for streams in [s for s in bench.get("runs", {}) if s in ("1", "64")]:
