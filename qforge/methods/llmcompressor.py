@@ -22,6 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qforge.config import Job
 from qforge.methods.routing import Routing
 
+FILE = "2GB"  # of the checkpoint: several are hashed and inspected at the same time
+
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
     """Quantize `source` into a compressed-tensors checkpoint in `out`; returns the recipe as it was run.
@@ -70,7 +72,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             if name in vectors:
                 value.data.copy_(vectors[name])
     hooks.remove_hooks()
-    model.save_pretrained(out, save_compressed=True)
+    model.save_pretrained(out, save_compressed=True, max_shard_size=FILE)
     if several:
         routing.add_up()
         distributed.destroy_process_group()
