@@ -2,8 +2,9 @@
 
     python benchmarks/results_page.py
 
-Tables per hardware and model, each value against bf16 under the same conditions; the verdicts by tier; quantization as a
-stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where there is one.
+Tables per hardware and model, each value against bf16 under the same conditions; the matrix of experiments; the verdicts by
+tier; quantization as a stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where
+there is one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from svg import plot
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge.report.table import name_of  # noqa: E402
+from qforge.report.reasons import why  # noqa: E402
+from qforge.report.table import name_of, same  # noqa: E402
+from qforge.spent import alone  # noqa: E402
 
 RESULTS = ROOT / "results"
 Row = dict[str, Any]
@@ -49,26 +52,27 @@ def page() -> str:
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(found, measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            lines += tiers(model, hw)
+            lines += [*matrix(model, hw), *sensitivity(model, hw), *tiers(model, hw)]
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
     return "\n".join(lines).rstrip() + "\n"
 
 
-def measured_by(row: Row) -> str:
+def measured_by(row: Row, timed: bool = True) -> str:
     """By what, on what and how a row was measured: rows of one table have it in common."""
     machine, conditions = row["machine"], row["conditions"]
     where = ", ".join([*sorted(set(machine["gpus"])), f"{machine['cpu']}, {machine['cores']} cores"])
-    windows = f"{conditions['windows']} windows of up to {conditions['context']} tokens per text; "
-    scored = windows if row["measured"]["evaluate"].get("texts") else ""
-    devices = conditions["runtime_args"].get("tensor_parallel_size", 1)
-    served = f" on {devices} GPUs (tensor parallel)" if devices > 1 else ""
-    return (
-        f"vLLM {row['measured']['serve'].get('version')}{served}, {where}; qforge {row['qforge']['commit'][:9]}. {scored}"
-        f"{conditions['input_len']} tokens in, {conditions['output_len']} out, median of {conditions['repeats']}. "
-        f"{row['caution']}"
-    ).strip()
+    how = []
+    if row["measured"]["evaluate"].get("texts"):
+        how.append(f"{conditions['windows']} windows of up to {conditions['context']} tokens per text")
+    if timed:
+        load = f"{conditions['input_len']} tokens in, {conditions['output_len']} out"
+        how.append(f"{load}, median of {conditions['repeats']}")
+    version = row["measured"]["serve"].get("version")
+    if (devices := conditions["runtime_args"].get("tensor_parallel_size", 1)) > 1:
+        version += f" on {devices} GPUs (tensor parallel)"
+    return f"vLLM {version}, {where}; qforge {row['qforge']['commit'][:9]}. {'; '.join(how)}. {row['caution']}".strip()
 
 
 def section(conditions: str, rows: list[Row]) -> list[str]:
@@ -84,7 +88,7 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
 def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
     made = [{"method": name_of(row), **cells(row)} for row in rows]
-    head = list(dict.fromkeys(key for row in made for key in row))
+    head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))  # bf16 lacks some
     if len(head) == 1:
         return []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -183,6 +187,67 @@ def predicted(row: Row) -> dict[str, str]:
             most, rate = bound[f"decode_{streams}"], runs[streams]["output_throughput"]
             cells[f"tokens/s at {streams} at most (reached)"] = f"{most:,.0f} ({rate / most:.0%})"
     return cells
+
+
+def matrix(model: str, hw: str) -> list[str]:
+    """Every row of experiment=matrix, from results/matrix/<model>-<hw>/; what the sweep took, and would have, row by row."""
+    folder = RESULTS / "matrix" / f"{model}-{hw}"
+    rows = [json.loads(file.read_text()) for file in folder.glob("[0-9]*.json")]
+    if not rows:
+        return []
+    measured = [row for row in rows if not row.get("failed")]
+    measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
+    sweep = json.loads((folder / "sweep.json").read_text())
+    dearest = max(measured, key=lambda row: alone(row["time"]))
+    how = f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}"
+    lines = [
+        "#### The matrix", "", how, "", *table(measured, experiment), "",
+        f"The sweep took {sweep['seconds']:.0f} s; its rows one by one, sharing the model alone, {sweep['alone']:.0f} s "
+        f"({sweep['alone'] / sweep['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
+        f"{alone(dearest['time']):.0f} s.",
+    ]  # fmt: skip
+    lines += [f"One checkpoint, by equal plans: {', '.join(names)}." for names in same(measured)]
+    refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
+    return [*lines, *(f"- {name}: {reason}" for name, reason in refused), ""]
+
+
+def experiment(row: Row) -> dict[str, str]:
+    """Of a row of the matrix: its bits, its quality, how it is served, and what it costs."""
+    kept = ["quantize", "evaluate", "server"]
+    spent = {stage: sum(row["time"][way].get(stage, 0) for way in ("spent", "saved")) for stage in kept}
+    return {
+        "bits per weight": f"{row['size']['bits_per_weight']:.2f}",
+        **quality(row),
+        **{of: value for of, value in closeness(row).items() if of.startswith("KL")},
+        "served": row["serving"]["how"],
+        **{f"{stage}, s": f"{seconds:.0f}" for stage, seconds in spent.items()},
+        "by itself, s": f"{alone(row['time']):.0f}",
+        "in the sweep, s": f"{sum(row['time']['spent'].values()):.0f}",
+    }
+
+
+def sensitivity(model: str, hw: str) -> list[str]:
+    """What loses most, and what choices of equal bytes are worth, from results/sensitivity/<model>-<method>-<hw>.json."""
+    lines = []
+    for file in sorted((RESULTS / "sensitivity").glob(f"{model}-*-{hw}.json")):
+        found = json.loads(file.read_text())
+        most = ", ".join(f"{part['part']} {part['saved']:.4f}" for part in found["parts"])
+        lines += [
+            f"#### Sensitivity: {found['method']} g{found['group_size']}, by {found['unit']}", "",
+            f"{found['date']}, over {found['tokens']:,} tokens of {found['text']} (its last quarter). What saves most KL "
+            f"per byte in bf16, nats per token: {most}.", "",
+            "What choices of equal bytes are worth (`benchmarks/sensitivity.py`): KL to bf16 where the choice was made, and on "
+            f"{found['windows']} windows of 256 tokens per text that it has not seen.", "",
+            *grid(found["choices"]), "",
+        ]  # fmt: skip
+    return lines
+
+
+def grid(rows: list[Row]) -> list[str]:
+    """Rows of equal keys as a Markdown table."""
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def tiers(model: str, hw: str) -> list[str]:

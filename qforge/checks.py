@@ -105,10 +105,6 @@ def _check_lengths(job: Job) -> None:
 
 def _check_sensitivity(job: Job) -> None:
     asked, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
-    if asked.budget_gib is not None and not waiting:
-        raise ValueError(
-            f"sensitivity.budget_gib={asked.budget_gib}: no rule spends it; add exempt=from_sensitivity, or leave it out"
-        )
     if waiting and asked.budget_gib is None:
         raise ValueError(
             f"{waiting[0]}: say how much the exemptions may add to the quantized checkpoint, in GiB: "

@@ -195,7 +195,9 @@ def run_stage(
     last: list[str] = []
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}"]
     command = [*(torchrun if request.processes > 1 else []), "-m", f"qforge.stages.{name}", str(file)]
-    with log.open("w") as stream, process(environment, command, {API_KEY: api_key}) as child:
+    # threads that spin while they wait cost everybody on busy cores, themselves too (LOG, 2026-11-25)
+    environ = {API_KEY: api_key, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    with log.open("w") as stream, process(environment, command, environ) as child:
         assert child.stdout is not None
         for piece, ended in _pieces(child.stdout.fileno()):
             feed(piece)

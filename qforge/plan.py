@@ -211,6 +211,11 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
         for rule in rules
         if waits(job.exempt[rule])
     ]
+    spent = "sensitivity" in job.stages or any(map(waits, job.exempt.values()))
+    if (
+        job.sensitivity.budget_gib is not None and not spent
+    ):  # no refusal: a sweep compares with rows that spend nothing
+        notes.append("sensitivity.budget_gib changes nothing: no rule spends it, as exempt=from_sensitivity would")
     if job.method.instead:
         notes.append(
             f"{job.method.name}'s library is archived; for anything but a comparison use method={job.method.instead}"

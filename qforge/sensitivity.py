@@ -64,7 +64,7 @@ def refuse(job: Job, planned: Plan) -> None:
             f"model={job.model.name}: {stacked.name} holds all experts of its layer in one tensor, whose rounding sensitivity "
             "does not measure; use exempt=boundary"
         )
-    if job.sensitivity.budget_gib is None:
+    if job.sensitivity.budget_gib is None or not asked(job):
         return
     costs = [_extra(part, planned) for part in _parts(job, planned)]
     given, least = f"sensitivity.budget_gib={job.sensitivity.budget_gib}", min(costs) / 2**30

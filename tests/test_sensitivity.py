@@ -193,7 +193,6 @@ WAITING = "exempt=from_sensitivity"
     [
         ([WAITING, "sensitivity.budget_gib=null"], "exempt.sensitive: say how much the exemptions may add"),
         ([WAITING, "sensitivity.budget_gib=0"], "sensitivity.budget_gib=0.0: use a size above 0, in GiB"),
-        (["sensitivity.budget_gib=1"], "sensitivity.budget_gib=1.0: no rule spends it; add exempt=from_sensitivity"),
         ([WAITING, "method=bf16"], "exempt.sensitive method=bf16: nothing is quantized, so there is nothing to measure"),
         (["stages=[sensitivity]", "method=auto"], r"stages=\[sensitivity\] method=auto: nothing is quantized"),
         (["stages=[sensitivity]", "model=qwen3_8b_random"], "model=qwen3_8b_random: random weights have no quality"),
@@ -205,6 +204,15 @@ WAITING = "exempt=from_sensitivity"
 def test_refusals(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check(job(*overrides))
+
+
+@pytest.mark.parametrize("method", ["rtn", "bf16"])
+def test_a_budget_that_no_rule_spends_is_no_obstacle_in_a_sweep(method: str) -> None:
+    made = job(f"method={method}", "sensitivity.budget_gib=0.01")
+    check(made)
+    planned = plan.make(made, None)
+    sensitivity.refuse(made, planned)
+    assert any("budget_gib changes nothing: no rule spends it" in note for note in planned.notes) is (method == "rtn")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ def spent(time: dict[str, dict[str, float]]) -> None:
         f"{stage} {seconds:.0f} s" for stage, seconds in {**time["spent"], **time["waited"]}.items() if seconds >= 0.5
     ]
     saved = sum(time["saved"].values())
-    console.print(f"time: {', '.join(parts)}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim")
+    console.print(
+        f"time: {', '.join(parts) or '0 s'}" + (f"; reused: saves {saved:.0f} s" if saved else ""), style="dim"
+    )
 
 
 def sweep(columns: tables.Table, found: dict[str, Any], folder: Path) -> None:
@@ -81,7 +83,9 @@ def sweep(columns: tables.Table, found: dict[str, Any], folder: Path) -> None:
     ranking(columns)
     for names in found["same"]:
         console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
-    console.print(f"time: {found['seconds']:.0f} s; the rows one by one, with nothing shared: {found['alone']:.0f} s")
+    console.print(
+        f"time: {found['seconds']:.0f} s; the rows one by one, sharing the model alone: {found['alone']:.0f} s"
+    )
     console.print(str(folder), style="bold", markup=False)
 
 
