@@ -74,7 +74,6 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     hooks.remove_hooks()
     model.save_pretrained(out, save_compressed=True, max_shard_size=FILE)
     if several:
-        routing.add_up()
         distributed.destroy_process_group()
     if rank:
         sys.exit()  # the first process alone leaves a result

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 Register = Callable[[nn.Module, Callable[..., None]], object]  # puts a hook before a module's forward pass
 
@@ -35,13 +35,6 @@ class Routing:
         if shown is not sent:  # experts that lie in one tensor see what they are sent
             for number in range(len(shown)):
                 register(experts[number], partial(_rows, shown[number]))
-
-    def add_up(self) -> None:
-        """What all processes that calibrate together have counted, by their GPUs."""
-        for tokens in (*self.sent.values(), *self.shown.values()):
-            whole = tokens.cuda()
-            distributed.all_reduce(whole)
-            tokens.copy_(whole)
 
     def counts(self) -> dict[str, Any] | None:
         """Tokens by block and expert as `sent`, the least and the most of `shown`; none where no experts are quantized."""
