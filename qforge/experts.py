@@ -25,10 +25,17 @@ def number(config: Mapping[str, Any]) -> int:
 
 
 def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module]) -> None:
-    """Refuse a floor that not even routers without preferences could reach. `config`: the language model's."""
+    """Refuse a floor that not even routers without preferences could reach, and counting on several GPUs.
+
+    `config`: the language model's.
+    """
     calib, count, chosen = job.calib, number(config), int(config.get("num_experts_per_tok") or 0)
     if not job.method.calibrated or not any(m.kind == "expert" for m in quantized):
         return
+    if calib.devices > 1:
+        raise ValueError(
+            f"calib.devices={calib.devices}: what experts are sent is counted on one GPU; use calib.devices=1"
+        )
     share = calib.sequences * calib.length * chosen / count
     if share < calib.expert_floor:
         enough = ceil(calib.sequences * calib.expert_floor / share)
@@ -55,9 +62,13 @@ def refuse_starved(calib: Calibration, counted: Mapping[str, Any] | None) -> Non
 
 
 def summary(calib: Calibration, counted: Mapping[str, Any]) -> dict[str, Any]:
-    """For people: the least and the median of what an expert was sent, and how many starved: below the floor, or at 0."""
+    """For people: least and median of what an expert was sent, and how many starved, by the usual floor where there is none."""
     tokens = [t for sent in counted["sent"].values() for t in sent]
-    return {
-        "experts": len(tokens), "least": min(tokens), "median": median(tokens), "floor": calib.expert_floor,
-        "starved": sum(t < max(calib.expert_floor, 1) for t in tokens), "tokens": counted["tokens"], "shown": counted["shown"],
-    }  # fmt: skip
+    floor = calib.expert_floor or Calibration.expert_floor
+    least, middle, starved = min(tokens), median(tokens), sum(t < floor for t in tokens)
+    said = (
+        f"{starved} of {len(tokens)} experts were sent fewer than {floor} of {counted['tokens']} tokens of calibration "
+        f"(least {least}, median {middle:g})"
+    )
+    return {"experts": len(tokens), "least": least, "median": middle, "starved": starved, "floor": floor, "said": said,
+            "tokens": counted["tokens"], "shown": counted["shown"]}  # fmt: skip

@@ -12,6 +12,7 @@ from qforge.memory import Config, Memory
 from qforge.modules import Module
 
 TP_SIZES = (1, 2, 4, 8, 16)
+RENAMED = {"mixtral": "experts.N.w1"}  # whose experts transformers names otherwise than its checkpoints, and vLLM, do
 # What fails for one architecture alone: (model_type, layout)
 DEFECTS = {
     ("qwen3_omni_moe", "nvfp4_modelopt"): Serving(
@@ -31,8 +32,16 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
             f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
             f"{kind}; use method={job.method.instead or 'gptq'}"
         )
+    if not any(m.kind == "expert" for m in modules):
+        return
+    if kind in RENAMED and job.method.function and not job.method.streams:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library loads {kind} by transformers and exports the names "
+            f"that experts have there, not {RENAMED[kind]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, which "
+            "keep the names"
+        )
     mixtures = job.method.mixtures
-    if mixtures is not None and kind not in mixtures and any(m.kind == "expert" for m in modules):
+    if mixtures is not None and kind not in mixtures:
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and of those it is let at "
             f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"

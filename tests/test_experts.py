@@ -15,6 +15,7 @@ from test_streaming import MOE, checkpoint
 
 from qforge import plan
 from qforge.checkpoint import headers, read_json
+from qforge.checks import check
 from qforge.config import Job
 from qforge.stages.inspect import inspect
 
@@ -70,7 +71,7 @@ def test_the_tokens_of_every_expert_are_counted_once(made: dict[str, Path]) -> N
 
 def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Path) -> None:
     asked = ("model=local", "model.name=moe", f"model.path={source}", "method=gptq", "hw=h100",
-             "stages=[quantize,inspect]", "calib.sequences=16", "calib.length=64")  # fmt: skip
+             "stages=[quantize,inspect,report]", "calib.sequences=16", "calib.length=64")  # fmt: skip
     refused = cli(*asked)
     assert refused.code == 2
     assert (
@@ -97,10 +98,37 @@ def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=qwen3_30b_a3b", "method=gptq", "calib.sequences=1"],
-         "calib.expert_floor=32: 1 sequences of 512 tokens, each sent to 8 of 128 experts, are 32"),
+        (["method=gptq", "calib.sequences=4", "calib.length=64"],
+         "calib.expert_floor=32: 4 sequences of 64 tokens, each sent to 8 of 128 experts, are 16 per expert; use "
+         "calib.sequences=8 or more"),
+        (["method=gptq", "calib.devices=2"], "calib.devices=2: what experts are sent is counted on one GPU"),
+        (["method=gptqmodel"], "qwen3_moe is a mixture of experts, and of those it is let at none; use method=gptq, or rtn"),
+        (["method=auto_gptq"], "its library is let at llama, mistral, qwen2 only, and this is a qwen3_moe"),
+        (["method=awq", "model=gpt_oss_20b", "group_size=32"],
+         "gpt_oss is a mixture of experts, and of those it is let at qwen3_moe; use"),
+        (["method=gptq", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
+        (["method=nvfp4", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
     ],
 )  # fmt: skip
-def test_what_cannot_reach_the_experts_is_refused_by_the_plan(overrides: list[str], message: str) -> None:
+def test_what_cannot_calibrate_a_mixture_is_refused_by_the_plan(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        plan.make(job(*overrides, "hw=h200"), None)
+        plan.make(job("model=qwen3_30b_a3b", "hw=h200", *overrides), None)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["calib.expert_floor=0", "calib.sequences=1", "calib.length=8", "method=gptq"],
+        ["calib.sequences=1", "method=rtn"],
+        ["method=nvfp4_llmc", "model=mixtral_8x7b"],
+        ["calib.sequences=1", "model=llama3_1_8b", "method=gptq"],
+    ],
+)
+def test_the_floor_asks_nothing_of_others(overrides: list[str]) -> None:
+    """Of who has switched it off, of methods that look at no data, of models without experts."""
+    plan.make(job("model=qwen3_30b_a3b", "hw=h200", *overrides), None)
+
+
+def test_a_floor_below_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"calib\.expert_floor=-1: at least 0 is needed"):
+        check(job("calib.expert_floor=-1"))

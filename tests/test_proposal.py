@@ -121,6 +121,12 @@ def test_a_duplicate_that_expects_to_be_one_says_so(propose: Propose) -> None:
     assert "the same checkpoint as experiment=b3, as expected: it runs once" in said
 
 
+def test_a_list_that_is_part_of_itself_is_refused(propose: Propose) -> None:
+    code, said = propose(head="experiments: [a1, {name}]\n")
+    assert code == 2
+    assert "which it is part of" in said
+
+
 def test_a_file_of_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert proposal.main([str(tmp_path / "x.yaml")]) == 2
     assert "x.yaml: is not in conf/experiment/, where Hydra looks; move it there" in capsys.readouterr().out

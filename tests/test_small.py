@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import ml_dtypes
@@ -12,8 +13,10 @@ from conftest import ROOT
 from qforge import scales
 from qforge.checkpoint import Stored
 from qforge.progress import fraction
+from qforge.request import to_json
 from qforge.runtimes import vllm
 from qforge.runtimes.vllm import not_language
+from qforge.stages.inspect import _same
 
 # -- progress
 
@@ -94,3 +97,22 @@ def test_the_kernel_of_a_modelopt_checkpoint_is_read_from_its_warning() -> None:
         "degrade performance for compute-heavy workloads."
     )
     assert vllm._kernel(line) == "Marlin kernel for FP4 weights"
+
+
+def test_a_tensor_of_another_shape_is_another_tensor(tmp_path: Path) -> None:
+    """An expert that was packed where it should not be, against its source: it is named, nothing breaks."""
+    (tmp_path / "w").write_bytes(bytes(64))
+    assert not _same(Stored("U8", (4, 4), tmp_path / "w", 0), Stored("BF16", (4, 8), tmp_path / "w", 0))
+
+
+def test_a_list_of_numbers_is_one_line_of_json() -> None:
+    """Thousands of token counts, one per line, would be all that a person sees."""
+    value = {
+        "sent": {"a": [1, 2, 3], "b": [0.5, -1e-9]},
+        "names": ["[\n  1\n]", "x"],
+        "none": [],
+        "deep": [[1], [2, 3]],
+    }
+    written = to_json(value)
+    assert '"a": [1, 2, 3],\n' in written
+    assert json.loads(written) == value

@@ -71,7 +71,6 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         for name, value in model.named_parameters():
             if name in vectors:
                 value.data.copy_(vectors[name])
-    hooks.remove_hooks()
     model.save_pretrained(out, save_compressed=True, max_shard_size=FILE)
     if several:
         distributed.destroy_process_group()

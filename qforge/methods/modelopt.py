@@ -40,6 +40,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         with torch.inference_mode():
             for sequence in sequences or []:
                 model(torch.tensor([sequence], device=model.device))
+        routing.stop()  # some algorithms ask for several passes, and the export makes one of its own
 
     model = mtq.quantize(model, config, forward_loop if sequences else None)
     with torch.inference_mode():

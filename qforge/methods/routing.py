@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-Register = Callable[[nn.Module, Callable[..., None]], object]  # puts a hook before a module's forward pass
+Register = Callable[[nn.Module, Callable[..., None]], RemovableHandle]  # puts a hook before a module's forward pass
 
 
 class Routing:
@@ -23,6 +24,7 @@ class Routing:
         """`register` is the library's own way to hook, where it has passes that calibrate nothing."""
         self.sent: dict[str, torch.Tensor] = {}  # by block: [experts]
         self.shown: dict[str, torch.Tensor] = {}
+        self.handles: list[RemovableHandle] = []
         for name, module in model.named_modules():
             kept = any(known.startswith(f"{name}.") for known in exempt)  # all experts of a block, or none
             if name.endswith(".experts") and hasattr(module, "num_experts") and not kept:
@@ -31,10 +33,14 @@ class Routing:
     def _watch(self, block: str, experts: Any, register: Register) -> None:
         sent = self.sent[block] = torch.zeros(experts.num_experts, dtype=torch.long)
         shown = self.shown[block] = torch.zeros_like(sent) if isinstance(experts, nn.ModuleList) else sent
-        register(experts, partial(_choices, sent))
+        self.handles.append(register(experts, partial(_choices, sent)))
         if shown is not sent:  # experts that lie in one tensor see what they are sent
-            for number in range(len(shown)):
-                register(experts[number], partial(_rows, shown[number]))
+            self.handles += [register(experts[n], partial(_rows, shown[n])) for n in range(len(shown))]
+
+    def stop(self) -> None:
+        """Count no more."""
+        for handle in self.handles:
+            handle.remove()
 
     def counts(self) -> dict[str, Any] | None:
         """Tokens by block and expert as `sent`, the least and the most of `shown`; none where no experts are quantized."""

@@ -64,6 +64,8 @@ def row(result: dict[str, Any]) -> None:
         f"{_coloured(result['verdict'])}  {result['model']} {result['method']}: {size_of(size['bytes'])} "
         f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
     )
+    if counted := (result["quantize"] or {}).get("experts"):
+        console.print(counted["said"], style="yellow" if counted["starved"] else "dim")
     spent(result["time"])
 
 

@@ -140,6 +140,8 @@ def _finite(tensor: Stored) -> bool:
 
 
 def _same(ours: Stored, theirs: Stored) -> bool:
+    if ours.shape != theirs.shape:
+        return False
     if ours.dtype == theirs.dtype:
         return _same_bytes(ours, theirs)
     values = ours.read()
