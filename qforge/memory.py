@@ -164,8 +164,9 @@ def memory(config: Config, weight_bytes: int, where: Deployment) -> Memory:
 def _activations(config: Config, where: Deployment) -> float:
     """Bytes at the widest moment of vLLM's profile run, which is what it sets aside.
 
-    Which allocations are alive then was recorded in vLLM 0.26 on an H100; results/notes-h100.md has the list. A mixture is
-    sampled by its older model runner (logits in 16 and 32 bits, probabilities, noise), while the experts' workspaces stay.
+    What is allocated then was recorded in vLLM 0.26 for dense models (results/notes-h100.md) and read for mixtures: its older
+    model runner samples them (logits in 16 and 32 bits, probabilities, noise) while the workspaces of the experts stay
+    (v1/worker/gpu_model_runner.py, fused_moe/experts/triton_moe.py:181).
     """
     hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
     count, chosen = experts.number(config), int(config.get("num_experts_per_tok") or 0)
