@@ -35,7 +35,11 @@ from qforge.sensitivity import Loss, choose  # noqa: E402
 from qforge.stages.sensitivity import Subject  # noqa: E402
 from qforge.units import Part  # noqa: E402
 
-CONFIGS = {"int4": "INT4_BLOCKWISE_WEIGHT_ONLY_CFG", "nvfp4": "W4A16_NVFP4_CFG", "nvfp4_modelopt": "W4A16_NVFP4_CFG"}
+CONFIGS = {  # and the bits per weight that AutoQuantize counts
+    "int4": ("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", 4.0),
+    "nvfp4": ("W4A16_NVFP4_CFG", 4.5),
+    "nvfp4_modelopt": ("W4A16_NVFP4_CFG", 4.5),
+}
 
 
 def main() -> None:
@@ -107,16 +111,19 @@ def _by_autoquantize(
     total = sum(m.parameters for m in matrices)
     part = Part("", "", 0, matrices)
     extra = part.extra_bytes(FORMATS[request.job.method.format], request.job.group_size)
-    config = deepcopy(getattr(mtq, CONFIGS[request.job.method.format]))
+    name, bits = CONFIGS[request.job.method.format]
+    config = deepcopy(getattr(mtq, name))
     for entry in config["quant_cfg"]:
         if "block_sizes" in (entry.get("cfg") or {}):
             entry["cfg"]["block_sizes"][-1] = request.job.group_size
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     head = model.get_output_embeddings().weight.numel()  # it counts it, though it may not quantize it
+    spared = total * budget / extra  # weights that the bytes leave in bf16, whatever it counts for those that it packs
+    effective = (bits * (total - spared) + 16 * (spared + head)) / (total + head)
     batches = [torch.tensor([window]) for window in seen]
     _, state = mtq.auto_quantize(
         model,
-        constraints={"effective_bits": 8 * (2 * total - extra + 2 * head + budget) / (total + head)},
+        constraints={"effective_bits": effective},
         quantization_formats=[config],
         data_loader=batches,
         forward_step=lambda model, batch: model(batch, labels=batch),

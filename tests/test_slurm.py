@@ -34,17 +34,16 @@ def node() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def gptq(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """A job that takes a while: GPTQ of three blocks of random weights."""
-    small = checkpoint(tmp_path_factory.mktemp("small") / "source", {**DENSE, "num_hidden_layers": 3}, model, files=1)
-    return (
-        "model=local",
-        "model.name=small",
-        f"model.path={small}",
-        "method=gptq",
-        "calib.length=64",
-        "stages=[quantize,inspect]",
-    )
+def small(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Three blocks of random weights."""
+    folder = checkpoint(tmp_path_factory.mktemp("small") / "source", {**DENSE, "num_hidden_layers": 3}, model, files=1)
+    return ("model=local", "model.name=small", f"model.path={folder}")
+
+
+@pytest.fixture(scope="module")
+def gptq(small: tuple[str, ...]) -> tuple[str, ...]:
+    """A job that takes a while."""
+    return (*small, "method=gptq", "calib.length=64", "stages=[quantize,inspect]")
 
 
 @contextmanager
@@ -119,9 +118,9 @@ def test_ctrl_c_ends_the_jobs_as_well(cli: Cli, gptq: tuple[str, ...], tmp_path:
     gone(tmp_path)
 
 
-def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, model: Path, tmp_path: Path) -> None:
-    quick = (*QUICK, "eval.windows=3", "eval.tasks=[]", "runtime=transformers")
-    with sweep(cli, tmp_path, "method=rtn", "group_size=32,64", *quick) as process:
+def test_jobs_that_need_the_same_baseline_measure_it_once(cli: Cli, small: tuple[str, ...], tmp_path: Path) -> None:
+    quick = (*QUICK, "eval.windows=3", "eval.context=256", "eval.tasks=[]", "runtime=transformers")
+    with sweep(cli, tmp_path, *small, "method=rtn", "group_size=32,64", *quick) as process:
         done = ended(process, tmp_path)
     assert done.code == 0, done.output
     assert len(list(tmp_path.glob("*/evaluate.log"))) == 2
