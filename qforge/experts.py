@@ -29,13 +29,15 @@ def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module])
 
     `config`: the language model's.
     """
-    calib, count, chosen = job.calib, number(config), int(config.get("num_experts_per_tok") or 0)
+    calib, count, chosen = job.calib, number(config), config.get("num_experts_per_tok")
     if not job.method.calibrated or not any(m.kind == "expert" for m in quantized):
         return
     if calib.devices > 1:
         raise ValueError(
             f"calib.devices={calib.devices}: what experts are sent is counted on one GPU; use calib.devices=1"
         )
+    if not chosen:
+        return
     share = calib.sequences * calib.length * chosen / count
     if share < calib.expert_floor:
         enough = ceil(calib.sequences * calib.expert_floor / share)

@@ -12,7 +12,8 @@ from qforge.memory import Config, Memory
 from qforge.modules import Module
 
 TP_SIZES = (1, 2, 4, 8, 16)
-RENAMED = {"mixtral": "experts.N.w1"}  # whose experts transformers names otherwise than its checkpoints, and vLLM, do
+# Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14, ModelOpt 0.47)
+RENAMED = {"mixtral": "experts.N.w1"}
 # What fails for one architecture alone: (model_type, layout)
 DEFECTS = {
     ("qwen3_omni_moe", "nvfp4_modelopt"): Serving(
