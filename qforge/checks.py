@@ -177,11 +177,8 @@ def _check_devices(job: Job) -> None:
     devices, sequences = job.calib.devices, job.calib.sequences
     if not 1 <= devices <= sequences:
         raise ValueError(f"calib.devices={devices}: use 1 up to calib.sequences={sequences}, which they share")
-    if (
-        devices > 1
-        and job.method.calibrated
-        and not str(job.method.function).startswith("qforge.methods.llmcompressor")
-    ):
+    alone = job.method.calibrated and not str(job.method.function).startswith("qforge.methods.llmcompressor")
+    if devices > 1 and alone:
         raise ValueError(
             f"calib.devices={devices} method={job.method.name}: only llm-compressor's methods share their texts among GPUs; "
             "use calib.devices=1, or method=gptq"

@@ -27,8 +27,8 @@ def quantizing(job: Job) -> int:
 
 def for_quantizing(job: Job) -> None:
     """As many GPUs as calib.devices says."""
-    asked, found = quantizing(job), len(provenance.hardware()["gpus"])
-    if asked > 1 and asked > found:
+    asked = quantizing(job)
+    if asked > 1 and asked > (found := len(provenance.hardware()["gpus"])):
         raise ValueError(
-            f"calib.devices={asked}: this machine has {found} NVIDIA GPUs; use as many, or calib.devices=1"
+            f"calib.devices={asked}: this machine has {found} NVIDIA GPUs; use calib.devices={max(found, 1)}"
         )

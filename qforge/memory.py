@@ -172,9 +172,7 @@ def _activations(config: Config, where: Deployment) -> float:
     count, chosen = experts.number(config), int(config.get("num_experts_per_tok") or 0)
     width = int((count and config.get("moe_intermediate_size")) or config.get("intermediate_size") or 0) / where.devices
     state = 2.0 * where.batch_tokens * hidden
-    compiling = (
-        2.0 * vocabulary * hidden / where.devices + 2 * state
-    )  # kernels are timed on an example of the embedding
+    compiling = 2.0 * vocabulary * hidden / where.devices + 2 * state  # timing a kernel on a copy of the embedding
     if count:
         workspaces = 2.0 * where.batch_tokens * chosen * (max(width, hidden) + max(2 * width, hidden))
         running = workspaces + 14.0 * where.batch_sequences * vocabulary
