@@ -39,6 +39,7 @@ ROWS = {
     "qwen3_8b_random-rtn": [SHAPE, "method=rtn", "group_size=128", KV],
     "qwen3_8b_random-nvfp4_llmc": [SHAPE, "method=nvfp4_llmc", KV],
     "qwen3_8b_random-fp8": [SHAPE, "method=fp8", KV],
+    "qwen3_8b_random-mxfp4": [SHAPE, "method=mxfp4", KV],
     "qwen3_8b_random-nvfp4": [SHAPE, "method=nvfp4", KV],
     "qwen3_8b_random-nvfp4_llmc-humming": [SHAPE, "method=nvfp4_llmc", KV, "+runtime.args.linear_backend=humming"],
     "qwen3_30b_a3b_random-bf16": [MIXTURE, "method=bf16", KV],
@@ -54,10 +55,10 @@ TIERS = {
     for row in ("qwen3_30b_a3b_random-rtn", "qwen3_30b_a3b_random-nvfp4_llmc")
     for tier in ("minimum", "target", "optimal")
 }
-TWO = "+runtime.args.tensor_parallel_size=2"
+TWO = ["+runtime.args.tensor_parallel_size=2", "stages=[quantize,inspect,serve,bench]"]  # beside no bf16 of their own
 TOGETHER = {  # on two GPUs, after the others
-    "qwen3_8b_random-rtn-tp2": [SHAPE, "method=rtn", "group_size=128", KV, TWO],
-    "qwen3_8b_random-nvfp4_llmc-tp2": [SHAPE, "method=nvfp4_llmc", KV, TWO],
+    "qwen3_8b_random-rtn-tp2": [SHAPE, "method=rtn", "group_size=128", KV, *TWO],
+    "qwen3_8b_random-nvfp4_llmc-tp2": [SHAPE, "method=nvfp4_llmc", KV, *TWO],
 }
 
 
@@ -124,10 +125,13 @@ def main() -> None:
     queue = Queue([row for row in rows if re.search(given.rows, row)], needs, time.time() + given.seconds)
     devices = given.devices.split(",") if given.devices else all_devices()
 
+    def run(row: str, asked: list[str], on: str) -> None:
+        own = [f"model.path={path}" for start, path in needs.items() if row.startswith(start)]
+        measure(row, [*asked, *own, *overrides], on, given.out)
+
     def work(device: str) -> None:
         while row := queue.take():
-            own = [f"model.path={path}" for start, path in needs.items() if row.startswith(start)]
-            measure(row, [*rows[row], *own, *overrides], device, given.out)
+            run(row, rows[row], device)
 
     workers = [threading.Thread(target=work, args=[device]) for device in devices]
     for worker in workers:
@@ -136,7 +140,7 @@ def main() -> None:
         worker.join()
     for row in [row for row in TOGETHER if len(devices) > 1 and not given.tiers and re.search(given.rows, row)]:
         if time.time() < queue.until:
-            measure(row, [*TOGETHER[row], *overrides], ",".join(devices[:2]), given.out)
+            run(row, TOGETHER[row], ",".join(devices[:2]))
 
 
 if __name__ == "__main__":

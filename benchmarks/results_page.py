@@ -70,6 +70,8 @@ def measured_by(row: Row, timed: bool = True) -> str:
         load = f"{conditions['input_len']} tokens in, {conditions['output_len']} out"
         how.append(f"{load}, median of {conditions['repeats']}")
     version = row["measured"]["serve"].get("version")
+    if (devices := conditions["runtime_args"].get("tensor_parallel_size", 1)) > 1:
+        version += f" on {devices} GPUs (tensor parallel)"
     return f"vLLM {version}, {where}; qforge {row['qforge']['commit'][:9]}. {'; '.join(how)}. {row['caution']}".strip()
 
 
@@ -132,10 +134,11 @@ def interval(criterion: Row | None, unit: str) -> str:
 def speed(row: Row) -> dict[str, str]:
     """Tokens/s at each number of streams and of prefill, over bf16's; time to the first token at the most streams."""
     bench, cells = row["measured"]["bench"], {}
-    theirs = (row["baseline"] or row["measured"])["bench"]
+    theirs = row["baseline"] or (row["measured"] if row["method"] == "bf16" else None)
     for streams, run in bench.get("runs", {}).items():
-        gain = run["output_throughput"] / theirs["runs"][streams]["output_throughput"]
-        cells[f"tokens/s at {streams}"] = f"{run['output_throughput']:.0f} ({gain:.2f})"
+        rate = run["output_throughput"]
+        gain = f" ({rate / theirs['bench']['runs'][streams]['output_throughput']:.2f})" if theirs else ""
+        cells[f"tokens/s at {streams}"] = f"{rate:.0f}{gain}"
     if prefill := sorted(bench.get("prefill_tokens_per_second", [])):
         cells["prefill tokens/s"] = f"{prefill[len(prefill) // 2]:.0f}"
     for streams in [s for s in bench.get("runs", {}) if s in ("1", "64")]:

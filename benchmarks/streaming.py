@@ -172,7 +172,7 @@ def work(file: Path) -> None:
     request = TypeAdapter(Request).validate_json(file.read_text())
     clock: dict[str, list[tuple[float, float]]] = {"read": [], "pack": [], "write": []}
     for owner, name, into in (
-        (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"),
+        (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"), (Shard, "put_run", "write"),
     ):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), clock[into]))
     result = quantize(request)

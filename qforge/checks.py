@@ -99,6 +99,7 @@ def _check_lengths(job: Job) -> None:
             "more and at most 1.0; for windows of one length use [1.0]"
         )
     _check_calibration(job.calib)
+    _check_devices(job)
     _check_engine(job)
     limit = job.runtime.args.get("max_model_len")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
@@ -190,6 +191,18 @@ def _check_calibration(calib: Calibration) -> None:
     if any(weight <= 0 for weight in given) or 0 < len(given) < len(weights):
         raise ValueError(
             f"calib.texts: weights {weights}: give every text one above 0, or none; leave a text out that is not wanted"
+        )
+
+
+def _check_devices(job: Job) -> None:
+    devices, sequences = job.calib.devices, job.calib.sequences
+    if not 1 <= devices <= sequences:
+        raise ValueError(f"calib.devices={devices}: use 1 up to calib.sequences={sequences}, which they share")
+    alone = job.method.calibrated and not str(job.method.function).startswith("qforge.methods.llmcompressor")
+    if devices > 1 and alone:
+        raise ValueError(
+            f"calib.devices={devices} method={job.method.name}: only llm-compressor's methods share their texts among GPUs; "
+            "use calib.devices=1, or method=gptq"
         )
 
 

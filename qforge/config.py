@@ -125,6 +125,7 @@ class Calibration:
     length: int = MISSING  # tokens of the longest sequence
     lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
     seed: int = 0
+    devices: int = 1  # GPUs here that share sequences and, with GPTQ, matrices, by llm-compressor's DDP
     # tokens that the router must send to each expert of a mixture, or nothing is exported; 0: no floor. An estimated mean
     # square (what a scale or a Hessian's diagonal is made of) of 32 tokens is off by a quarter, sqrt(2 / 32), at best
     expert_floor: int = 32

@@ -193,7 +193,8 @@ def run_stage(
     file = out / "request.json"
     request.write(file)
     last: list[str] = []
-    command = ["-m", f"qforge.stages.{name}", str(file)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}"]
+    command = [*(torchrun if request.processes > 1 else []), "-m", f"qforge.stages.{name}", str(file)]
     # threads that spin while they wait cost everybody on busy cores, themselves too (LOG, 2026-11-25)
     environ = {API_KEY: api_key, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     with log.open("w") as stream, process(environment, command, environ) as child:

@@ -25,9 +25,18 @@ def number(config: Mapping[str, Any]) -> int:
 
 
 def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module]) -> None:
-    """Refuse a floor that not even routers without preferences could reach. `config`: the language model's."""
+    """Refuse a floor that not even routers without preferences could reach, and counting on several GPUs.
+
+    `config`: the language model's.
+    """
     calib, count, chosen = job.calib, number(config), config.get("num_experts_per_tok")
-    if not job.method.calibrated or not chosen or not any(m.kind == "expert" for m in quantized):
+    if not job.method.calibrated or not any(m.kind == "expert" for m in quantized):
+        return
+    if calib.devices > 1:
+        raise ValueError(
+            f"calib.devices={calib.devices}: what experts are sent is counted on one GPU; use calib.devices=1"
+        )
+    if not chosen:
         return
     share = calib.sequences * calib.length * chosen / count
     if share < calib.expert_floor:

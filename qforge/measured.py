@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +77,15 @@ def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurem
 
 
 def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool = False) -> list[Measurement]:
-    """Those of the model nearest in size, of the same kind: ratios of different models do not compare."""
+    """Those of the model nearest in size, of the same kind, and of the hardware with the most of them: ratios of different
+    models, or to bf16 on different hardware, do not compare."""
     measurements = [m for m in measurements if m.experts == experts]
     if not measurements:
         return []
     closest = min(measurements, key=lambda m: abs(math.log(m.parameters / parameters)))
-    return [m for m in measurements if m.model == closest.model]
+    of_model = [m for m in measurements if m.model == closest.model]
+    ((hw, _),) = Counter(m.hw for m in of_model).most_common(1)
+    return [m for m in of_model if m.hw == hw]
 
 
 def _measurement(file: Path) -> Measurement | None:

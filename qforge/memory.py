@@ -9,11 +9,13 @@ from typing import Any
 
 import psutil
 
+from qforge import experts
 from qforge.config import Hardware, Job, Vendor
 
 UTILIZATION = (
     0.92  # of a device's memory, that vLLM takes unless gpu_memory_utilization says otherwise (config/cache.py)
 )
+SCRATCH = 82 * 2**20  # on a GPU: what timing a kernel clears its cache with, and cuBLAS's workspace
 KV_BYTES = {"auto": 2.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0}
 
 Config = Mapping[
@@ -160,11 +162,23 @@ def memory(config: Config, weight_bytes: int, where: Deployment) -> Memory:
 
 
 def _activations(config: Config, where: Deployment) -> float:
-    """Bytes at the widest moment: a layer's input, residual and gated MLP in 16 bits, or the logits in 32."""
-    experts = int(config.get("num_experts_per_tok") or 0) * int(config.get("moe_intermediate_size") or 0)
-    widest = max(int(config.get("intermediate_size") or 0), experts)
-    layer = 2.0 * where.batch_tokens * (2 * int(config["hidden_size"]) + 2 * widest / where.devices)
-    return max(layer, 4.0 * where.batch_sequences * int(config["vocab_size"]))
+    """Bytes at the widest moment of vLLM's profile run, which is what it sets aside.
+
+    What is allocated then was recorded in vLLM 0.26 for dense models (results/notes-h100.md) and read for mixtures: its older
+    model runner samples them (logits in 16 and 32 bits, probabilities, noise) while the workspaces of the experts stay
+    (v1/worker/gpu_model_runner.py, fused_moe/experts/triton_moe.py:181).
+    """
+    hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
+    count, chosen = experts.number(config), int(config.get("num_experts_per_tok") or 0)
+    width = int((count and config.get("moe_intermediate_size")) or config.get("intermediate_size") or 0) / where.devices
+    state = 2.0 * where.batch_tokens * hidden
+    compiling = 2.0 * vocabulary * hidden / where.devices + 2 * state  # timing a kernel on a copy of the embedding
+    if count:
+        workspaces = 2.0 * where.batch_tokens * chosen * (max(width, hidden) + max(2 * width, hidden))
+        running = workspaces + 14.0 * where.batch_sequences * vocabulary
+    else:
+        running = max(3 * state + 2.0 * where.batch_tokens * 3 * width, 2.0 * where.batch_sequences * vocabulary)
+    return max(compiling, running + (0 if where.hw.vendor is Vendor.cpu else SCRATCH))
 
 
 def quantizing_bytes(job: Job, config: Config, block: Sequence[int], bf16_bytes: int, packed_bytes: int) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qforge import adaptive, compat, formats, interpreters, plan, sensitivity
+from qforge import adaptive, compat, devices, formats, interpreters, plan, sensitivity
 from qforge.checkpoint import headers, read_json, tensor_bytes
 from qforge.checks import check
 from qforge.config import Job, Method
@@ -167,7 +167,7 @@ def serve(run: Run, artifact: Path) -> None:
     if how.how is compat.How.refused:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     run.refuse_useless_server(how.how is compat.How.emulated, how.reason)
-    run.refuse_missing_device()
+    devices.for_serving(run.job)
     check_runtime(run)
     with server(run, False, artifact, interpreters.of_runtime(job)) as running:
         terminal.serving(running)

@@ -7,6 +7,7 @@ import hashlib
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _git(*arguments: str) -> str | None:
 def file_hashes(folder: Path) -> dict[str, str]:
     """sha256 of every file below `folder` but the list of hashes itself."""
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != HASHES]
-    return {f.relative_to(folder).as_posix(): _sha256(f) for f in files}
+    with ThreadPoolExecutor() as pool:  # gigabytes each
+        return {f.relative_to(folder).as_posix(): sha for f, sha in zip(files, pool.map(_sha256, files), strict=True)}
 
 
 def _sha256(file: Path) -> str:

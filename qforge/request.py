@@ -32,6 +32,7 @@ class Request:
     inputs: dict[str, str] = field(default_factory=dict)  # paths by name: source, artifact, calibration ...
     exempt: list[str] = field(default_factory=list)  # modules to leave in bf16
     simulate: bool = False  # unpack what was packed: nothing serves it
+    processes: int = 1  # that share the work, each with a GPU: torchrun starts them
     server: str | None = None  # its base URL; the key is in the environment
 
     def write(self, file: Path) -> None:

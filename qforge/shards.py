@@ -69,6 +69,12 @@ class Shard:
         assert start + data.nbytes <= self.tensors[name].nbytes, name
         _write(self._descriptor, data, self._places[name] + start)
 
+    def put_run(self, names: list[str], data: memoryview) -> None:
+        """Write tensors that follow one another, as those do that follow one another in `tensors` and have one dtype."""
+        begin, last = self._places[names[0]], names[-1]
+        assert self._places[last] + self.tensors[last].nbytes - begin == data.nbytes, names[0]
+        _write(self._descriptor, data, begin)
+
     def close(self) -> None:
         """Everything is written: the file gets its name."""
         os.close(self._descriptor)
@@ -76,10 +82,10 @@ class Shard:
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], bytes]:
-    """Where each tensor begins in the file, and the header; wide types first, which keeps every tensor aligned."""
+    """Where each tensor begins in the file, in the order given, and the header. Wide types first: so all are aligned."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     begin, places = 0, {}
-    for name in sorted(tensors, key=lambda name: (-BYTES[tensors[name].dtype], name)):
+    for name in sorted(tensors, key=lambda name: -BYTES[tensors[name].dtype]):
         tensor = tensors[name]
         end = begin + tensor.nbytes
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}

@@ -11,9 +11,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from qforge import checkpoint, envs, experts, formats, interpreters, progress, sensitivity
+from qforge import checkpoint, devices, envs, experts, formats, interpreters, progress, sensitivity
 from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job, Vendor, repository_path
+from qforge.config import ROOT, Engine, Job, repository_path
 from qforge.envs import Environment, StageError
 from qforge.measure import code
 from qforge.plan import Plan
@@ -26,7 +26,6 @@ from qforge.store import Store, result, seconds
 QUANT_ENV = "quant"  # converts and tokenizes
 PACKERS = ("stages/quantize.py", "shards.py", "methods/packing.py", "methods/routing.py", "methods/unpack.py")
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
-DEVICES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
 
 
 class Run:
@@ -58,7 +57,9 @@ class Run:
         interpreters.check(job)
         vllm.check_port(job.serve.port)
         if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
-            self.refuse_missing_device()
+            devices.for_serving(job)
+        if "quantize" in job.stages:
+            devices.for_quantizing(job)
         if job.serve.keep:
             self.refuse_useless_server(plan.emulated or plan.simulated, plan.serving.reason)
         self.store.root.mkdir(parents=True, exist_ok=True)
@@ -70,15 +71,6 @@ class Run:
             raise ValueError(
                 f"store={self.store.root}: the disk has {free / 1e9:.2f} GB free and this run may write {needed / 1e9:.2f} "
                 "GB; free some space or give another store=PATH"
-            )
-
-    def refuse_missing_device(self) -> None:
-        """Serving for a GPU needs one here."""
-        vendor, device = self.job.hw.vendor, DEVICES[self.job.hw.vendor]
-        if not Path(device).exists():
-            raise ValueError(
-                f"hw={self.job.hw.name}: this machine has no {vendor.value} GPU ({device} is missing); plan for it with "
-                "plan_only=true, only quantize with stages=[quantize,inspect], or run here with hw=cpu"
             )
 
     def refuse_useless_server(self, emulated: bool, reason: str) -> None:
@@ -170,13 +162,17 @@ class Run:
             calibration = self._calibration(source)
             inputs["calibration"] = str(calibration)
             key["calibration"] = read_json(calibration / "result.json")["sha256"]
+        processes = devices.quantizing(self.job)
+        if processes > 1:
+            key["processes"] = processes  # sums in another order
 
         def build(out: Path) -> None:
             where = interpreters.named(str(method.env), self.job)
             with progress.line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
                 self.stage(
-                    "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, simulate=plan.simulated
-                )
+                    "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, simulate=plan.simulated,
+                    processes=processes,
+                )  # fmt: skip
                 line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
         folder = self.get("quantize", key, build, method.name)

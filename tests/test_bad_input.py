@@ -48,6 +48,7 @@ def refused(done: Finished, *words: str) -> None:
         (["stages=[serve,evaluate]"], ["without quantize, say which checkpoint: artifact=PATH"]),
         (["verify=/tmp"], ["no qforge/hashes.json in it"]),
         (["runtime=existing", "runtime.python=/no/python"], ["runtime.python=/no/python: not an executable"]),
+        (["calib.devices=2"], ["calib.devices=2: this machine has 0 NVIDIA GPUs"]),
         (["gate.criteria.task.metric=elo"], ["gate.criteria.task.metric=elo: unknown; choose from perplexity_increase"]),
     ],
 )  # fmt: skip

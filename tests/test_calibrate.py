@@ -57,6 +57,12 @@ def test_weights_decide_from_which_text_the_sequences_come() -> None:
         (["calib.lengths=[1.0,0.0]"], "calib.lengths=[1.0, 0.0]: parts of calib.length=512 are needed"),
         (["calib.lengths=[]"], "use [1.0]"),
         (["calib.texts.wikitext.weight=0"], "give every text one above 0, or none"),
+        (["calib.devices=0"], "calib.devices=0: use 1 up to calib.sequences=64, which they share"),
+        (["calib.devices=65"], "calib.devices=65: use 1 up to calib.sequences=64"),
+        (
+            ["calib.devices=2", "method=gptqmodel"],
+            "calib.devices=2 method=gptqmodel: only llm-compressor's methods share",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_its_key(overrides: list[str], message: str) -> None:

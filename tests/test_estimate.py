@@ -41,6 +41,17 @@ def test_the_kv_cache_is_as_large_as_vllm_says() -> None:
     assert 2**30 / kv_bytes("smollm2_135m") == pytest.approx(said, rel=0.003)
 
 
+def test_activations_are_what_vllm_set_aside_on_gpus() -> None:
+    rows = {file: read_json(file) for file in (ROOT / "results").glob("*-h[12]00*.json")}
+    kinds = {(row["model"], row["conditions"]["runtime_args"].get("tensor_parallel_size")) for row in rows.values()}
+    assert len(kinds) >= 4  # small, large, a mixture, two GPUs
+    for file, row in rows.items():
+        options = [f"++runtime.args.{key}={value}" for key, value in row["conditions"]["runtime_args"].items()]
+        where = memory.deployment(job(f"model={row['model']}", f"hw={row['conditions']['hw']}", *options))
+        planned = memory.memory(text(row["model"].removesuffix("_random")), 0, where).activations
+        assert planned == pytest.approx(float(row["measured"]["serve"]["activation_gib"]), rel=0.15), file.name
+
+
 def test_memory_adds_up_and_says_what_fits() -> None:
     made = plan.make(job("model=llama3_1_8b", "method=gptq", "hw=h100"), None)
     found = made.estimates.memory

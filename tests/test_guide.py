@@ -53,6 +53,12 @@ def test_on_blackwell_many_streams_gain_from_fp4_arithmetic() -> None:
     assert found["b200", "many streams"].method == "nvfp4_w4a4"
 
 
+def test_rows_of_one_model_on_one_hardware_are_compared() -> None:
+    near, other = [row(m, 128, at1=1.2) for m in ("rtn", "gptq")], replace(row("mxfp4", 32, at1=1.6), hw="h200")
+    far = [replace(row(m, 128, at1=2.0), model="n", parameters=10**9) for m in ("rtn", "gptq", "awq")]
+    assert measured.nearest([*far, other, *near], 7 * 10**9) == near
+
+
 def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -> None:
     """nvfp4_gptq has nvfp4_llmc's tensors and kernel; of the two it looks at data."""
     rows = [row("nvfp4_llmc", 16, at1=1.39)]

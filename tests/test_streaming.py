@@ -190,6 +190,18 @@ def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert not Shard(shard.file, {**tensors, "b": Tensor("U8", (4,))}).finished
 
 
+def test_tensors_that_follow_one_another_are_written_at_once(tmp_path: Path) -> None:
+    tensors = {"b": Tensor("U8", (3,)), "x": Tensor("F32", (1,)), "a": Tensor("U8", (2,)), "c": Tensor("U8", (4,))}
+    shard = Shard(tmp_path / "x.safetensors", tensors)
+    shard.open()
+    with pytest.raises(AssertionError):
+        shard.put_run(["b", "c"], memoryview(b"bbbcccc"))  # a lies between them
+    shard.put_run(["b", "a", "c"], memoryview(b"bbbaacccc"))
+    shard.close()
+    read = {name: t.read().tobytes() for name, t in headers(tmp_path).items()}
+    assert read == {"b": b"bbb", "x": bytes(4), "a": b"aa", "c": b"cccc"}
+
+
 def test_a_source_that_ends_too_early_is_named(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"123")
     with pytest.raises(EOFError, match="short: ends before 2 bytes that its header promises"):

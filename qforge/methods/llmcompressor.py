@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from compressed_tensors.distributed import init_dist
+from compressed_tensors.offload import load_offloaded_model
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modeling.moe.linearize import linearize_moe
 from llmcompressor.modifiers.utils.hooks import HooksMixin
 from llmcompressor.pipelines.cache import IntermediatesCache
+from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qforge.config import Job
 from qforge.methods.routing import Routing
+
+FILE = "2GB"  # of the checkpoint: several are hashed and inspected at the same time
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
     """Quantize `source` into a compressed-tensors checkpoint in `out`; returns the recipe as it was run.
 
     The last modifier of the recipe is the one that packs; it gets the exempted modules as its `ignore`. It shows every token
-    to every expert of a mixture (its `moe_calibrate_all_experts`).
+    to every expert of a mixture (its `moe_calibrate_all_experts`). Started by torchrun, with a process for each of
+    `calib.devices`, it works on its share: the library adds up what they have seen.
     """
+    rank, several = 0, sequences is not None and job.calib.devices > 1
+    if sequences is not None and several:
+        init_dist()
+        rank = distributed.get_rank()
+        sequences = sequences[rank :: job.calib.devices]
     if not torch.accelerator.is_available():
         # AWQ pins its cache for copies to a GPU; torch 2.13 refuses that where there is none
         IntermediatesCache.pin_memory = lambda *args, **kwargs: None
@@ -31,9 +44,13 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     packing = list(modifiers)[-1]
     modifiers[packing]["ignore"] = exempt
     recipe = {"qforge_stage": {"qforge_modifiers": modifiers}}
-    model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code
-    )
+    with load_offloaded_model() if several else nullcontext():  # one copy of the weights, for all processes
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.bfloat16,
+            trust_remote_code=job.model.trust_remote_code,
+            device_map="auto_offload" if several else None,
+        )
     dataset = {}
     if sequences is not None:
         ones = [[1] * len(sequence) for sequence in sequences]
@@ -54,5 +71,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         for name, value in model.named_parameters():
             if name in vectors:
                 value.data.copy_(vectors[name])
-    model.save_pretrained(out, save_compressed=True)
+    model.save_pretrained(out, save_compressed=True, max_shard_size=FILE)
+    if several:
+        distributed.destroy_process_group()
+    if rank:
+        sys.exit()  # the first process alone leaves a result
     return {**recipe, "experts": routing.counts()}

@@ -61,7 +61,7 @@ class Packer:
         observer(rows)
         low, high = observer.min_vals, observer.max_vals  # [R, groups]
         shared = self._shared(low, high, sets)
-        each = None if shared is None else torch.cat([s.expand(n, 1) for s, n in zip(shared, sets, strict=True)])
+        each = None if shared is None else shared[self._owners(sets), None]  # [R, 1]
         scale, zero = calculate_qparams(low, high, self.args, each)
         scale = scale.to(rows.dtype)
         packed = self._compress(rows, scale if each is None else scale / each, zero)
@@ -83,8 +83,13 @@ class Packer:
         """The sets' global scales, from the largest weight of each, as llm-compressor's Observer.get_global_scale."""
         if self.args.strategy != QuantizationStrategy.TENSOR_GROUP:
             return None
-        largest = [part.amax().reshape(1) for part in torch.maximum(high, -low).split(sets)]
-        return torch.cat([generate_gparam(-value, value) for value in largest])
+        rows = torch.maximum(high, -low).amax(1)  # none is below zero
+        largest = rows.new_zeros(len(sets)).scatter_reduce(0, self._owners(sets), rows, "amax")
+        return torch.vmap(generate_gparam)(-largest, largest)[:, 0]
+
+    def _owners(self, sets: list[int]) -> torch.Tensor:
+        """The number of the set of each row."""
+        return torch.arange(len(sets)).repeat_interleave(torch.tensor(sets)).to(self.device)
 
     def _compress(self, rows: torch.Tensor, unit: torch.Tensor, zero: torch.Tensor) -> dict[str, torch.Tensor]:
         """Pack with the scales [R, groups]. Global ones are divided out already: a packer takes one for all rows.

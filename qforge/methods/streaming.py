@@ -110,8 +110,9 @@ class Stream:
         for batch in self._batches(matrices):
             file = files[self._place(batch[0])[0]]
             file.batches.append(batch)
-            for matrix in (m for fused in batch for m in fused):
-                file.tensors |= {f"{matrix.name}.{suffix}": tensor for suffix, tensor in self._packed(matrix).items()}
+            made = {matrix.name: self._packed(matrix) for fused in batch for matrix in fused}
+            for suffix in self._packed(batch[0][0]):  # those of one suffix together: one write for all of them
+                file.tensors |= {f"{name}.{suffix}": tensors[suffix] for name, tensors in made.items()}
         return {name: file for name, file in files.items() if file.tensors}
 
     def _packed(self, matrix: Module) -> dict[str, Tensor]:
@@ -183,18 +184,12 @@ class Stream:
             _load(part, self.tensors[matrix.tensor])
         packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
         self.buffers.put(buffer)
-        begin = 0
-        for scale, fused in zip(shared, batch, strict=True):
-            for matrix in fused:
-                end = begin + matrix.out_features
-                shape = torch.tensor([matrix.out_features, matrix.in_features])
-                own = {"weight_shape": shape, "weight_global_scale": scale}
-                for suffix, tensor in self._packed(matrix).items():
-                    shard.put(
-                        f"{matrix.name}.{suffix}", _bytes(own[suffix] if suffix in own else packed[suffix][begin:end])
-                    )
-                    bar.update(tensor.nbytes)
-                begin = end
+        packed["weight_shape"] = torch.tensor([[m.out_features, m.in_features] for m in matrices])
+        packed["weight_global_scale"] = shared.repeat_interleave(torch.tensor([len(fused) for fused in batch]))
+        for suffix in self._packed(matrices[0]):
+            data = _bytes(packed[suffix])
+            shard.put_run([f"{m.name}.{suffix}" for m in matrices], data)
+            bar.update(data.nbytes)
 
     # -- what stands beside them
 
