@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,21 +185,21 @@ def _signal_group(group: int, sign: int) -> bool:
 
 
 def run_stage(
-    name: str, environment: Environment, request: Request, log: Path, feed: Callable[[str], None], api_key: str = ""
-) -> None:
+    name: str, environment: Environment, request: Request, log: Path, feed: Callable[[str], None], api_key: str = "",
+    server: subprocess.Popen[bytes] | None = None,
+) -> None:  # fmt: skip
     """Run `qforge.stages.<name>` in `environment`; its output goes to `log` and, piece by piece, to `feed`.
 
-    Raises ValueError where the stage refused its input, StageError where it failed.
+    `server` is whom it asks: when that ends, so does the stage. Raises ValueError where the stage refused its input,
+    StageError where it failed.
     """
-    out = Path(request.out)
-    file = out / "request.json"
-    request.write(file)
-    last: list[str] = []
+    out, last = Path(request.out), list[str]()
+    request.write(file := out / "request.json")
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}"]
     command = [*(torchrun if request.processes > 1 else []), "-m", f"qforge.stages.{name}", str(file)]
     # threads that spin while they wait cost everybody on busy cores, themselves too (LOG, 2026-11-25)
     environ = {API_KEY: api_key, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    with log.open("w") as stream, process(environment, command, environ) as child:
+    with log.open("w") as stream, process(environment, command, environ) as child, _ending_with(server, child):
         assert child.stdout is not None
         for piece, ended in _pieces(child.stdout.fileno()):
             feed(piece)
@@ -212,6 +214,24 @@ def run_stage(
             raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")
         words = next((text for text in reversed(last) if text.strip()), "it said nothing")
         raise StageError(f"{name} failed (exit code {code}): {words}  (log: {log})")
+
+
+@contextmanager
+def _ending_with(server: subprocess.Popen[bytes] | None, child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End `child` when the server has ended. Part of it may linger, and lets those who have asked it wait for ever."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while server and not done.wait(0.5):
+            if server.poll() is not None:
+                return end_group(child)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(watch)
+        try:
+            yield
+        finally:
+            done.set()
 
 
 def _pieces(descriptor: int) -> Iterator[tuple[str, bool]]:

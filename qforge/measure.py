@@ -213,7 +213,6 @@ def _build(
         return
     where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
     with progress.line(f"{run.prefix}{stage}", run.job.method.name) as line:
-        url, key = (server.base_url, server.api_key) if server else (None, "")
         group = {"server_group": str(server.group)} if server else {}
-        run.stage(stage, where, out, line.feed, key, inputs={"artifact": str(artifact), **group}, server=url)
+        run.stage(stage, where, out, line.feed, server, inputs={"artifact": str(artifact), **group})
         line.note = terminal.headline(stage, read_json(out / "result.json"))

@@ -238,8 +238,11 @@ class Run:
         self.time.save(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))
 
     def stage(
-        self, name: str, where: Environment, out: Path, feed: Callable[[str], None], api_key: str = "", **inputs: Any
-    ) -> None:
+        self, name: str, where: Environment, out: Path, feed: Callable[[str], None], server: vllm.Server | None = None,
+        **inputs: Any,
+    ) -> None:  # fmt: skip
         """Run a stage's process; its log lies in the run's folder."""
         log = self.folder / f"{self.prefix}{name}.log"
-        envs.run_stage(name, where, Request(self.job, str(out), **inputs), log, feed, api_key)
+        asked = (server.api_key, server.process) if server else ()
+        request = Request(self.job, str(out), server=server.base_url if server else None, **inputs)
+        envs.run_stage(name, where, request, log, feed, *asked)

@@ -103,6 +103,15 @@ def test_the_whole_group_ends_with_the_block() -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_who_asks_a_server_ends_with_it() -> None:
+    """vLLM's API server may linger without its engine: an evaluation waited for its answers for ever."""
+    waiting = ["-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(["sleep", "1"]) as server, envs.process(HERE, waiting, {}) as child:
+        with envs._ending_with(server, child):
+            assert child.wait(60) != 0
+        assert server.poll() == 0
+
+
 def test_a_killed_owner_takes_its_processes_along(tmp_path: Path) -> None:
     """Even one whose child ignores the signal that its parent died, as vLLM does while it starts."""
     child = tmp_path / "child.py"
