@@ -48,7 +48,7 @@ def test_changed_task_data_is_another_evaluation(model: Path, tmp_path: Path) ->
 
 
 def test_a_baseline_that_does_not_fit_is_said_before_the_work_and_nothing_is_judged(cli: Cli) -> None:
-    done = cli.succeed("method=rtn", "hw.memory_gib=0.2", "stages=[quantize,inspect,judge,report]")
+    done = cli.succeed("method=rtn", "hw.memory_gib=0.25", "stages=[quantize,inspect,judge,report]")
     assert done.output.index("bf16 cannot be measured here") < done.output.index("inspect")
     verdict = done.json("verdict")
     assert verdict["verdict"] == "not_measured"

@@ -140,6 +140,16 @@ def wait_for(found: Callable[[], list[Path]]) -> list[Path]:
     raise TimeoutError
 
 
+def test_one_file_with_a_number_keeps_its_index(cli: Cli, model: Path, tmp_path: Path) -> None:
+    """Without it transformers finds no weights."""
+    source = checkpoint(tmp_path / "source", DENSE, model, files=1)
+    given = ("model=local", "model.name=small", f"model.path={source}", "method=rtn", "stages=[quantize,inspect]")
+    artifact = cli.succeed(*given).folder / "artifact"
+    index = read_json(artifact / "model.safetensors.index.json")["weight_map"]
+    assert set(index.values()) == {"model-00001-of-00001.safetensors"}
+    assert index.keys() == headers(artifact).keys()
+
+
 def test_what_the_stream_cannot_do_is_refused_with_the_way_out(model: Path, tmp_path: Path) -> None:
     fused = tmp_path / "fused"
     shutil.copytree(model, fused)

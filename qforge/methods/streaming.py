@@ -194,13 +194,14 @@ class Stream:
     # -- what stands beside them
 
     def describe(self, out: Path) -> None:
-        """config.json, the source's with llm-compressor's quantization_config, and the index where there are files."""
+        """config.json, the source's with llm-compressor's quantization_config, and the index, without which transformers
+        reads no file of another name."""
         config = dict(self.config)
         for key in {"dtype", "torch_dtype"} & config.keys():
             config[key] = "bfloat16"
         (out / "config.json").write_text(json.dumps(config))
         ModelCompressor(quantization_config=self.packer.config).update_config(out)
-        if len(self.files) > 1:
+        if self.files.keys() != {"model.safetensors"}:
             write_index(out, {name: file.tensors for name, file in self.files.items()})
 
 
