@@ -81,8 +81,11 @@ def test_every_model_method_and_hardware_plans_or_is_refused_with_a_way_out() ->
     planned, without_way_out = 0, []
     models = {m: job(f"model={m}").model for m in options("model") if m not in ALWAYS_GIVEN}
     pairs = itertools.product(overrides("method"), reversed(overrides("hw")))
-    composed = dict({kind(made): (pair, made) for pair in pairs for made in [job(*pair)]}.values())
-    for (model, given), ((method, hw), made) in itertools.product(models.items(), composed.items()):
+    composed: dict[tuple[object, ...], tuple[str, str, Job]] = {}
+    for method, hw in pairs:
+        made = job(method, hw)
+        composed.setdefault(kind(made), (method, hw, made))
+    for (model, given), (method, hw, made) in itertools.product(models.items(), composed.values()):
         if model in LARGE and (made.hw.capability, method) not in FOR_LARGE:
             continue
         made = dataclasses.replace(made, model=given)
