@@ -33,6 +33,8 @@ ROWS = {
     "qwen2_5_coder_1_5b-rtn": [REAL, "method=rtn", "group_size=128", KV],
     "qwen2_5_coder_1_5b-nvfp4": [REAL, "method=nvfp4", KV],
     "qwen2_5_coder_1_5b-nvfp4_llmc": [REAL, "method=nvfp4_llmc", KV],
+    "qwen2_5_coder_1_5b-nvfp4_gptq": [REAL, "method=nvfp4_gptq", KV],
+    "qwen2_5_coder_1_5b-nvfp4_mse": [REAL, "method=nvfp4_mse", KV],
     "qwen2_5_coder_1_5b-fp8": [REAL, "method=fp8", KV],
     "qwen2_5_coder_1_5b-bf16-kv_fp8": [REAL, "method=bf16", "+runtime.args.kv_cache_dtype=fp8"],
     "qwen3_8b_random-bf16": [SHAPE, "method=bf16", KV],

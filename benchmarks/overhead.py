@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +37,7 @@ from qforge.runtimes.vllm import MODEL, Server  # noqa: E402
 from qforge.steps import Run  # noqa: E402
 
 REPEATS = 3
+REQUESTS = 32  # at least, in one reading of bench: four of one stream spread by 6 %
 WAYS = {  # what run.py is asked for besides
     "run.py, in memory": ["method.function=qforge.methods.llmcompressor:quantize", "method.streams=false"],
     "run.py": [],
@@ -114,19 +117,19 @@ def by_library(job: Job, out: Path) -> float:
 
 def benching(job: Job, running: Server, artifact: Path, out: Path) -> dict[str, Any]:
     """Tokens/s by concurrency, by qforge's stage and by hand, in turn."""
-    rates: dict[str, dict[str, list[float]]] = {}
+    rates: dict[str, dict[str, list[float]]] = {str(c): {"qforge": [], "by hand": []} for c in job.bench.concurrency}
     where = interpreters.of_runtime(job)
-    for repeat in range(REPEATS):
-        result = out / f"bench-{repeat}"
+    for repeat, concurrency in product(range(REPEATS), job.bench.concurrency):
+        result = out / f"bench-{concurrency}-{repeat}"
         result.mkdir(exist_ok=True)
+        bench = replace(job.bench, concurrency=[concurrency], requests=max(job.bench.requests, REQUESTS // concurrency))
+        of_one, both = replace(job, bench=bench), rates[str(concurrency)]
         inputs = {"artifact": str(artifact), "server_group": str(running.group)}
-        request = Request(job, str(result), inputs=inputs, server=running.base_url)
+        request = Request(of_one, str(result), inputs=inputs, server=running.base_url)
         envs.run_stage("bench", where, request, result / "bench.log", lambda text: None, running.api_key)
-        runs = read_json(result / "result.json")["runs"]
-        for concurrency in job.bench.concurrency:
-            both = rates.setdefault(str(concurrency), {"qforge": [], "by hand": []})
-            both["qforge"].append(median(run["output_throughput"] for run in runs[str(concurrency)]))
-            both["by hand"].append(by_hand(job, running, artifact, result, concurrency, 7_000_000 + repeat))
+        runs = read_json(result / "result.json")["runs"][str(concurrency)]
+        both["qforge"].append(median(run["output_throughput"] for run in runs))
+        both["by hand"].append(by_hand(of_one, running, artifact, result, concurrency, 7_000_000 + repeat))
     return rates
 
 

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -124,30 +125,31 @@ def _job(method: str, source: Path) -> Any:
 
 
 def move_bytes(source: Path, target: Path, size: int) -> float:
-    """Seconds to read every file of `source` and to write `size` bytes, with nothing in between."""
+    """Seconds to read every file of `source` and to write `size` bytes to as many, all at once, with nothing in between."""
     drop_caches(source)
-    files = [Shard(f, {}) for f in sorted(source.glob("*.safetensors"))]
-    tensors = [
-        checkpoint.Stored("U8", (min(CHUNK, f.file.stat().st_size - start),), f.file, start)
-        for f in files
-        for start in range(0, f.file.stat().st_size, CHUNK)
-    ]
-    each = size // len(tensors)
+    target.mkdir()
+    files = {file: file.stat().st_size for file in sorted(source.glob("*.safetensors"))}
+    pieces = [[(file, start) for start in range(0, files[file], CHUNK)] for file in files]
+    todo = [piece for turn in zip_longest(*pieces) for piece in turn if piece]
+    each = size // len(todo)
     buffers = threading.local()
+    started = time.monotonic()
+    written = {file: os.open(target / file.name, os.O_RDWR | os.O_CREAT, 0o644) for file in files}
 
-    def move(number: int) -> None:
+    def move(piece: tuple[Path, int]) -> None:
         if not hasattr(buffers, "own"):
             buffers.own = memoryview(bytearray(CHUNK))
-        fill(buffers.own[: tensors[number].nbytes], tensors[number])
-        os.pwrite(descriptor, buffers.own[:each], number * each)
+        file, start = piece
+        nbytes = min(CHUNK, files[file] - start)
+        fill(buffers.own[:nbytes], checkpoint.Stored("U8", (nbytes,), file, start))
+        os.pwrite(written[file], buffers.own[:each], start // CHUNK * each)
 
-    started = time.monotonic()
-    descriptor = os.open(target, os.O_RDWR | os.O_CREAT, 0o644)
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(move, range(len(tensors))))
-    os.close(descriptor)
+        list(pool.map(move, todo))
+    for descriptor in written.values():
+        os.close(descriptor)
     seconds = time.monotonic() - started
-    target.unlink()
+    shutil.rmtree(target)
     return seconds
 
 

@@ -56,19 +56,28 @@ class Packer:
         Returns, on the CPU, the packed tensors by suffix, each with R rows, and the global scales [len(sets)], which
         are ones where the format has none.
         """
-        rows = rows.to(self.device)
+        owners = self._owners(sets)
+        rows = rows.to(self.device, non_blocking=True)  # they are the caller's again when the results are there
         observer = MemorylessMinMaxObserver("weight", self.args)
         observer(rows)
         low, high = observer.min_vals, observer.max_vals  # [R, groups]
-        shared = self._shared(low, high, sets)
-        each = None if shared is None else shared[self._owners(sets), None]  # [R, 1]
+        shared = self._shared(low, high, owners, len(sets))
+        each = None if shared is None else shared[owners, None]  # [R, 1]
         scale, zero = calculate_qparams(low, high, self.args, each)
         scale = scale.to(rows.dtype)
         packed = self._compress(rows, scale if each is None else scale / each, zero)
         if each is not None:  # the packer had them without the global ones
             packed["weight_scale"] = scale.to(self.args.scale_dtype)
         shared = torch.ones(len(sets)) if shared is None else shared.cpu()
-        return {name: _on_cpu(tensor) for name, tensor in packed.items()}, shared
+        found = {name: _on_cpu(tensor) for name, tensor in packed.items()}
+        if self.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return found, shared
+
+    def warm_up(self) -> None:
+        """Start CUDA and compile the kernels, where there are any."""
+        if self.device.type == "cuda":
+            self.pack(torch.ones(64, 16 * max(128, self.args.group_size or 0), dtype=torch.bfloat16), [64])
 
     def round(self, rows: torch.Tensor) -> torch.Tensor:
         """What is stored of one matrix, or of a set with one global scale, as bf16 again."""
@@ -79,12 +88,12 @@ class Packer:
         plain: torch.Tensor = self.compressor.decompress(part, self.scheme)["weight"]
         return plain.to(torch.bfloat16)
 
-    def _shared(self, low: torch.Tensor, high: torch.Tensor, sets: list[int]) -> torch.Tensor | None:
+    def _shared(self, low: torch.Tensor, high: torch.Tensor, owners: torch.Tensor, sets: int) -> torch.Tensor | None:
         """The sets' global scales, from the largest weight of each, as llm-compressor's Observer.get_global_scale."""
         if self.args.strategy != QuantizationStrategy.TENSOR_GROUP:
             return None
         rows = torch.maximum(high, -low).amax(1)  # none is below zero
-        largest = rows.new_zeros(len(sets)).scatter_reduce(0, self._owners(sets), rows, "amax")
+        largest = rows.new_zeros(sets).scatter_reduce(0, owners, rows, "amax")
         return torch.vmap(generate_gparam)(-largest, largest)[:, 0]
 
     def _owners(self, sets: list[int]) -> torch.Tensor:
@@ -105,7 +114,7 @@ class Packer:
 
 
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    """Copied into pinned memory, which torch keeps for the next batch; fresh pages take 28 times as long (H200)."""
+    """On its way into pinned memory, which torch keeps for the next batch; fresh pages take 28 times as long (H200)."""
     if not tensor.is_cuda:
         return tensor
-    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -30,8 +32,9 @@ from qforge.request import Refused
 from qforge.shards import Shard, fill, write_index
 
 WORKERS = 8  # at most; each holds one batch
+TOGETHER = 4  # files at once: a file system lets one thread at a time write to a file
 BATCH = {"cpu": 16 << 20, "cuda": 64 << 20}  # bytes of bf16 weights in a batch, or one set where that is larger
-CHUNK = 16 << 20  # bytes copied at once
+CHUNK = 16 << 20  # bytes copied at once, of what is not quantized
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 IN_MEMORY = "method.function=qforge.methods.llmcompressor:quantize, which loads the whole model"
 
@@ -46,7 +49,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     """
     recipe = {"QuantizationModifier": dict(job.method.args["QuantizationModifier"], ignore=exempt)}
     try:
-        stream = Stream(source, job.method.format, Packer(recipe["QuantizationModifier"]), exempt)
+        packer = Packer(recipe["QuantizationModifier"])
+        threading.Thread(target=packer.warm_up).start()  # meanwhile the files are planned
+        stream = Stream(source, job.method.format, packer, exempt)
     except ValueError as refusal:
         raise Refused(f"{refusal}; or use {IN_MEMORY}") from None
     waiting = out.parent.with_suffix(".shards")
@@ -82,7 +87,7 @@ class Stream:
         linear = [m for m in from_tensors(self.tensors, self.config) if m.linear and m.name not in left_alone]
         self._refuse(linear)
         self.files = self._plan(linear)
-        self.buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
+        self.own = threading.local()  # of each worker
 
     def _refuse(self, matrices: list[Module]) -> None:
         if not self.packer.args.symmetric:
@@ -135,20 +140,19 @@ class Stream:
     # -- the way of the weights
 
     def run(self, shards: dict[str, Shard]) -> None:
-        """Make every file that is not there yet, several batches at once."""
-        todo = {name: shard for name, shard in shards.items() if not shard.finished}
-        cuda = self.packer.device.type == "cuda"
+        """Make every file that is not there yet, a few at a time, several batches at once."""
+        todo = {shard: self.files[name] for name, shard in shards.items() if not shard.finished}
         workers = min(WORKERS, len(os.sched_getaffinity(0)))
-        if not cuda:
+        if self.packer.device.type == "cpu":
             torch.set_num_threads(1)  # the workers are the threads
-        largest = max((_nbytes(batch) for name in todo for batch in self.files[name].batches), default=0)
-        for _ in range(workers):
-            self.buffers.put(torch.empty(largest // 2, dtype=torch.bfloat16, pin_memory=cuda))
+        largest = max((_nbytes(batch) for file in todo.values() for batch in file.batches), default=0)
         total = sum(shard.nbytes for shard in shards.values())
-        done = total - sum(shard.nbytes for shard in todo.values())
+        done = total - sum(shard.nbytes for shard in todo)
         bar = tqdm(total=total, initial=done, desc="quantize", unit="B", unit_scale=True)
-        with ThreadPoolExecutor(workers) as pool, bar:
-            begun = {shard: self._begin(pool, shard, self.files[name], bar) for name, shard in todo.items()}
+        with ThreadPoolExecutor(workers, initializer=self._equip, initargs=(max(largest, CHUNK),)) as pool, bar:
+            begun: dict[Shard, list[Future[None]]] = {shard: [] for shard in todo}
+            for shard, step in in_turn({shard: self._steps(shard, file, bar) for shard, file in todo.items()}):
+                begun[shard].append(pool.submit(step))
             for shard, work in begun.items():
                 ended, _ = wait(work, return_when=FIRST_EXCEPTION)
                 if any(future.exception() for future in ended):
@@ -157,33 +161,37 @@ class Stream:
                     future.result()
                 shard.close()
 
-    def _begin(self, pool: ThreadPoolExecutor, shard: Shard, file: File, bar: Any) -> list[Future[None]]:
-        shard.open()
-        copies = [pool.submit(self._copy, shard, name, bar) for name in file.copies]
-        return copies + [pool.submit(self._convert, shard, batch, bar) for batch in file.batches]
+    def _equip(self, size: int) -> None:
+        """Give this worker its buffer, and on a GPU a queue of its own: its copies wait for nobody else's kernels."""
+        cuda = self.packer.device.type == "cuda"
+        self.own.buffer = torch.empty(size // 2, dtype=torch.bfloat16, pin_memory=cuda)
+        if cuda:
+            torch.cuda.set_stream(torch.cuda.Stream())
 
-    def _copy(self, shard: Shard, name: str, bar: Any) -> None:
-        """A tensor that is not quantized: its bytes, or rounded to bf16 as the libraries load it."""
+    def _steps(self, shard: Shard, file: File, bar: Any) -> list[Callable[[], None]]:
+        """The work that makes a file, in any order."""
+        shard.open()
+        parts = [(name, start) for name in file.copies for start in range(0, self.tensors[name].nbytes, CHUNK)]
+        copies = [partial(self._copy, shard, name, start, bar) for name, start in parts]
+        return copies + [partial(self._convert, shard, batch, bar) for batch in file.batches]
+
+    def _copy(self, shard: Shard, name: str, start: int, bar: Any) -> None:
+        """A part of a tensor that is not quantized: its bytes, or rounded to bf16 as the libraries load it."""
         tensor = self.tensors[name]
-        buffer = memoryview(bytearray(min(CHUNK, tensor.nbytes)))
-        wide = tensor.dtype != shard.tensors[name].dtype
-        for start in range(0, tensor.nbytes, CHUNK):
-            part = buffer[: tensor.nbytes - start]
-            fill(part, tensor, start)
-            if wide:
-                values = torch.frombuffer(part, dtype=DTYPES[tensor.dtype])
-                part, start = _bytes(values.bfloat16()), start * 2 // values.itemsize
-            shard.put(name, part, start)
-        bar.update(shard.tensors[name].nbytes)
+        part = _bytes(self.own.buffer)[: min(CHUNK, tensor.nbytes - start)]
+        fill(part, tensor, start)
+        if tensor.dtype != shard.tensors[name].dtype:
+            values = torch.frombuffer(part, dtype=DTYPES[tensor.dtype])
+            part, start = _bytes(values.bfloat16()), start * 2 // values.itemsize
+        shard.put(name, part, start)
+        bar.update(part.nbytes)
 
     def _convert(self, shard: Shard, batch: Batch, bar: Any) -> None:
         matrices = [m for fused in batch for m in fused]
-        buffer = self.buffers.get()
-        rows = buffer[: _nbytes(batch) // 2].view(-1, matrices[0].in_features)
+        rows = self.own.buffer[: _nbytes(batch) // 2].view(-1, matrices[0].in_features)
         for matrix, part in zip(matrices, rows.split([m.out_features for m in matrices]), strict=True):
             _load(part, self.tensors[matrix.tensor])
         packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
-        self.buffers.put(buffer)
         packed["weight_shape"] = torch.tensor([[m.out_features, m.in_features] for m in matrices])
         packed["weight_global_scale"] = shared.repeat_interleave(torch.tensor([len(fused) for fused in batch]))
         for suffix in self._packed(matrices[0]):
@@ -203,6 +211,14 @@ class Stream:
         ModelCompressor(quantization_config=self.packer.config).update_config(out)
         if self.files.keys() != {"model.safetensors"}:
             write_index(out, {name: file.tensors for name, file in self.files.items()})
+
+
+def in_turn(work: dict[Shard, list[Callable[[], None]]]) -> Iterator[tuple[Shard, Callable[[], None]]]:
+    """The steps of a few files, one of each in turn, then those of the next few: a killed job loses only these."""
+    files = list(work.items())
+    for begin in range(0, len(files), TOGETHER):
+        lanes = [[(shard, step) for step in steps] for shard, steps in files[begin : begin + TOGETHER]]
+        yield from (step for turn in zip_longest(*lanes) for step in turn if step)
 
 
 def _load(part: torch.Tensor, tensor: Stored) -> None:
