@@ -6,6 +6,7 @@ QuantizationModifier; the tensors are those that llm-compressor makes of it from
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -47,6 +48,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     Finished files wait beside <out>'s folder until all are there, so a job that was killed goes on after them. That
     folder's name, in the store the key of the result, stands for everything that decides their content.
     """
+    gc.freeze()  # of the libraries' objects nothing is garbage, and looking for it takes longer than to plan
     recipe = {"QuantizationModifier": dict(job.method.args["QuantizationModifier"], ignore=exempt)}
     try:
         packer = Packer(recipe["QuantizationModifier"])
