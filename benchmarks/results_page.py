@@ -280,13 +280,16 @@ def streams(hw: str) -> list[str]:
         memory = {method: [(row["model_gb"], row["peak_rss_gib"]) for row in of] for method, of in lines_of}
         plot(RESULTS / f"streaming-{hw}.svg", memory, "bf16 model, GB", "GiB resident at most")
         lines += [f"![Peak memory against the size of the model](streaming-{hw}.svg)", ""]
-    head = ("method", "model, GB", "matrices", "the bytes alone, s", "stream, s", "ratio", "GiB resident", "on the GPU",
-            "date")  # fmt: skip
+    head = ("method", "model, GB", "matrices", "the bytes alone, s", "into many files", "stream, s", "ratio", "to many files",
+            "GiB resident", "on the GPU", "date")  # fmt: skip
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         gpu = f"{row['peak_gpu_gib']:.2f}" if row["peak_gpu_gib"] else ""
-        cells = [row["method"], f"{row['model_gb']:.1f}", f"{row['matrices']:,}", f"{row['bytes_s']:.1f}",
-                 f"{row['stream_s']:.1f}", f"{row['ratio']:.2f}", f"{row['peak_rss_gib']:.2f}", gpu, row["date"]]  # fmt: skip
+        turn, of_turn = (f"{row[key]:.2f}" if key in row else "" for key in ("bytes_in_turn_s", "ratio_in_turn"))
+        cells = [
+            row["method"], f"{row['model_gb']:.1f}", f"{row['matrices']:,}", f"{row['bytes_s']:.2f}", turn,
+            f"{row['stream_s']:.2f}", f"{row['ratio']:.2f}", of_turn, f"{row['peak_rss_gib']:.2f}", gpu, row["date"],
+        ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 

@@ -175,7 +175,7 @@ class Stream:
         shard.open()
         parts = [(name, start) for name in file.copies for start in range(0, self.tensors[name].nbytes, CHUNK)]
         copies = [partial(self._copy, shard, name, start, bar) for name, start in parts]
-        return copies + [partial(self._convert, shard, batch, bar) for batch in file.batches]
+        return [*copies, *(partial(self._convert, shard, batch, bar) for batch in file.batches)]
 
     def _copy(self, shard: Shard, name: str, start: int, bar: Any) -> None:
         """A part of a tensor that is not quantized: its bytes, or rounded to bf16 as the libraries load it."""
