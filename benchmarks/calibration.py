@@ -2,8 +2,8 @@
 
     python benchmarks/calibration.py MODEL METHOD [STUDY ...] [-- key=value ...]
 
-Runs `run.py` once per study, scored by transformers, and prints the table; each row goes to outputs/calibration/MODEL-METHOD/ as
-JSON. results/calibration/ keeps them, drawn by benchmarks/results_page.py.
+Runs `run.py` once per study, scored by transformers, and prints what comes out; each row, as JSON, goes to
+outputs/calibration/MODEL-METHOD/. results/calibration/ keeps them, drawn by benchmarks/results_page.py.
 """
 
 from __future__ import annotations
