@@ -1,9 +1,10 @@
 """Every method on one model, each judged against bf16, as one Markdown table.
 
-    python benchmarks/methods.py [method ...] [-- key=value ...]       or: make bench
+    python benchmarks/methods.py [METHOD[/GROUP] ...] [-- model=NAME key=value ...]       or: make bench
 
 Runs `run.py` once per method (what is known is reused) and prints the rows as they come; the table goes to
-outputs/methods/table.md, the same as a page to report.html beside it, and each row, as JSON, to outputs/methods/<method>.json.
+outputs/methods/<model>/table.md, the same as a page to report.html beside it, and each row, as JSON, to <method>.json. What is
+refused or fails is named below the table. Without a method: all of them, at 4.5 bits per weight where they can.
 """
 
 from __future__ import annotations
@@ -16,30 +17,48 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge.report.reasons import why  # noqa: E402
+
 OUT = ROOT / "outputs" / "methods"
-METHODS = ["bf16", "fp8", "rtn", "gptq", "awq", "nvfp4", "nvfp4_llmc"]
+INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "autoawq", "autoround"]
+NVFP4 = ["nvfp4", "nvfp4_llmc", "nvfp4_four_over_six", "nvfp4_mse", "nvfp4_gptq", "nvfp4_hessian"]
+METHODS = [
+    "bf16", *[f"{method}/32" for method in INT4], *NVFP4, "bnb_nf4", "mxfp4", "rtn/64", "gptq/64", "fp8", "w8a8",
+]  # fmt: skip
+NEEDS = {"bnb_nf4": "runtime=transformers_bnb", "mxfp4": "unservable=measure"}
 
 
 def main() -> None:
     """Run, collect, print."""
     given, _, overrides = " ".join(sys.argv[1:]).partition("--")
-    rows = [run(method, overrides.split()) for method in given.split() or METHODS]
-    lines = table(rows)
-    (OUT / "table.md").write_text(lines)
-    files = [OUT / f"{row['method']}.json" for row in rows]
-    subprocess.run([sys.executable, "-m", "qforge.report", OUT / "report.html", *files], check=True, cwd=ROOT)
+    model = next((o.partition("=")[2] for o in overrides.split() if o.startswith("model=")), "smollm2_135m")
+    methods = given.split() or METHODS
+    rows = {method: run(OUT / model, method, overrides.split()) for method in methods}
+    lines = table([row for row in rows.values() if not row.get("failed")])
+    lines += "".join(f"- {method}: {why(row)}\n" for method, row in rows.items() if row.get("failed"))
+    (OUT / model / "table.md").write_text(lines)
+    files = [OUT / model / f"{file_of(method)}.json" for method in methods]
+    subprocess.run([sys.executable, "-m", "qforge.report", OUT / model / "report.html", *files], check=True, cwd=ROOT)
     print(lines)
 
 
-def run(method: str, overrides: list[str]) -> dict[str, Any]:
-    """One method's row."""
-    folder = OUT / method
+def run(out: Path, method: str, overrides: list[str]) -> dict[str, Any]:
+    """One method's row, which may say why there is none."""
+    name, _, group = method.partition("/")
+    folder = out / file_of(method)
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, str(ROOT / "run.py"), f"method={method}", f"hydra.run.dir={folder}", *overrides]
-    subprocess.run(command, check=True, cwd=ROOT)
-    shutil.copyfile(folder / "row.json", OUT / f"{method}.json")
+    asked = [f"method={name}", *([f"group_size={group}"] if group else []), *NEEDS.get(name, "").split(), *overrides]
+    subprocess.run([sys.executable, str(ROOT / "run.py"), *asked, f"hydra.run.dir={folder}"], cwd=ROOT)
+    shutil.copyfile(folder / "row.json", out / f"{file_of(method)}.json")
     row: dict[str, Any] = json.loads((folder / "row.json").read_text())
     return row
+
+
+def file_of(method: str) -> str:
+    """Of the file and the folder."""
+    return method.replace("/", "-")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -2,9 +2,9 @@
 
     python benchmarks/results_page.py
 
-Tables per hardware and model, each value against bf16 under the same conditions; the matrix of experiments; the verdicts by
-tier; quantization as a stream; what qforge itself costs; then what rows cannot say, from results/notes-<hardware>.md where
-there is one.
+Tables per hardware and model, each value against bf16 under the same conditions; the matrix of experiments; every method, and
+what calibration does, as plots too; the verdicts by tier; quantization as a stream; what qforge itself costs; then what rows
+cannot say, from results/notes-<hardware>.md where there is one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import json
 import sys
 from itertools import groupby
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
-from svg import plot
+from svg import plot, scatter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -52,7 +52,13 @@ def page() -> str:
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(found, measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            lines += [*matrix(model, hw), *sensitivity(model, hw), *tiers(model, hw)]
+            lines += [
+                *matrix(model, hw),
+                *methods(model, hw),
+                *calibration(model, hw),
+                *sensitivity(model, hw),
+                *tiers(model, hw),
+            ]
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
@@ -224,6 +230,90 @@ def experiment(row: Row) -> dict[str, str]:
         "by itself, s": f"{alone(row['time']):.0f}",
         "in the sweep, s": f"{sum(row['time']['spent'].values()):.0f}",
     }
+
+
+def methods(model: str, hw: str) -> list[str]:
+    """Every method under the same conditions, from results/methods/<model>-<hw>/: bits, loss, cost, what serves it."""
+    rows = [json.loads(file.read_text()) for file in sorted((RESULTS / "methods" / f"{model}-{hw}").glob("*.json"))]
+    if not rows:
+        return []
+    measured = [row for row in rows if not row.get("failed")]
+    measured.sort(
+        key=lambda row: (row["method"] != "bf16", row["size"]["quantized_bits_per_weight"] or 16, distance(row))
+    )
+    quantized = {name_of(row): row for row in measured if row["method"] != "bf16"}
+    points = {name: (row["size"]["quantized_bits_per_weight"], distance(row)) for name, row in quantized.items()}
+    image = f"methods-{model}-{hw}.svg"
+    scatter(RESULTS / image, points, "bits per weight of what is packed", "KL to bf16, nats per token", start=4)
+    lines = [
+        "#### Every method", "", f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}", "",
+        *table(measured, against), "", f"![Quality against bits per weight]({image})", "",
+    ]  # fmt: skip
+    refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
+    return [*lines, *(f"- {name}: {reason}" for name, reason in refused), ""]
+
+
+def against(row: Row) -> dict[str, str]:
+    """Of a row of the comparison: bits, quality, what the quantization took, what serves it."""
+    made, size, serving = row["quantize"], row["size"], row["serving"]
+    bits = size["quantized_bits_per_weight"]
+    cells = {"bits packed": f"{bits:.2f}" if bits else "16", "MB": f"{size['bytes'] / 1e6:.1f}", **quality(row)}
+    cells |= {of: value for of, value in closeness(row).items() if of.startswith("KL")}
+    if made:
+        cells |= {"CPU s": f"{made['cpu_seconds']:.0f}", "GiB": f"{made['peak_rss_gib']:.1f}"}
+    return {**cells, "served": f"{serving['how']}, {serving['kernel']}" if serving["kernel"] else serving["how"]}
+
+
+def distance(row: Row) -> float:
+    """KL to bf16, the mean of the texts."""
+    return fmean(text["kl"] for text in row["measured"].get("divergence", {}).get("texts", {}).values() or [{"kl": 0}])
+
+
+def calibration(model: str, hw: str) -> list[str]:
+    """What calibration does, from results/calibration/<model>-<method>-<hw>/, by benchmarks/calibration.py."""
+    lines: list[str] = []
+    for folder in sorted((RESULTS / "calibration").glob(f"{model}-*-{hw}")):
+        rows = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+        rows.sort(
+            key=lambda row: (
+                list(row["calibration"]["texts"]),
+                row["calibration"]["tokens"],
+                row["calibration"]["length"],
+            )
+        )
+        points = {shown(row): increases(row) for row in rows}
+        x, y = (f"perplexity on {text}, % more than bf16" for text in rows[0]["measured"]["evaluate"]["texts"])
+        image = f"calibration-{folder.name}.svg"
+        scatter(RESULTS / image, points, x, y)
+        lines += [
+            f"#### Calibration: {name_of(rows[0])}", "",
+            f"{rows[0]['date']}, {measured_by(rows[0], timed=False)} By `benchmarks/calibration.py`.", "",
+            *table(rows, calibrated_on), "", f"![What calibration does]({image})", "",
+        ]  # fmt: skip
+    return lines
+
+
+def calibrated_on(row: Row) -> dict[str, str]:
+    """Of a row of the study: what was shown, and what came of it."""
+    found = {of: value for of, value in {**quality(row), **closeness(row)}.items() if of != "verdict"}
+    return {
+        "shown": shown(row),
+        "tokens": f"{row['calibration']['tokens']:,}",
+        **found,
+        "CPU s": f"{row['quantize']['cpu_seconds']:.0f}",
+    }
+
+
+def shown(row: Row) -> str:
+    """Sources, sequences and their lengths."""
+    made = row["calibration"]
+    return f"{' + '.join(made['texts'])}, {made['sequences']} x {' / '.join(made['lengths'])}"
+
+
+def increases(row: Row) -> tuple[float, float]:
+    """Of perplexity on both texts, in per cent."""
+    first, second = (c["value"] for c in row["criteria"] if c["metric"] == "perplexity_increase_percent")
+    return first, second
 
 
 def sensitivity(model: str, hw: str) -> list[str]:

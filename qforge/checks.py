@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from qforge import tasks
+from qforge import calibration, tasks
+from qforge.calibration import calib_files
 from qforge.comparisons import METRICS
-from qforge.config import ON_REQUEST, STAGES, Calibration, Criterion, Engine, Job, Method, repository_path
+from qforge.config import ON_REQUEST, STAGES, Criterion, Engine, Job, Method, repository_path
 from qforge.evaluation import eval_files
 from qforge.exempt import waits
 from qforge.methods import rounding
@@ -50,8 +51,7 @@ def check(job: Job) -> None:
     _check_sensitivity(job)
     for name, criterion in job.gate.criteria.items():
         _check_criterion(job, name, criterion)
-    read = {f"calib.texts.{name}.path": text.path for name, text in job.calib.texts.items()} | eval_files(job.eval)
-    for key, path in read.items():
+    for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
         if not repository_path(path).is_file():
             raise ValueError(f"{key}={path}: no such file; give one that is there")
 
@@ -98,7 +98,7 @@ def _check_lengths(job: Job) -> None:
             f"eval.lengths={job.eval.lengths}: parts of eval.context={job.eval.context} are needed, each of 2 tokens or "
             "more and at most 1.0; for windows of one length use [1.0]"
         )
-    _check_calibration(job.calib)
+    calibration.check(job.calib)
     _check_devices(job)
     _check_engine(job)
     limit = job.runtime.args.get("max_model_len")
@@ -177,20 +177,6 @@ def _check_long_context(job: Job, limit: int | None) -> None:
         raise ValueError(
             f"eval.stability.tokens={job.eval.stability.tokens}: the answers must leave room in eval.context="
             f"{job.eval.context}; ask for fewer"
-        )
-
-
-def _check_calibration(calib: Calibration) -> None:
-    if not calib.lengths or any(not 2 <= part * calib.length <= calib.length for part in calib.lengths):
-        raise ValueError(
-            f"calib.lengths={calib.lengths}: parts of calib.length={calib.length} are needed, each of 2 tokens or more and at "
-            "most 1.0; for sequences of one length use [1.0]"
-        )
-    weights = {name: text.weight for name, text in calib.texts.items()}
-    given = [weight for weight in weights.values() if weight is not None]
-    if any(weight <= 0 for weight in given) or 0 < len(given) < len(weights):
-        raise ValueError(
-            f"calib.texts: weights {weights}: give every text one above 0, or none; leave a text out that is not wanted"
         )
 
 

@@ -8,7 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from qforge.evaluation import MISSING, Eval, Text
+from qforge.calibration import Calibration
+from qforge.evaluation import MISSING, Eval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,14 +100,6 @@ class Rule:
 
 
 @dataclass
-class Shown(Text):
-    """A text that calibration shows to the model."""
-
-    weight: float | None = None  # its share of the sequences; given for all texts, or none: then their lengths decide
-    chat: bool = False  # whether it has a conversation per line, {"messages": [...]}, for the model's chat template
-
-
-@dataclass
 class Sensitivity:
     """What each part of the model loses in 4 bits: KL to bf16 when it alone is quantized, and when it alone is not."""
 
@@ -115,20 +108,6 @@ class Sensitivity:
     windows: int = 4
     length: int = 256  # tokens per window
     budget_gib: float | None = None  # what exempt=from_sensitivity may add to the fully quantized checkpoint
-
-
-@dataclass
-class Calibration:
-    name: str = MISSING
-    texts: dict[str, Shown] = field(default_factory=dict)
-    sequences: int = MISSING
-    length: int = MISSING  # tokens of the longest sequence
-    lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
-    seed: int = 0
-    devices: int = 1  # GPUs here that share sequences and, with GPTQ, matrices, by llm-compressor's DDP
-    # tokens that the router must send to each expert of a mixture, or nothing is exported; 0: no floor. An estimated mean
-    # square (what a scale or a Hessian's diagonal is made of) of 32 tokens is off by a quarter, sqrt(2 / 32), at best
-    expert_floor: int = 32
 
 
 @dataclass

@@ -12,7 +12,8 @@ from math import ceil
 from statistics import median
 from typing import Any
 
-from qforge.config import Calibration, Job
+from qforge.calibration import Calibration
+from qforge.config import Job
 from qforge.modules import Module
 
 SHOWN = 3  # starved experts that a message names

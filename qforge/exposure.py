@@ -5,8 +5,10 @@ GPTQ calibrated on WikiText beats round-to-nearest there and loses to it on a so
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from qforge import shown
 from qforge.config import Job, repository_path
 from qforge.evaluation import Text
 
@@ -20,14 +22,14 @@ def seen(job: Job, text: Text) -> dict[str, Any] | None:
     """
     if not job.method.calibrated or job.artifact:
         return None
-    shown = set().union(*(_sequences(other) for other in job.calib.texts.values()))
-    scored = _sequences(text)
+    had = set().union(*(_sequences(file) for file in shown.files(job).values()))
+    scored = _sequences(repository_path(text.path))
     return {
         "kind": text.kind in {other.kind for other in job.calib.texts.values()},
-        "overlap": len(scored & shown) / len(scored) if scored else 0.0,
+        "overlap": len(scored & had) / len(scored) if scored else 0.0,
     }
 
 
-def _sequences(text: Text) -> set[tuple[str, ...]]:
-    words = repository_path(text.path).read_text().lower().split()
+def _sequences(file: Path) -> set[tuple[str, ...]]:
+    words = file.read_text().lower().split()
     return {tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)}

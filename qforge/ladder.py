@@ -14,8 +14,9 @@ from typing import Any
 
 from qforge import formats, plan
 from qforge.bought import QUALITY, End, Row, end_of, numbers
+from qforge.calibration import Calibration
 from qforge.checkpoint import read_json
-from qforge.config import Calibration, Job
+from qforge.config import Job
 from qforge.exempt import waits
 from qforge.plan import Plan
 from qforge.report import unfinished

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from qforge import divergence, exposure, formats, interpreters, probe, progress, provenance, sampling, tasks
 from qforge.checkpoint import read_json
 from qforge.compat import NEWEST
-from qforge.config import ROOT, Engine, Job, repository_path
+from qforge.config import Engine, Job, repository_path
 from qforge.envs import Environment
 from qforge.evaluation import eval_files
 from qforge.progress import console
 from qforge.report import terminal
 from qforge.request import to_json
 from qforge.runtimes import vllm
-from qforge.store import key_of, locked, result
+from qforge.store import code, key_of, locked, result
 
 if TYPE_CHECKING:
     from qforge.plan import Plan
@@ -152,11 +152,6 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
         "evaluate": {"served": key_of(served), "env": interpreters.identity(EVAL_ENV, job), **evaluated},
         "bench": {"served": key_of(served), "bench": job.bench, "code": code("stages/bench.py", "sampling.py")},
     }
-
-
-def code(*files: str) -> str:
-    """A change in the code of a stage makes its earlier results another question's answers."""
-    return hashlib.sha256(b"".join((ROOT / "qforge" / file).read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _left_out(job: Job, plan: Plan, stage: str) -> str | None:

@@ -18,11 +18,10 @@ from qforge import interpreters, plan, progress
 from qforge.config import Job, Rule, repository_path
 from qforge.exempt import waits
 from qforge.formats import FORMATS
-from qforge.measure import code
 from qforge.methods.rounding import recipe
 from qforge.plan import Plan
 from qforge.report import terminal
-from qforge.store import result
+from qforge.store import code, result
 from qforge.units import Part, parts
 
 if TYPE_CHECKING:

@@ -11,17 +11,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from qforge import checkpoint, devices, envs, experts, formats, interpreters, progress, sensitivity
+from qforge import checkpoint, devices, envs, experts, formats, interpreters, progress, sensitivity, shown, store
 from qforge.checkpoint import read_json
-from qforge.config import ROOT, Engine, Job, repository_path
+from qforge.config import Engine, Job, repository_path
 from qforge.envs import Environment, StageError
-from qforge.measure import code
 from qforge.plan import Plan
 from qforge.request import Request, to_json
 from qforge.runtimes import vllm
 from qforge.spent import Time
 from qforge.stages.inspect import inspect
-from qforge.store import Store, result, seconds
+from qforge.store import code, result, seconds
 
 QUANT_ENV = "quant"  # converts and tokenizes
 PACKERS = ("stages/quantize.py", "shards.py", "methods/packing.py", "methods/routing.py", "methods/unpack.py")
@@ -33,7 +32,7 @@ class Run:
 
     def __init__(self, job: Job, folder: Path, prefix: str = "", time: Time | None = None) -> None:
         self.job, self.folder, self.prefix, self.time = job, folder, prefix, time or Time()
-        self.store = Store((ROOT / os.path.expanduser(job.store)).resolve())
+        self.store = store.of(job)
         folder.mkdir(parents=True, exist_ok=True)
 
     def beside(self, job: Job, prefix: str = "") -> Run:
@@ -106,7 +105,11 @@ class Run:
         if model.random:
             shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()
             where = {"random": shape, "weights": code("random_weights.py")}
-        return {**where, "code": code("stages/fetch.py"), "env": interpreters.identity(QUANT_ENV, self.job)}
+        return {
+            **where,
+            "code": code("stages/fetch.py", "gemma_tokenizer.py"),
+            "env": interpreters.identity(QUANT_ENV, self.job),
+        }
 
     def fetch(self) -> Path:
         """The bf16 checkpoint's folder."""
@@ -159,7 +162,7 @@ class Run:
             "env": interpreters.identity(method.env, self.job), "code": code(*PACKERS, f"{library}.py"),
         }  # fmt: skip
         if method.calibrated:
-            calibration = self._calibration(source)
+            calibration = shown.calibrate(self, source)
             inputs["calibration"] = str(calibration)
             key["calibration"] = read_json(calibration / "result.json")["sha256"]
         processes = devices.quantizing(self.job)
@@ -179,28 +182,6 @@ class Run:
         self.write("quantize.json", made := result(folder))
         experts.refuse_starved(self.job.calib, made["experts"])
         return folder / "artifact"
-
-    def _calibration(self, source: Path) -> Path:
-        calib = self.job.calib
-        texts = {
-            name: [hashlib.sha256(repository_path(text.path).read_bytes()).hexdigest(), text.weight, text.chat]
-            for name, text in calib.texts.items()
-        }
-        key = {
-            "texts": texts, "lengths": calib.lengths, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
-            "tokenizer": checkpoint.small_files(source),
-            "code": code("stages/calibrate.py"), "env": interpreters.identity(QUANT_ENV, self.job),
-        }  # fmt: skip
-        what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
-
-        def build(out: Path) -> None:
-            where = interpreters.named(QUANT_ENV, self.job)
-            with progress.line("calibrate", what) as line:
-                self.stage("calibrate", where, out, line.feed, inputs={"source": str(source)})
-
-        folder = self.get("calibrate", key, build, what)
-        self.write("calibrate.json", result(folder))
-        return folder
 
     def inspect(self, plan: Plan, artifact: Path, source: Path) -> None:
         """Refuse to go on with a checkpoint that is not what the plan says."""

@@ -20,12 +20,18 @@ from typing import Any
 
 from qforge import provenance
 from qforge.checkpoint import read_json
+from qforge.config import ROOT, Job
 from qforge.request import to_json
 
 
 def key_of(parts: Any) -> str:
     """The key of a result: a hash of everything that decides it."""
     return hashlib.sha256(json.dumps(json.loads(to_json(parts)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code(*files: str) -> str:
+    """A change in the code of a stage makes its earlier results another question's answers."""
+    return hashlib.sha256(b"".join((ROOT / "qforge" / file).read_bytes() for file in files)).hexdigest()[:12]
 
 
 HELD: set[int] = set()  # descriptors of the locks held here: a child that inherits them keeps them, should we die
@@ -59,15 +65,19 @@ class Store:
 
     def find(self, stage: str, parts: Any) -> Path | None:
         """The finished result, or none."""
-        folder = self.root / stage / key_of(parts)
+        folder = self.place(stage, parts)
         return folder if folder.is_dir() else None
+
+    def place(self, stage: str, parts: Any) -> Path:
+        """Where a result is, or will be."""
+        return self.root / stage / key_of(parts)
 
     def get(self, stage: str, parts: Any, build: Callable[[Path], None]) -> tuple[Path, bool]:
         """The result for `parts`, built by `build(folder)` if it is not there yet; and whether it was.
 
         Another job that builds the same is waited for. A result appears by rename when it is complete.
         """
-        final = self.root / stage / key_of(parts)
+        final = self.place(stage, parts)
         if final.is_dir():
             return final, True
         with locked(final.with_suffix(".lock")):
@@ -85,6 +95,11 @@ class Store:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
+
+
+def of(job: Job) -> Store:
+    """The job's store: relative to the checkout."""
+    return Store((ROOT / os.path.expanduser(job.store)).resolve())
 
 
 def seconds(folder: Path) -> float:

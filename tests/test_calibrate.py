@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from hydra.core.config_store import ConfigStore
 from test_config import job
 
+from qforge import shown
+from qforge.calibration import Calibration, Dataset, Shown
 from qforge.checkpoint import read_json
 from qforge.checks import check
-from qforge.config import Calibration, Job, Shown
-from qforge.request import Refused, Request
+from qforge.config import Job
+from qforge.request import Refused
 from qforge.stages.calibrate import _cut, _draw, _known
+from qforge.steps import Run
 
 ConfigStore.instance().store(name="schema", node=Job)
 
@@ -57,6 +57,16 @@ def test_weights_decide_from_which_text_the_sequences_come() -> None:
         (["calib.lengths=[1.0,0.0]"], "calib.lengths=[1.0, 0.0]: parts of calib.length=512 are needed"),
         (["calib.lengths=[]"], "use [1.0]"),
         (["calib.texts.wikitext.weight=0"], "give every text one above 0, or none"),
+        (
+            ["calib=hub", "calib.texts.ultrachat.dataset.revision=main"],
+            "calib.texts.ultrachat.dataset.revision=main: give the",
+        ),
+        (["calib=hub", "calib.texts.wikitext.dataset.rows=0"], "calib.texts.wikitext.dataset.rows=0: give 1 or more"),
+        (
+            ["calib=hub", "calib.texts.wikitext.path=data/README.md"],
+            "it has path=data/README.md and dataset.name=Salesforce",
+        ),
+        (["calib.texts.wikitext.path=''"], "calib.texts.wikitext.path=: no such file"),
         (["calib.devices=0"], "calib.devices=0: use 1 up to calib.sequences=64, which they share"),
         (["calib.devices=65"], "calib.devices=65: use 1 up to calib.sequences=64"),
         (
@@ -76,33 +86,53 @@ def test_weights_are_for_all_texts_or_none() -> None:
         check(replace(job(), calib=replace(job().calib, texts=texts)))
 
 
-def calibrate(model: Path, out: Path, calib: Calibration) -> dict:
-    out.mkdir()
-    Request(replace(job(), calib=calib), str(out), {"source": str(model)}).write(out / "request.json")
-    command = [str(ROOT / ".venvs/quant/bin/python"), "-m", "qforge.stages.calibrate", str(out / "request.json")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
-    if done.returncode == 2:
-        raise Refused((out / "refused.txt").read_text())
-    assert done.returncode == 0, done.stderr
-    return read_json(out / "result.json")
+def calibrate(model: Path, out: Path, calib: Calibration) -> tuple[dict, list[list[int]]]:
+    folder = shown.calibrate(Run(replace(job(f"store={out}"), calib=calib), out / "run"), model)
+    return read_json(folder / "result.json"), json.loads((folder / "sequences.json").read_text())
 
 
 def test_two_sources_one_of_them_conversations(model: Path, tmp_path: Path) -> None:
     lines = [{"messages": [{"role": "user", "content": f"How much is {n} and {n * n}?"},
                            {"role": "assistant", "content": f"{n + n * n}, of course."}]} for n in range(300)]  # fmt: skip
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    shown = {
+    texts = {
         "wikitext": replace(job().calib.texts["wikitext"], weight=3.0),
         "chat": Shown(str(tmp_path / "chat.jsonl"), "chat", "ours", weight=1.0, chat=True),
     }
-    found = calibrate(model, tmp_path / "out", Calibration("two", shown, 8, 128, [1.0, 0.5]))
-    texts = found["texts"]
-    assert (texts["wikitext"]["used"], texts["chat"]["used"]) == (6, 2)
-    assert found["tokens"] == texts["wikitext"]["used_tokens"] + texts["chat"]["used_tokens"]
+    found, sequences = calibrate(model, tmp_path, Calibration("two", texts, 8, 128, [1.0, 0.5]))
+    used = found["texts"]
+    assert (used["wikitext"]["used"], used["chat"]["used"]) == (6, 2)
+    assert found["tokens"] == used["wikitext"]["used_tokens"] + used["chat"]["used_tokens"]
     assert sum(int(length) * count for length, count in found["lengths"].items()) == found["tokens"]
-    assert texts["chat"]["near_duplicates"] > 0  # the same two sentences with other numbers
-    sequences = json.loads((tmp_path / "out/sequences.json").read_text())
+    assert used["chat"]["near_duplicates"] > 0  # the same two sentences with other numbers
     start = json.loads((model / "tokenizer.json").read_text())["added_tokens"]
     (im_start,) = [token["id"] for token in start if token["content"] == "<|im_start|>"]
     assert sum(im_start in sequence for sequence in sequences) == 2
+    rows = tmp_path / "set" / "train.jsonl"  # the same conversations as a data set
+    rows.parent.mkdir()
+    rows.write_text("\n".join(json.dumps({"said": line["messages"], "n": n}) for n, line in enumerate(lines)))
+    as_set = replace(texts["chat"], path="", dataset=Dataset(str(rows.parent), column="said", rows=300))
+    again, same = calibrate(model, tmp_path, Calibration("two", {**texts, "chat": as_set}, 8, 128, [1.0, 0.5]))
+    assert same == sequences
+    assert again["texts"]["chat"] | {"dataset": None, "path": texts["chat"].path} == used["chat"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Dataset("somebody/nothing", "0" * 40, rows=1), "somebody/nothing: cannot be read ("),
+        (Dataset("{folder}", split="valid", rows=1), "cannot be read (Bad split: valid. Available splits: ['train']"),
+        (Dataset("{folder}", column="said", rows=1), "dataset.column=said: {folder} has text, n"),
+        (Dataset("{folder}", column="n", rows=1), "dataset.column=n: is no text; give another column, or chat=true"),
+    ],
+)
+def test_a_data_set_that_cannot_be_had_is_refused_in_its_librarys_words(
+    model: Path, tmp_path: Path, dataset: Dataset, message: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train.jsonl").write_text('{"text": "Once.", "n": 1}\n')
+    folder = str(tmp_path / "set")
+    text = Shown(kind="x", licence="x", dataset=replace(dataset, name=dataset.name.format(folder=folder)))
+    with pytest.raises(ValueError, match=re.escape(message.format(folder=folder))):
+        calibrate(model, tmp_path, Calibration("x", {"some": text}, 1, 8))
+    assert not list(tmp_path.glob("dataset/*/"))

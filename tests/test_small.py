@@ -53,6 +53,7 @@ def test_other_output_is_no_progress() -> None:
         ("", "empty"),
         ("!!!!####@@@@$$$$%%%%", "mostly symbols"),
         ("the the the the the the the the the the the the the", "the same words over and over"),
+        ("the capital of the country of France. It is " * 5, None),  # Gemma 3 270M, a base model, in bf16
     ],
 )
 def test_the_canary_knows_language_from_garbage(text: str, fault: str | None) -> None:

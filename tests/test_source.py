@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Cli
 
+from qforge.gemma_tokenizer import Kind, merges
+
 LLAMA = json.loads((ROOT / "data/architectures/llama3_1_8b.json").read_text())
 
 
@@ -172,3 +174,11 @@ def test_a_config_that_lacks_a_number(cli: Cli, tmp_path: Path) -> None:
     done = cli(*local(folder))
     assert done.code == 2
     assert "its config.json lacks num_attention_heads; use a complete one" in done.output
+
+
+def test_merges_of_a_sentencepiece_model_are_in_the_order_of_the_scores() -> None:
+    pieces = ["a", "b", "c", "ab", "bc", "abc", "\n", "\n\n", "\n\n\n", "<0x61>", "<eos>"]
+    scores = [-9.0, -8.0, -7.0, -2.0, -1.0, -3.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    kinds = [*[Kind.normal] * 6, *[Kind.user_defined] * 3, 6, 3]
+    newlines = [("\n", "\n"), ("\n", "\n\n"), ("\n\n", "\n")]
+    assert merges(pieces, scores, kinds) == [*newlines, ("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c")]

@@ -234,6 +234,6 @@ def not_language(text: str) -> str | None:
     readable = sum(c.isalpha() or c.isspace() or c in ".,;:!?'\"-()0123456789" for c in text)
     if readable < 0.8 * len(text):
         return "mostly symbols"
-    if len(words) >= 12 and len(set(words)) <= len(words) / 6:
+    if len(words) >= 12 and len(set(words)) <= min(4, len(words) / 6):  # small base models repeat whole sentences
         return "the same words over and over"
     return None

@@ -11,7 +11,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from qforge.config import Calibration, Shown, repository_path
+from qforge.calibration import Calibration, Shown
 from qforge.request import Refused, Request, stage
 
 RUN = 8  # tokens in a row that say two sequences overlap
@@ -21,7 +21,7 @@ Sequence = tuple[int, ...]
 
 
 def calibrate(request: Request) -> dict[str, Any]:
-    """Writes sequences.json: `calib.sequences` lists of token ids. Returns the manifest.
+    """Writes sequences.json: `calib.sequences` lists of token ids, of the texts in `inputs`. Returns the manifest.
 
     Every text is cut into consecutive sequences, of `calib.lengths` in turn; repeats and near-duplicates are dropped; the rest
     is drawn without replacement by `calib.seed`. Raises Refused where the texts are too short.
@@ -35,13 +35,14 @@ def calibrate(request: Request) -> dict[str, Any]:
     pools: dict[str, list[Sequence]] = {}
     texts, runs = {}, set[Sequence]()
     for name, text in calib.texts.items():
-        content = repository_path(text.path).read_bytes()
+        content = Path(request.inputs[f"text {name}"]).read_bytes()
         ids = _tokens(tokenizer, name, text, content.decode())
         sequences = list(_cut(ids, calib))
         different = list(dict.fromkeys(sequences))
         pools[name] = [sequence for sequence in different if not _known(sequence, runs)]
         texts[name] = {
-            "path": text.path, "kind": text.kind, "licence": text.licence, "sha256": hashlib.sha256(content).hexdigest(),
+            "path": text.path, "dataset": text.dataset, "kind": text.kind, "licence": text.licence,
+            "sha256": hashlib.sha256(content).hexdigest(),
             "tokens": len(ids), "sequences": len(sequences), "duplicates": len(sequences) - len(different),
             "near_duplicates": len(different) - len(pools[name]),
         }  # fmt: skip
@@ -69,7 +70,7 @@ def _tokens(tokenizer: Any, name: str, text: Shown, content: str) -> list[int]:
             messages = json.loads(line)["messages"]
         except (json.JSONDecodeError, KeyError, TypeError):
             raise Refused(
-                f'calib.texts.{name}.path={text.path}: line {number} is no {{"messages": [...]}}; give a conversation per line'
+                f'calib.texts.{name}: line {number} is no {{"messages": [...]}}; give a conversation per line'
             ) from None
         said = tokenizer.apply_chat_template(messages, tokenize=False)
         ids += tokenizer(said, add_special_tokens=False)["input_ids"]

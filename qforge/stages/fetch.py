@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qforge import random_weights
+from qforge import gemma_tokenizer, random_weights
 from qforge.config import repository_path
 from qforge.request import Refused, Request, stage
 
@@ -56,7 +56,7 @@ def random_checkpoint(architecture: Path, target: Path) -> None:
 def from_gguf(request: Request, target: Path) -> None:
     """Unpack a GGUF file's blocks to bf16 and write a plain checkpoint that other libraries and versions read too."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaTokenizer, GgufConfig
 
     gguf = request.job.model.gguf
     assert gguf is not None
@@ -65,6 +65,8 @@ def from_gguf(request: Request, target: Path) -> None:
         raise Refused(f"model.gguf.sha256: the packages hold another file than the one named here ({found})")
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
+    if isinstance(tokenizer, GemmaTokenizer):
+        tokenizer = gemma_tokenizer.read(file)
     # transformers keeps GGUF blocks packed by default, and then refuses to save
     config = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16, quantization_config=config)

@@ -1,0 +1,45 @@
+"""Rows of a data set as one file: text, or a conversation per line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qforge.request import Refused, Request, stage
+
+
+def dataset(request: Request) -> dict[str, Any]:
+    """Writes <out>/text, of `calib.texts` the one that `inputs` names. Of the hub's files no more is read than the rows need.
+
+    Raises Refused with the library's words where the data set, its part or its column cannot be had.
+    """
+    from datasets import load_dataset
+
+    name = request.inputs["text"]
+    shown = request.job.calib.texts[name]
+    asked = shown.dataset
+    assert asked
+    key = f"calib.texts.{name}.dataset"
+    try:
+        rows = load_dataset(asked.name, asked.config, split=asked.split, revision=asked.revision, streaming=True)
+        taken = list(islice(rows, asked.rows))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Refused(
+            f"{key}={asked.name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); check its name, "
+            "config, split and revision, the network and HF_TOKEN, or give a file instead: path"
+        ) from None
+    if not taken or asked.column not in taken[0]:
+        raise Refused(f"{key}.column={asked.column}: {asked.name} has {', '.join(taken[0]) if taken else 'no rows'}")
+    column = [row[asked.column] for row in taken]
+    if not shown.chat and not all(isinstance(said, str) for said in column):
+        raise Refused(f"{key}.column={asked.column}: is no text; give another column, or chat=true for conversations")
+    lines = [json.dumps({"messages": said}) for said in column] if shown.chat else column
+    Path(request.out, "text").write_text(content := "\n".join(lines))
+    return {"rows": len(column), "sha256": hashlib.sha256(content.encode()).hexdigest(), "dataset": asked}
+
+
+if __name__ == "__main__":
+    stage(dataset)
