@@ -129,6 +129,13 @@ def _header(file: Path) -> Iterator[tuple[str, Stored]]:
         yield name, tensor
 
 
+def write_config(source: Path, out: Path, quantization: dict[str, Any]) -> None:
+    """The source's config.json with what is said of the quantization: a library's own is in the spelling of its transformers,
+    which others may read otherwise or not at all (5.23 puts two rope_theta where 5.17 wants one)."""
+    config = {**read_json(source / "config.json"), "quantization_config": quantization}
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`. Raises ValueError with the file's name where it is none."""
     try:

@@ -16,7 +16,7 @@ from test_config import job
 from test_streaming import DENSE, checkpoint
 
 from qforge import envs, formats, plan
-from qforge.checkpoint import headers, read_json
+from qforge.checkpoint import headers, read_json, write_config
 from qforge.config import Job
 from qforge.request import Request
 from qforge.stages.inspect import inspect
@@ -95,7 +95,20 @@ def test_the_tensors_of_a_library_with_an_environment_of_its_own(
 ) -> None:
     env = str(job(f"method={method}").method.env)
     envs.managed(env)
-    as_planned(source, make(env, source, tmp_path, method, overrides=overrides)[method], method, *overrides)
+    artifact = make(env, source, tmp_path, method, overrides=overrides)[method]
+    as_planned(source, artifact, method, *overrides)
+    if method in ("gptqmodel", "auto_gptq", "autoawq"):  # whose transformers spell a config in their own way
+        config = read_json(artifact / "config.json")
+        assert config == {**read_json(source / "config.json"), "quantization_config": config["quantization_config"]}
+
+
+def test_a_config_keeps_its_sources_spelling(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"rope_theta": 1.0, "rope_parameters": {"full_attention": {"rope_theta": 1.0}}}'
+    )
+    before = read_json(tmp_path / "config.json")
+    write_config(tmp_path, tmp_path, {"quant_method": "gptq"})
+    assert read_json(tmp_path / "config.json") == {**before, "quantization_config": {"quant_method": "gptq"}}
 
 
 def test_a_search_for_scales_finds_better_ones(source: Path, made: dict[str, Path]) -> None:

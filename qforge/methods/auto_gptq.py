@@ -5,7 +5,6 @@ The method's `args` are options of its BaseQuantizeConfig. Its environment has t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,7 @@ def leave_alone(model: torch.nn.Module, exempt: set[str]) -> None:
 def save(model: torch.nn.Module, source: Path, out: Path, quantization: dict[str, Any]) -> None:
     """One file, in the dtypes of the format, and the source's config.json with what vLLM reads of the quantization."""
     out.mkdir(parents=True, exist_ok=True)
-    config, known = json.loads((source / "config.json").read_text()), checkpoint.headers(source)
-    tensors = {}
+    known, tensors = checkpoint.headers(source), {}
     for name, value in model.state_dict().items():
         # it adds biases of zeros, and a tied head is the embedding
         added = (name.endswith(".bias") or name == "lm_head.weight") and name not in known
@@ -56,4 +54,4 @@ def save(model: torch.nn.Module, source: Path, out: Path, quantization: dict[str
             half = torch.float16 if name.endswith(".scales") else torch.bfloat16
             tensors[name] = (value.to(half) if value.dtype == torch.float32 else value).contiguous()
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
-    (out / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}, indent=2) + "\n")
+    checkpoint.write_config(source, out, quantization)

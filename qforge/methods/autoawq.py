@@ -5,7 +5,6 @@ The method's `args` are options of its `quantize`. Its environment has transform
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from awq import AutoAWQForCausalLM
 from awq.quantize.quantizer import AwqQuantizer
 from awq.utils.module import get_op_name
 
+from qforge.checkpoint import write_config
 from qforge.config import Job
 
 
@@ -32,8 +32,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     model.quantize(None, calib_data=tokens, quantizer_cls=Sparing, exempt=set(exempt), **options, **size)
     model.save_quantized(str(out))
     quantization = {**model.quant_config.to_transformers_dict(), "modules_to_not_convert": exempt}
-    config = json.loads((source / "config.json").read_text())  # the library's is in transformers 4's spelling
-    (out / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}, indent=2) + "\n")
+    write_config(source, out, quantization)
     return options
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from gptqmodel import GPTQModel, QuantizeConfig
 
+from qforge.checkpoint import read_json, write_config
 from qforge.config import Job
 
 
@@ -25,4 +26,5 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         model = GPTQModel.load(str(source), config, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code)
         model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences or []], batch_size=1)
         model.save(str(out))
+    write_config(source, out, read_json(out / "config.json")["quantization_config"])
     return options
