@@ -51,6 +51,7 @@ def test_other_output_is_no_progress() -> None:
         ("The capital of France is Paris.", None),
         ("Paris", None),
         ("", "empty"),
+        ("\n" * 9 + " you you you you" + "\n" * 35, "mostly blank"),
         ("!!!!####@@@@$$$$%%%%", "mostly symbols"),
         ("the the the the the the the the the the the the the", "the same words over and over"),
         ("the capital of the country of France. It is " * 5, None),  # Gemma 3 270M, a base model, in bf16

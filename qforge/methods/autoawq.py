@@ -49,6 +49,16 @@ class Sparing(AwqQuantizer):  # type: ignore[misc]
         names = tuple(get_op_name(module, layer) for layer in layers)
         return get_op_name(module, prev_op), names, torch.ones(inp.shape[-1], dtype=inp.dtype)
 
+    def _compute_best_scale(self, x: Any, w: Any, means: Any, module: torch.nn.Module, *more: Any) -> torch.Tensor:
+        """It keeps the weights by .cpu() while it tries scales; on a CPU that is no copy, and the first scale stays in them."""
+        state = module.state_dict
+        module.state_dict = lambda: {name: value.clone() for name, value in state().items()}
+        try:
+            found: torch.Tensor = super()._compute_best_scale(x, w, means, module, *more)
+        finally:
+            del module.state_dict
+        return found
+
     def _search_best_clip(self, layer: Any, named_linears: dict[str, Any], input_feat: Any) -> Any:
         return super()._search_best_clip(layer, self._packed(named_linears), input_feat)
 

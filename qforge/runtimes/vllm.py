@@ -231,6 +231,8 @@ def not_language(text: str) -> str | None:
     words = text.split()
     if not words:
         return "empty"
+    if sum(c.isspace() for c in text) > len(text) / 2:
+        return "mostly blank"
     readable = sum(c.isalpha() or c.isspace() or c in ".,;:!?'\"-()0123456789" for c in text)
     if readable < 0.8 * len(text):
         return "mostly symbols"
