@@ -48,17 +48,14 @@ def page() -> str:
     ]
     for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
         lines += [f"## {hw}", ""]
-        for model, found in groupby(of_hw, lambda row: str(row["model"])):
+        of_model = {model: list(found) for model, found in groupby(of_hw, lambda row: str(row["model"]))}
+        compared = {folder.name.removesuffix(f"-{hw}") for folder in (RESULTS / "methods").glob(f"*-{hw}")}
+        for model in sorted(of_model.keys() | compared):
             lines += [f"### {model}", ""]
-            for conditions, alike in groupby(found, measured_by):
+            for conditions, alike in groupby(of_model.get(model, []), measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            lines += [
-                *matrix(model, hw),
-                *methods(model, hw),
-                *calibration(model, hw),
-                *sensitivity(model, hw),
-                *tiers(model, hw),
-            ]
+            for more in (matrix, methods, calibration, sensitivity, tiers):
+                lines += more(model, hw)
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
@@ -75,10 +72,11 @@ def measured_by(row: Row, timed: bool = True) -> str:
     if timed:
         load = f"{conditions['input_len']} tokens in, {conditions['output_len']} out"
         how.append(f"{load}, median of {conditions['repeats']}")
-    version = row["measured"]["serve"].get("version")
+    served = row["measured"]["serve"].get("version")
+    version = f"vLLM {served}" if served else str(conditions["runtime"])
     if (devices := conditions["runtime_args"].get("tensor_parallel_size", 1)) > 1:
         version += f" on {devices} GPUs (tensor parallel)"
-    return f"vLLM {version}, {where}; qforge {row['qforge']['commit'][:9]}. {'; '.join(how)}. {row['caution']}".strip()
+    return f"{version}, {where}; qforge {row['qforge']['commit'][:9]}. {'; '.join(how)}. {row['caution']}".strip()
 
 
 def section(conditions: str, rows: list[Row]) -> list[str]:
@@ -307,7 +305,8 @@ def calibrated_on(row: Row) -> dict[str, str]:
 def shown(row: Row) -> str:
     """Sources, sequences and their lengths."""
     made = row["calibration"]
-    return f"{' + '.join(made['texts'])}, {made['sequences']} x {' / '.join(made['lengths'])}"
+    lengths = sorted({min(made["lengths"], key=int), max(made["lengths"], key=int)}, key=int)
+    return f"{' + '.join(made['texts'])}, {made['sequences']} x {' to '.join(lengths)}"
 
 
 def increases(row: Row) -> tuple[float, float]:

@@ -22,10 +22,15 @@ from qforge.request import Refused
 FIRST_BIN = 64  # positions 1 to 63; every bin after it is twice as far
 
 
+def beginning(tokenizer: Any) -> list[int]:
+    """The tokens that the tokenizer begins every text with by itself: BOS, or none."""
+    with_bos: list[int] = tokenizer("a")["input_ids"]
+    return with_bos[: len(with_bos) - len(tokenizer("a", add_special_tokens=False)["input_ids"])]
+
+
 def windows(text: str, tokenizer: Any, lengths: list[int], count: int) -> list[list[int]]:
     """`count` windows of token ids, of `lengths` in turn. Raises Refused where the text is too short."""
-    with_bos = tokenizer("a")["input_ids"]
-    bos = with_bos[: len(with_bos) - len(tokenizer("a", add_special_tokens=False)["input_ids"])]
+    bos = beginning(tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     ends = [0]
     for length in islice(cycle(lengths), count):

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qforge.perplexity import beginning
 from qforge.request import API_KEY, Refused, Request
 from qforge.runtimes.vllm import MODEL
 
@@ -94,6 +95,7 @@ class Server:
             "base_url": f"{self.url}/v1/completions",
             "tokenizer": self.request.inputs["artifact"],
             "tokenizer_backend": "huggingface",
+            "add_bos_token": _begins(self.request.inputs["artifact"]),
             "num_concurrent": self.parallel,
             "max_length": int(self.request.job.runtime.args["max_model_len"]),
         }
@@ -140,4 +142,12 @@ class Transformers:
     def for_lm_eval(self) -> tuple[Any, Any]:
         from lm_eval.models.huggingface import HFLM
 
-        return HFLM(pretrained=self.model, tokenizer=self.artifact, batch_size=1), None
+        begins = _begins(self.artifact)
+        return HFLM(pretrained=self.model, tokenizer=self.artifact, batch_size=1, add_bos_token=begins), None
+
+
+def _begins(artifact: str) -> bool:
+    """Whether the tokenizer begins a text with BOS; lm-eval would leave it out, and Gemma answers nonsense without it."""
+    from transformers import AutoTokenizer
+
+    return bool(beginning(AutoTokenizer.from_pretrained(artifact)))

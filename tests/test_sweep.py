@@ -15,7 +15,7 @@ from conftest import ROOT, Cli, Finished
 from test_config import job
 from test_report import ROWS
 
-from qforge import measure, plan, sweep
+from qforge import measure, plan, shown, sweep
 from qforge.checkpoint import read_json
 from qforge.config import Job
 from qforge.pipeline import bf16_of
@@ -101,7 +101,7 @@ def test_one_calibration_for_all_that_read_the_same_text(cli: Cli, model: Path, 
     small = (f"store={cli.store}", "calib.sequences=2", "calib.length=32")
     rows = (["method=gptq"], ["method=awq", "group_size=32", "exempt=boundary"], ["method=gptq", "calib.length=64"])
     runs = [Run(job(*small, *row), tmp_path / f"{n}") for n, row in enumerate(rows)]
-    found = [run._calibration(model) for run in runs]
+    found = [shown.calibrate(run, model) for run in runs]
     assert found[0] == found[1] != found[2]
     assert list(runs[0].time.spent) == ["calibrate"]
     assert runs[1].time.spent == {}
