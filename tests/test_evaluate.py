@@ -15,7 +15,7 @@ from test_config import job
 from qforge import chat, comparisons, divergence, exposure, long_context, stability, tasks
 from qforge.checks import check
 from qforge.evaluation import eval_files
-from qforge.perplexity import perplexity, positions, windows
+from qforge.perplexity import beginning, perplexity, positions, windows
 from qforge.scorers import Scored
 
 
@@ -34,6 +34,12 @@ def test_windows_follow_one_another_and_begin_with_bos_where_the_tokenizer_does(
     assert windows("abcdef", Letters([1]), [3], 3) == [[1, 97, 98], [1, 99, 100], [1, 101, 102]]
     with pytest.raises(ValueError, match="ask for at most 2 windows"):
         windows("abcdef", Letters([]), [3], 3)
+
+
+def test_tasks_are_told_what_the_tokenizer_begins_with() -> None:
+    """lm-eval leaves BOS out unless it is told: scorers.py asks this."""
+    assert beginning(Letters([1])) == [1]
+    assert beginning(Letters([])) == []
 
 
 def test_windows_take_their_lengths_in_turn_and_more_of_them_begin_with_the_same() -> None:
