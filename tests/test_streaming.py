@@ -111,7 +111,7 @@ def contents(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def test_a_job_that_was_killed_goes_on_after_its_finished_files(cli: Cli, model: Path, tmp_path: Path) -> None:
-    source = checkpoint(tmp_path / "source", {**DENSE, "hidden_size": 512, "intermediate_size": 4096}, model, files=4)
+    source = checkpoint(tmp_path / "source", {**DENSE, "hidden_size": 512, "intermediate_size": 4096}, model, files=12)
     overrides = (
         "model=local", "model.name=x", f"model.path={source}", "method=nvfp4_llmc", "stages=[quantize,inspect]",
         f"store={tmp_path / 'store'}",
@@ -125,7 +125,7 @@ def test_a_job_that_was_killed_goes_on_after_its_finished_files(cli: Cli, model:
     made = {file.name: file.stat().st_ino for file in finished}
     done = cli.succeed(*overrides)
     after = {file.name: file.stat().st_ino for file in (done.folder / "artifact").glob("*.safetensors")}
-    assert len(after) == 4
+    assert len(made) < len(after)
     assert {name: after[name] for name in made} == made
     assert done.json("inspect")["faults"] == []
     assert not list((tmp_path / "store" / "quantize").glob("*.shards"))
