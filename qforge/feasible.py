@@ -77,7 +77,8 @@ def group_size(job: Job, layout: Format) -> int | None:
         return group
     sizes = " or ".join(map(str, layout.group_sizes))
     others = "" if layout.scheme == "int4" else ", or method=rtn, gptq or awq for other sizes"
-    reason = f"{layout.scheme} exists at group {sizes} only"
+    name = layout.scheme if layout.scheme == job.method.format else f"{layout.scheme} as {job.method.format}"
+    reason = f"{name} exists at group {sizes} only"
     if layout.scheme.startswith("nvfp4"):
         reason = "NVFP4 exists at group 16 only (one FP8 scale per 16 weights is the format; no kernel reads another)"
     raise ValueError(

@@ -125,7 +125,7 @@ FORMATS = {
     "int4_asym": Format("int4", 4, lambda *a: _int4(*a, symmetric=False), INT4_GROUPS, CT, 15),
     "gptq": Format("int4", 4, _gptq, INT4_GROUPS, "gptq", 8, unpacks=False),
     "gptq_asym": Format("int4", 4, _gptq, INT4_GROUPS, "gptq", 15, unpacks=False),
-    "awq": Format("int4", 4, _awq, INT4_GROUPS, "awq", 15, unpacks=False),
+    "awq": Format("int4", 4, _awq, INT4_GROUPS[1:], "awq", 15, unpacks=False),  # AutoAWQ fails at one scale per channel
     "nf4": Format("nf4", 4, _nf4, (64,), "bitsandbytes", unpacks=False),
     "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), CT, 6),
     "nvfp4_w4a4": Format("nvfp4_w4a4", 4, _nvfp4_w4a4, (16,), CT, 6, unpacks=False),

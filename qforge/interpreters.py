@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -45,11 +46,14 @@ def runtime_identity(job: Job) -> str:
 
 def check(job: Job) -> None:
     """Raises ValueError where a given interpreter does not start, an image is not here, or an environment is not known."""
-    if not job.runtime.env:
-        of_runtime(job)
     for name in job.envs:
         envs.requirements(name)
-        named(name, job)
+    with ThreadPoolExecutor() as pool:  # each starts an interpreter
+        runtime = None if job.runtime.env else pool.submit(of_runtime, job)
+        for environment in [pool.submit(named, name, job) for name in job.envs]:
+            environment.result()
+        if runtime:
+            runtime.result()
 
 
 def existing(python: str, environ: Mapping[str, str], key: str) -> Environment:
@@ -83,7 +87,8 @@ def _given(name: str, job: Job) -> Environment | None:
 @cache  # asked for every key of a run; a start takes half a second
 def _packages(python: str, key: str, environ: tuple[tuple[str, str], ...]) -> str:
     """A hash of the names and versions of the packages that this interpreter finds."""
-    listing = "import importlib.metadata as m; print(sorted(f'{d.name}=={d.version}' for d in m.distributions()))"
+    each = "'{Name}=={Version}'.format_map(d.metadata)"  # d.name and d.version would each read the file anew
+    listing = f"import importlib.metadata as m; print(sorted({each} for d in m.distributions()))"
     own = {**os.environ, "PYTHONPATH": "", **dict(environ)}
     found = subprocess.run([python, "-c", listing], capture_output=True, text=True, env=own)
     if found.returncode:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def hardware() -> dict[str, Any]:
     return {"cpu": model, "cores": psutil.cpu_count(), "gpus": _gpus(), "system": platform.platform()}
 
 
+@cache  # nvidia-smi takes up to a second, and a run asks several times
 def _gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []

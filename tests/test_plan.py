@@ -86,6 +86,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (["model=qwen3_8b", "method=auto_gptq", "hw=h100"], "qwen2 only, and this is a qwen3; use method=gptqmodel"),
         (["model=mixtral_8x7b", "method=auto_gptq", "hw=h100"], "and this is a mixtral; use method=gptqmodel"),
         (["model=qwen3_30b_a3b", "method=autoawq", "hw=h100"], "qwen3 only, and this is a qwen3_moe; use method=awq$"),
+        (["method=autoawq", "group_size=-1"], "int4 as awq exists at group 32 or 64 or 128 only; use group_size=32"),
         (["model=gemma3_270m", "method=awq"], "into norms, and a gemma3_text stores those less one: .*; use"),
         (["model=gemma3_4b", "hw=h100", "method=autoawq"], "and a gemma3 stores those less one: .*; use method=gptq"),
         (["model=qwen3_30b_a3b", "method=autoround", "hw=h100"], "mixture of experts, .* let at none; use method=gptq"),
