@@ -10,6 +10,7 @@ cannot say, from results/notes-<hardware>.md where there is one.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -26,12 +27,14 @@ from qforge.report.table import name_of, same  # noqa: E402
 from qforge.spent import alone  # noqa: E402
 
 RESULTS = ROOT / "results"
+BEGIN, END = "<!-- every method: drawn by benchmarks/results_page.py -->", "<!-- end -->"
 Row = dict[str, Any]
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the table between the marks of the README."""
     (RESULTS / "README.md").write_text(page())
+    (ROOT / "README.md").write_text(readme())
 
 
 def page() -> str:
@@ -60,6 +63,44 @@ def page() -> str:
         notes = RESULTS / f"notes-{hw}.md"
         lines += [notes.read_text().strip(), ""] if notes.exists() else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def readme() -> str:
+    """The README with its table of every method."""
+    before, mark, rest = (ROOT / "README.md").read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert end, f"README.md lacks {BEGIN!r} or {END!r}"
+    return before + mark + "\n\n" + "\n".join(compared("cpu")) + "\n\n" + end + after
+
+
+def compared(hw: str) -> list[str]:
+    """Every method that was compared on this hardware, a column of losses for each model; what loses least comes first."""
+    folders = sorted((RESULTS / "methods").glob(f"*-{hw}"))
+    lines: dict[str, dict[str, Row]] = {}
+    for folder in folders:
+        for file in sorted(folder.glob("*.json")):
+            row = json.loads(file.read_text())
+            if row["method"] != "bf16":
+                lines.setdefault(called(row), {})[row["model"]] = row
+    models = [folder.name.removesuffix(f"-{hw}") for folder in folders]
+    made = []
+    for name, rows in lines.items():
+        done = [row for row in rows.values() if not row.get("failed")]
+        losses = {model: kl(rows[model]) for model in rows}
+        cells = {"method": name, "bits packed": f"{max(row['size']['quantized_bits_per_weight'] for row in done):.2f}"}
+        cells |= {f"KL on {model}": losses.get(model, "") for model in models}
+        cells["CPU s"] = " / ".join(
+            f"{rows[m]['quantize']['cpu_seconds']:.0f}" if rows.get(m) in done else "" for m in models
+        )
+        made.append((fmean(map(distance, done)), cells))
+    return markdown([cells for _, cells in sorted(made, key=lambda pair: pair[0])])
+
+
+def kl(row: Row) -> str:
+    """To bf16, of each text."""
+    if row.get("failed"):
+        return "refused"
+    return ", ".join(f"{text['kl']:.3f}" for text in row["measured"]["divergence"]["texts"].values())
 
 
 def measured_by(row: Row, timed: bool = True) -> str:
@@ -91,12 +132,24 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
 
 def table(rows: list[Row], cells: Any) -> list[str]:
     """A Markdown table of what `cells` says of each row; empty where it says nothing of any."""
-    made = [{"method": name_of(row), **cells(row)} for row in rows]
+    return markdown([{"method": called(row), **cells(row)} for row in rows])
+
+
+def markdown(made: list[dict[str, str]]) -> list[str]:
+    """The lines of a table of these cells; none where there is one column only."""
     head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))  # bf16 lacks some
     if len(head) == 1:
         return []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
+
+
+def called(row: Row) -> str:
+    """The row's name, and the library's options that its command changed."""
+    options = [
+        word.removeprefix("method.args.") for word in shlex.split(row["command"]) if word.startswith("method.args.")
+    ]
+    return ", ".join([name_of(row), *options])
 
 
 def quality(row: Row) -> dict[str, str]:
@@ -239,7 +292,7 @@ def methods(model: str, hw: str) -> list[str]:
     measured.sort(
         key=lambda row: (row["method"] != "bf16", row["size"]["quantized_bits_per_weight"] or 16, distance(row))
     )
-    quantized = {name_of(row): row for row in measured if row["method"] != "bf16"}
+    quantized = {called(row): row for row in measured if row["method"] != "bf16"}
     points = {name: (row["size"]["quantized_bits_per_weight"], distance(row)) for name, row in quantized.items()}
     image = f"methods-{model}-{hw}.svg"
     scatter(RESULTS / image, points, "bits per weight of what is packed", "KL to bf16, nats per token", start=4)
