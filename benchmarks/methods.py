@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT))
 from qforge.report.reasons import why  # noqa: E402
 
 OUT = ROOT / "outputs" / "methods"
-INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "autoawq", "autoround"]
-NVFP4 = ["nvfp4", "nvfp4_llmc", "nvfp4_four_over_six", "nvfp4_mse", "nvfp4_gptq", "nvfp4_hessian"]
+INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "gptqmodel_awq", "autoawq", "autoround"]
+NVFP4 = ["nvfp4", "nvfp4_llmc", "nvfp4_four_over_six", "nvfp4_mse", "nvfp4_gptq", "nvfp4_hessian", "nvfp4_w4a4"]
 METHODS = [
     "bf16", *[f"{method}/32" for method in INT4], *NVFP4, "bnb_nf4", "mxfp4", "rtn/64", "gptq/64", "fp8", "w8a8",
 ]  # fmt: skip

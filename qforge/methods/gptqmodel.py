@@ -16,7 +16,7 @@ from qforge.config import Job
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:
-    """Quantize `source` into a checkpoint of the GPTQ format in `out`; returns the options as they were run."""
+    """Quantize `source` into a checkpoint of the GPTQ or AWQ format in `out`; returns the options as they were run."""
     if (os.cpu_count() or 1) < 3:  # its pool would have one worker, where its loader wants two (7.7.0)
         os.environ["GPTQMODEL_CPU_WORKERS"] = "2"
     rules: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in exempt}  # -: leaves alone
@@ -25,6 +25,12 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     with chdir(out.parent):  # it writes logs/ where it is
         model = GPTQModel.load(str(source), config, dtype=torch.bfloat16, trust_remote_code=job.model.trust_remote_code)
         model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences or []], batch_size=1)
+        for module in model.model.modules() if config.quant_method == "awq" else ():
+            if isinstance(scales := getattr(module, "scales", None), torch.Tensor):
+                module.scales = scales.half()  # as AutoAWQ's layout has them
         model.save(str(out))
-    write_config(source, out, read_json(out / "config.json")["quantization_config"])
+    quantization = read_json(out / "config.json")["quantization_config"]
+    if quantization["quant_method"] == "awq":
+        quantization["modules_to_not_convert"] = exempt  # where AWQ's readers look, not among the rules
+    write_config(source, out, quantization)
     return options
