@@ -89,8 +89,8 @@ def compared(hw: str) -> list[str]:
         losses = {model: kl(rows[model]) for model in rows}
         cells = {"method": name, "bits packed": f"{max(row['size']['quantized_bits_per_weight'] for row in done):.2f}"}
         cells |= {f"KL on {model}": losses.get(model, "") for model in models}
-        cells["CPU s"] = " / ".join(
-            f"{rows[m]['quantize']['cpu_seconds']:.0f}" if rows.get(m) in done else "" for m in models
+        cells["CPU s of each"] = " / ".join(
+            f"{rows[m]['quantize']['cpu_seconds']:.0f}" if rows.get(m) in done else "-" for m in models
         )
         made.append((fmean(map(distance, done)), cells))
     return markdown([cells for _, cells in sorted(made, key=lambda pair: pair[0])])
@@ -122,12 +122,17 @@ def measured_by(row: Row, timed: bool = True) -> str:
 
 def section(conditions: str, rows: list[Row]) -> list[str]:
     """The tables of one model on one hardware under the same conditions, and when they were measured."""
-    dates = sorted({row["date"] for row in rows})
-    lines = [f"{' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, {conditions}"]
+    lines = [f"{dates(rows)}, {conditions}"]
     for cells in (quality, closeness, speed, memory, predicted):
         if found := table(rows, cells):
             lines += ["", *found]
     return lines
+
+
+def dates(rows: list[Row]) -> str:
+    """When they were measured."""
+    every = [row["date"] for row in rows]
+    return " to ".join(dict.fromkeys([min(every), max(every)]))
 
 
 def table(rows: list[Row], cells: Any) -> list[str]:
@@ -297,7 +302,7 @@ def methods(model: str, hw: str) -> list[str]:
     image = f"methods-{model}-{hw}.svg"
     scatter(RESULTS / image, points, "bits per weight of what is packed", "KL to bf16, nats per token", start=4)
     lines = [
-        "#### Every method", "", f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}", "",
+        "#### Every method", "", f"{dates(measured)}, {measured_by(measured[0], timed=False)}", "",
         *table(measured, against), "", f"![Quality against bits per weight]({image})", "",
     ]  # fmt: skip
     refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
@@ -338,7 +343,7 @@ def calibration(model: str, hw: str) -> list[str]:
         scatter(RESULTS / image, points, x, y)
         lines += [
             f"#### Calibration: {name_of(rows[0])}", "",
-            f"{rows[0]['date']}, {measured_by(rows[0], timed=False)} By `benchmarks/calibration.py`.", "",
+            f"{dates(rows)}, {measured_by(rows[0], timed=False)} By `benchmarks/calibration.py`.", "",
             *table(rows, calibrated_on), "", f"![What calibration does]({image})", "",
         ]  # fmt: skip
     return lines
