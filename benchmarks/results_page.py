@@ -297,7 +297,7 @@ def methods(model: str, hw: str) -> list[str]:
     measured.sort(
         key=lambda row: (row["method"] != "bf16", row["size"]["quantized_bits_per_weight"] or 16, distance(row))
     )
-    quantized = {called(row): row for row in measured if row["method"] != "bf16"}
+    quantized = {name_of(row): row for row in measured if row["method"] != "bf16"}
     points = {name: (row["size"]["quantized_bits_per_weight"], distance(row)) for name, row in quantized.items()}
     image = f"methods-{model}-{hw}.svg"
     scatter(RESULTS / image, points, "bits per weight of what is packed", "KL to bf16, nats per token", start=4)
