@@ -34,7 +34,7 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
     if kind in LESS_ONE and job.method.rescales:
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: it folds scales into norms, and a {kind} stores those less one: "
-            "near -1 bf16 has few digits left for them; use method=gptq or autoround"
+            "near -1 bf16 has few digits left for them; use method=gptq"
         )
     if known and kind not in known:
         raise ValueError(
