@@ -38,7 +38,7 @@ def hardware() -> dict[str, Any]:
     return {"cpu": model, "cores": psutil.cpu_count(), "gpus": _gpus(), "system": platform.platform()}
 
 
-@cache  # nvidia-smi takes up to a second, and a run asks several times
+@cache  # a run asks several times, and they do not change
 def _gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
