@@ -14,6 +14,7 @@ import yaml
 
 from qforge.config import repository_path
 from qforge.evaluation import Eval
+from qforge.request import importing
 
 
 def data_files(settings: Eval) -> list[Path]:
@@ -46,7 +47,8 @@ def task(settings: Eval, name: str) -> str | dict[str, Any]:
 
 def run(settings: Eval, model: Any, arguments: Any) -> dict[str, Any]:
     """Score every task of `settings.tasks`, with lm-eval's own seeds. Returns per task what `summary` keeps."""
-    from lm_eval import simple_evaluate
+    with importing():
+        from lm_eval import simple_evaluate
 
     found = simple_evaluate(
         model, model_args=arguments, tasks=[task(settings, name) for name in settings.tasks], limit=settings.limit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from conftest import ROOT
 from qforge import scales
 from qforge.checkpoint import Stored
 from qforge.progress import fraction
-from qforge.request import to_json
+from qforge.request import importing, to_json
 from qforge.runtimes import vllm
 from qforge.runtimes.vllm import not_language
 from qforge.stages.inspect import _same
@@ -118,3 +120,13 @@ def test_a_list_of_numbers_is_one_line_of_json() -> None:
     written = to_json(value)
     assert '"a": [1, 2, 3],\n' in written
     assert json.loads(written) == value
+
+
+def test_python_s_collector_rests_while_libraries_are_imported() -> None:
+    gc.unfreeze()
+    with pytest.raises(ModuleNotFoundError), importing():
+        assert not gc.isenabled()
+        importlib.import_module("no_such_library")
+    assert gc.isenabled()
+    assert gc.get_freeze_count()
+    gc.unfreeze()

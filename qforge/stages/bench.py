@@ -11,7 +11,7 @@ import argparse
 import os
 from typing import Any
 
-from qforge.request import API_KEY, Request, stage
+from qforge.request import API_KEY, Request, importing, stage
 from qforge.runtimes.vllm import MODEL
 from qforge.sampling import resident_gib, sampled
 
@@ -54,8 +54,9 @@ def bench(request: Request) -> dict[str, Any]:
 
 
 def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
-    from vllm.benchmarks.serve import add_cli_args, main
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    with importing():
+        from vllm.benchmarks.serve import add_cli_args, main
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     job = request.job.bench
     options = {

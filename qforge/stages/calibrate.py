@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.calibration import Calibration, Shown
-from qforge.request import Refused, Request, stage
+from qforge.request import Refused, Request, importing, stage
 
 RUN = 8  # tokens in a row that say two sequences overlap
 NEAR = 0.5  # the part of a sequence's runs that others have already, from which it is a near-duplicate
@@ -26,7 +26,8 @@ def calibrate(request: Request) -> dict[str, Any]:
     Every text is cut into consecutive sequences, of `calib.lengths` in turn; repeats and near-duplicates are dropped; the rest
     is drawn without replacement by `calib.seed`. Raises Refused where the texts are too short.
     """
-    from transformers import AutoTokenizer
+    with importing():
+        from transformers import AutoTokenizer
 
     calib = request.job.calib
     tokenizer = AutoTokenizer.from_pretrained(

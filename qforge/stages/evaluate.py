@@ -14,7 +14,7 @@ from typing import Any
 from qforge import chat, divergence, long_context, stability, tasks
 from qforge.config import repository_path
 from qforge.perplexity import summary, windows
-from qforge.request import Request, stage
+from qforge.request import Request, importing, stage
 from qforge.scorers import Scored, Scorer, Server, Transformers
 
 
@@ -23,7 +23,8 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     Writes divergence.FILE, the distributions on the first windows, for the comparison with bf16.
     """
-    from transformers import AutoTokenizer
+    with importing():
+        from transformers import AutoTokenizer
 
     job = request.job.eval
     server = Server(request) if request.server else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from qforge import gemma_tokenizer, random_weights
 from qforge.config import repository_path
-from qforge.request import Refused, Request, stage
+from qforge.request import Refused, Request, importing, stage
 
 
 def fetch(request: Request) -> dict[str, Any]:
@@ -41,8 +41,9 @@ def fetch(request: Request) -> dict[str, Any]:
 
 def random_checkpoint(architecture: Path, target: Path) -> None:
     """Random weights of this config.json's shapes, and a tokenizer of made-up words. No model is built."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, PreTrainedTokenizerFast
+    with importing():
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import AutoConfig, PreTrainedTokenizerFast
 
     shape = json.loads(architecture.read_text())
     AutoConfig.for_model(**shape, dtype="bfloat16").save_pretrained(target)
@@ -55,8 +56,9 @@ def random_checkpoint(architecture: Path, target: Path) -> None:
 
 def from_gguf(request: Request, target: Path) -> None:
     """Unpack a GGUF file's blocks to bf16 and write a plain checkpoint that other libraries and versions read too."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaTokenizer, GgufConfig
+    with importing():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaTokenizer, GgufConfig
 
     gguf = request.job.model.gguf
     assert gguf is not None

@@ -15,7 +15,7 @@ from typing import Any
 
 from qforge.checkpoint import PICKLED
 from qforge.config import ROOT
-from qforge.request import Request, stage
+from qforge.request import Request, importing, stage
 from qforge.runtimes import look
 
 
@@ -23,7 +23,8 @@ def quantize(request: Request) -> dict[str, Any]:
     """Writes the checkpoint to <out>/artifact. The method's function does the work; see qforge/methods/."""
     module, _, function = (request.job.method.function or "").partition(":")
     started = time.monotonic()
-    work = getattr(importlib.import_module(module), function)
+    with importing():
+        work = getattr(importlib.import_module(module), function)
     imported = time.monotonic()
     calibration = request.inputs.get("calibration")
     sequences = json.loads(Path(calibration, "sequences.json").read_text()) if calibration else None
