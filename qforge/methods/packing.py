@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from llmcompressor.observers.helpers import FUSED_LAYER_NAMES
 from qforge.modules import Module
 
 BLOCK = {"cpu": 2 << 20, "cuda": 64 << 20}  # bytes packed by one call: what stays in a core's cache; what fills a GPU
+
+QUEUES = 3  # of a GPU: each keeps the memory that its batches took, and the stream's workers need one now and then
 
 
 def sets(matrices: Iterable[Module]) -> list[list[Module]]:
@@ -49,13 +53,35 @@ class Packer:
         self.config = resolved.model_copy(update={**done, "format": self.scheme.format.value})
         self.compressor = BaseCompressor.get_value_from_registry(self.scheme.format.value)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.queues: SimpleQueue[torch.cuda.Stream] = SimpleQueue()  # that are free
+        if self.device.type == "cuda":
+            for _ in range(QUEUES):
+                self.queues.put(torch.cuda.Stream())
 
     def pack(self, rows: torch.Tensor, sets: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Quantize bf16 `rows` [R, in_features]; `sets` are the numbers of rows that share a global scale, R in all.
 
         Returns, on the CPU, the packed tensors by suffix, each with R rows, and the global scales [len(sets)], which
-        are ones where the format has none.
+        are ones where the format has none. Threads may call it at once.
         """
+        with self._queue():
+            return self._pack(rows, sets)
+
+    @contextmanager
+    def _queue(self) -> Iterator[None]:
+        """On a GPU, a queue that nobody else has meanwhile: copies wait for no other thread's kernels."""
+        if self.device.type == "cpu":
+            yield
+            return
+        queue = self.queues.get()
+        queue.wait_stream(torch.cuda.current_stream())  # of the caller, who may have just made the rows
+        try:
+            with torch.cuda.stream(queue):
+                yield
+        finally:
+            self.queues.put(queue)
+
+    def _pack(self, rows: torch.Tensor, sets: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         owners = self._owners(sets)
         rows = rows.to(self.device, non_blocking=True)  # they are the caller's again when the results are there
         observer = MemorylessMinMaxObserver("weight", self.args)

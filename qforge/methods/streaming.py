@@ -12,12 +12,10 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -34,7 +32,6 @@ from qforge.request import Refused
 from qforge.shards import Shard, fill, write_index
 
 WORKERS = 8  # at most; each holds one batch
-QUEUES = 3  # of the GPU: each keeps the memory that a batch took, and a worker needs one for a fifth of its time
 TOGETHER = 4  # files at once: a file system lets one thread at a time write to a file
 BATCH = {"cpu": 16 << 20, "cuda": 64 << 20}  # bytes of bf16 weights in a batch, or one set where that is larger
 CHUNK = 16 << 20  # bytes copied at once, of what is not quantized
@@ -91,10 +88,6 @@ class Stream:
         self._refuse(linear)
         self.files = self._plan(linear)
         self.own = threading.local()  # of each worker
-        self.queues: SimpleQueue[torch.cuda.Stream] = SimpleQueue()  # that are free
-        if packer.device.type == "cuda":
-            for _ in range(QUEUES):
-                self.queues.put(torch.cuda.Stream())
 
     def _refuse(self, matrices: list[Module]) -> None:
         if not self.packer.args.symmetric:
@@ -172,19 +165,6 @@ class Stream:
         """Give this worker its buffer."""
         self.own.buffer = torch.empty(size // 2, dtype=torch.bfloat16, pin_memory=self.packer.device.type == "cuda")
 
-    @contextmanager
-    def _queue(self) -> Iterator[None]:
-        """On a GPU, a queue that nobody else uses meanwhile: copies wait for no other worker's kernels."""
-        if self.packer.device.type != "cuda":
-            yield
-            return
-        queue = self.queues.get()
-        try:
-            with torch.cuda.stream(queue):
-                yield
-        finally:
-            self.queues.put(queue)
-
     def _steps(self, shard: Shard, file: File, bar: Any) -> list[Callable[[], None]]:
         """The work that makes a file, in any order."""
         shard.open()
@@ -208,8 +188,7 @@ class Stream:
         rows = self.own.buffer[: _nbytes(batch) // 2].view(-1, matrices[0].in_features)
         for matrix, part in zip(matrices, rows.split([m.out_features for m in matrices]), strict=True):
             _load(part, self.tensors[matrix.tensor])
-        with self._queue():
-            packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
+        packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
         packed["weight_shape"] = torch.tensor([[m.out_features, m.in_features] for m in matrices])
         packed["weight_global_scale"] = shared.repeat_interleave(torch.tensor([len(fused) for fused in batch]))
         for suffix in self._packed(matrices[0]):
