@@ -41,6 +41,14 @@ class Serving:
     fix: str = ""
     instead: tuple[str, int | None] | None = None  # of `fix`: a layout and a group size that are served there
     experts_kernel: str = ""  # of a mixture: its experts have another kernel than its linear layers
+    beside: str = ""  # the kernel of linear layers whose sizes `kernel` does not take
+
+    @property
+    def kernels(self) -> str:
+        """All of them, in words."""
+        beside = f"{self.beside} for sizes it does not take" if self.beside else ""
+        experts = f"experts: {self.experts_kernel}" if self.experts_kernel else ""
+        return ", ".join(part for part in (self.kernel, beside, experts) if part)
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,23 @@ def first_unservable(
         if reason := unservable(matrix, layout, group_size, kernels[matrix.expert], tp):
             return matrix, reason
     return None
+
+
+def beside(kernel: str, matrices: Iterable[Matrix], tp: int, version: str) -> str:
+    """Whom vLLM asks for those of the matrices that `kernel` does not take; empty if it takes all.
+
+    They are whole, as vLLM computes them: q, k and v are one.
+    """
+    limits = facts()["kernels"].get(kernel, {})
+    if "then" not in limits:
+        return ""
+    for matrix in matrices:
+        inputs, outputs = matrix.inputs, matrix.outputs
+        inputs, outputs = (inputs // tp, outputs) if matrix.row_parallel else (inputs, outputs // tp)
+        if inputs % limits.get("inputs", 1) or outputs % limits.get("outputs", 1):
+            until, earlier = limits.get("until", ("0", ""))
+            return str(earlier if _number(version) < _number(until) else limits["then"])
+    return ""
 
 
 def _number(version: str) -> tuple[int, ...]:

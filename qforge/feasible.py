@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from qforge import compat
 from qforge.compat import How, Matrix, Serving
@@ -108,7 +109,7 @@ def serving(
     if defect and job.runtime.engine is Engine.vllm:
         found = defect
     if found.how is not How.refused:
-        return found
+        return replace(found, beside=compat.beside(found.kernel, _computed(quantized), _devices(job), vllm))
     if _measurable(job, layout):
         return Serving(
             How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
@@ -126,7 +127,7 @@ def tensor_parallel(
 
     Raises ValueError where the size that the job asks for is not among them.
     """
-    asked = int({**job.hw.args, **job.runtime.args}.get("tensor_parallel_size", 1))
+    asked = _devices(job)
     kernels = {False: serving.kernel, True: serving.experts_kernel}
     shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
     legal: list[int] = []
@@ -161,6 +162,20 @@ def _illegal(job: Job, size: int, fault: str, smaller: list[int]) -> str:
         f"{where}: {fault}; use another group_size or method, leave the layer in bf16 with a rule of your own (see "
         "conf/exempt/), or use hw=... of a GPU"
     )
+
+
+def _devices(job: Job) -> int:
+    return int({**job.hw.args, **job.runtime.args}.get("tensor_parallel_size", 1))
+
+
+def _computed(quantized: Sequence[Module]) -> Iterator[Matrix]:
+    """The linear layers outside of experts as vLLM computes them: q, k and v as one, gate and up as one."""
+    layers: dict[str, list[Module]] = {}
+    for module in quantized:
+        if module.kind != "expert":
+            layers.setdefault(str(module.fused), []).append(module)
+    for members in layers.values():
+        yield replace(_matrix(members[0]), outputs=sum(m.out_features for m in members))
 
 
 def _matrix(module: Module) -> Matrix:

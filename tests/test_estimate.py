@@ -58,7 +58,7 @@ def test_memory_adds_up_and_says_what_fits() -> None:
     assert found.fits
     assert found.weights == pytest.approx(made.bytes / 2**30)
     assert found.budget == pytest.approx(0.92 * 79.6, abs=0.1)
-    assert found.kv_cache == pytest.approx(found.concurrency * 2048 * kv_bytes("llama3_1_8b", value_bytes=1.0) / 2**30)
+    assert found.kv_cache == pytest.approx(found.concurrency * 2048 * kv_bytes("llama3_1_8b", value_bytes=2.0) / 2**30)
     longer = plan.make(job("model=llama3_1_8b", "method=gptq", "hw=h100", "runtime.args.max_model_len=65536"), None)
     assert longer.estimates.memory.largest_concurrency < found.largest_concurrency
     assert longer.estimates.memory.largest_context == found.largest_context
@@ -71,7 +71,7 @@ def test_the_roofline_by_hand() -> None:
     speed = made.estimates.speed
     assert speed
     embedding = 128256 * 4096
-    read = 2 * (made.parameters - embedding) + 128 * kv_bytes("llama3_1_8b", value_bytes=1.0)
+    read = 2 * (made.parameters - embedding) + 128 * kv_bytes("llama3_1_8b", value_bytes=2.0)
     assert speed.decode_1 == pytest.approx(made_bandwidth("h100") / read, rel=0.001)
     assert speed.decode_64 > 30 * speed.decode_1  # bf16 weights are read once for all 64
     assert speed.decode_64 <= 64 * speed.decode_1

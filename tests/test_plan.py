@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from test_config import job
 from test_streaming import DENSE
 
@@ -145,6 +146,24 @@ def test_two_experiments_that_are_one_plan_say_so() -> None:
     )
     assert a1.identity() == a2.identity()
     assert any("exempt.embed_tokens changes nothing" in note for note in a2.notes)
+
+
+def test_an_fp8_cache_is_nothing_that_a_verdict_could_show() -> None:
+    for method in ("bf16", "nvfp4_llmc"):
+        asked = ("model=qwen3_8b", f"method={method}", "hw=h200")
+        assert not any("kv_cache_dtype" in note for note in planned(*asked).notes)
+        (said,) = (n for n in planned(*asked, "+runtime.args.kv_cache_dtype=fp8").notes if "kv_cache_dtype" in n)
+        assert "bf16 is measured with it too" in said
+
+
+def test_matrices_of_odd_sizes_have_another_kernel() -> None:
+    """As vLLM 0.26's log on an H200 says: results/smollm2_135m-rtn-h200.json."""
+    small, large = (planned(f"model={m}", "method=rtn", "hw=h200") for m in ("smollm2_135m", "qwen3_8b"))
+    assert small.serving.kernels == "MacheteLinearKernel, HummingLinearKernel for sizes it does not take"
+    assert large.serving.kernels == "MacheteLinearKernel"
+    there = plan.make(job("model=smollm2_135m", "method=rtn", "hw=h200"), None, "0.26.0")
+    seen = json.loads((ROOT / "results" / "smollm2_135m-rtn-h200.json").read_text())["measured"]["serve"]["kernels"]
+    assert [line.partition(" for ")[0] for line in seen] == [there.serving.kernel, there.serving.beside]
 
 
 def test_legal_tp_sizes_stop_where_a_group_would_be_cut() -> None:

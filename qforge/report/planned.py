@@ -56,8 +56,7 @@ def _parts(planned: Plan) -> Table:
 def _served(planned: Plan, job: Job) -> str:
     serving = planned.serving
     how = f"[{COLOURS.get(serving.how, 'yellow')}]{serving.how.value}[/] on {job.hw.name} with {job.runtime.name}"
-    experts = f"experts: {serving.experts_kernel}" if serving.experts_kernel else ""
-    return ", ".join(part for part in (how, serving.kernel, experts, serving.reason) if part)
+    return ", ".join(part for part in (how, serving.kernels, serving.reason) if part)
 
 
 def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:

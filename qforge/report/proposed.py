@@ -99,7 +99,7 @@ def _plan(proposal: Proposal) -> Iterator[str]:
     planned, serving = proposal.plan, proposal.plan.serving
     saved = f", bf16 {size(planned.bf16_bytes)}" if planned.quantized else ""
     yield f"{size(planned.bytes)}{saved}, {planned.bits_per_weight:.2f} bits per weight"
-    yield ", ".join(part for part in (serving.how.value, serving.kernel, serving.reason) if part)
+    yield ", ".join(part for part in (serving.how.value, serving.kernels, serving.reason) if part)
     for rule, hits in planned.rules.items():
         if hits.changes:  # the others are among the notes
             yield f"exempt.{rule}: {len(hits.changes)} kept in bf16, {hits.why}"
