@@ -27,7 +27,7 @@ from qforge.report.table import name_of, same  # noqa: E402
 from qforge.spent import alone  # noqa: E402
 
 RESULTS = ROOT / "results"
-BEGIN, END = "<!-- every method: drawn by benchmarks/results_page.py -->", "<!-- end -->"
+BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
 Row = dict[str, Any]
 
 
@@ -66,11 +66,35 @@ def page() -> str:
 
 
 def readme() -> str:
-    """The README with its table of every method."""
-    before, mark, rest = (ROOT / "README.md").read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert end, f"README.md lacks {BEGIN!r} or {END!r}"
-    return before + mark + "\n\n" + "\n".join(compared("cpu")) + "\n\n" + end + after
+    """The README with its tables of every method and of the streams."""
+    text = (ROOT / "README.md").read_text()
+    for name, lines in {"every method": compared("cpu"), "streams": streamed()}.items():
+        before, mark, rest = text.partition(BEGIN.format(name))
+        _, end, after = rest.partition(END)
+        assert end, f"README.md lacks {BEGIN.format(name)!r} or {END!r}"
+        text = before + mark + "\n\n" + "\n".join(lines) + "\n\n" + end + after
+    return text
+
+
+def streamed() -> list[str]:
+    """Quantization as a stream, the largest models of each machine."""
+    lines = []
+    for hw, least in (("h200", 20), ("cpu", 2)):
+        rows = [json.loads(file.read_text()) for file in (RESULTS / "streaming").glob(f"{hw}-*.json")]
+        for row in sorted(rows, key=lambda row: (-row["model_gb"], row["method"])):
+            if row["model_gb"] > least:
+                gpu = f"{row['peak_gpu_gib']:.1f}" if row["peak_gpu_gib"] else "-"
+                lines.append({
+                    "random weights": f"{row['model_gb']:.1f} GB, {row['matrices']:,} matrices", "on": where(row),
+                    "method": row["method"], "the bytes alone, s": f"{row['bytes_s']:.1f}", "stream, s": f"{row['stream_s']:.1f}",
+                    "GiB resident": f"{row['peak_rss_gib']:.1f}", "GiB on the GPU": gpu, "date": row["date"],
+                })  # fmt: skip
+    return markdown(lines)
+
+
+def where(row: Row) -> str:
+    """The device of a stream."""
+    return str(row["device"]) if row["device"] != "cpu" else str(row["machine"])
 
 
 def compared(hw: str) -> list[str]:
@@ -122,11 +146,40 @@ def measured_by(row: Row, timed: bool = True) -> str:
 
 def section(conditions: str, rows: list[Row]) -> list[str]:
     """The tables of one model on one hardware under the same conditions, and when they were measured."""
-    lines = [f"{dates(rows)}, {conditions}"]
+    lines, rows = [f"{dates(rows)}, {conditions}"], with_original(rows)
     for cells in (quality, closeness, speed, memory, predicted):
         if found := table(rows, cells):
             lines += ["", *found]
     return lines
+
+
+def with_original(rows: list[Row]) -> list[Row]:
+    """bf16 first, from what the others were compared with where it has no row of its own; an FP8 cache is compared with it."""
+    compared = next((row for row in rows if row["baseline"]), None)
+    if compared is None:
+        return rows
+    own = [row for row in rows if row["method"] == "bf16"]
+    size = {**compared["size"], "bytes": compared["size"]["bf16_bytes"], "bits_per_weight": 16.0}
+    nothing: Row = {
+        "group_size": None,
+        "exempt": {},
+        "criteria": [],
+        "baseline": None,
+        "quantize": None,
+        "estimates": {},
+    }
+    original = {
+        **compared, **nothing, "method": "bf16", "command": "", "size": size, "serving": {"kernel": ""},
+        "measured": compared["baseline"],
+    }  # fmt: skip
+    rows = [{**row, "baseline": compared["baseline"]} if row in own and other_cache(row) else row for row in rows]
+    return rows if [row for row in own if not other_cache(row)] else [original, *rows]
+
+
+def other_cache(row: Row) -> str:
+    """The dtype of its KV cache, where that is not the model's."""
+    dtype = str(row["conditions"]["runtime_args"].get("kv_cache_dtype", "auto"))
+    return "" if dtype == "auto" else dtype
 
 
 def dates(rows: list[Row]) -> str:
@@ -150,11 +203,12 @@ def markdown(made: list[dict[str, str]]) -> list[str]:
 
 
 def called(row: Row) -> str:
-    """The row's name, and the library's options that its command changed."""
+    """The row's name, the library's options that its command changed, and a KV cache that is not the model's."""
     options = [
         word.removeprefix("method.args.") for word in shlex.split(row["command"]) if word.startswith("method.args.")
     ]
-    return ", ".join([name_of(row), *options])
+    cache = [f"kv_cache_dtype={dtype}"] if (dtype := other_cache(row)) else []
+    return ", ".join([name_of(row), *options, *cache])
 
 
 def quality(row: Row) -> dict[str, str]:
@@ -166,7 +220,8 @@ def quality(row: Row) -> dict[str, str]:
     for task, value in found.get("tasks", {}).items():
         of = f"{task} {value['judged']}"
         cells[of] = f"{value['metrics'][value['judged']]:.3f}" + interval(change.get(of), "points lost")
-    return {**cells, "verdict": row["verdict"] if row["method"] != "bf16" else "baseline"} if cells else {}
+    compared_with = row["method"] == "bf16" and not other_cache(row)
+    return {**cells, "verdict": "baseline" if compared_with else row["verdict"]} if cells else {}
 
 
 def closeness(row: Row) -> dict[str, str]:
@@ -238,7 +293,7 @@ def predicted(row: Row) -> dict[str, str]:
     serve, planned, runs = row["measured"]["serve"], row["serving"], row["measured"]["bench"].get("runs", {})
     if "kernels" not in serve:
         return {}
-    kernels = [planned["kernel"], planned.get("experts_kernel")]
+    kernels = [planned[kind] for kind in ("kernel", "beside", "experts_kernel") if kind in planned]
     cells = {
         "kernel planned": "; ".join(kernel for kernel in kernels if kernel),
         "kernel in the log": "; ".join(kernel.partition(" out of potential")[0] for kernel in serve["kernels"]),
