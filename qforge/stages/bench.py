@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import cache
 from typing import Any
 
 from qforge.request import API_KEY, Request, importing, stage
@@ -53,10 +54,16 @@ def bench(request: Request) -> dict[str, Any]:
     }
 
 
-def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
+@cache
+def _client() -> Any:
+    """The module behind `vllm bench serve`."""
     with importing():
-        from vllm.benchmarks.serve import add_cli_args, main
-        from vllm.utils.argparse_utils import FlexibleArgumentParser
+        from vllm.benchmarks import serve
+    return serve
+
+
+def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     job = request.job.bench
     options = {
@@ -67,10 +74,10 @@ def _measure(request: Request, concurrency: int, seed: int, output_len: int | No
         "percentile-metrics": ",".join(TIMES), "metric-percentiles": "50,95,99",
     }  # fmt: skip
     parser: argparse.ArgumentParser = FlexibleArgumentParser()
-    add_cli_args(parser)
+    _client().add_cli_args(parser)
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     with sampled(int(request.inputs["server_group"])) as usage:
-        result = main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
+        result = _client().main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
     if result["failed"]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {concurrency}"
