@@ -25,34 +25,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE, MIXTURE = "model=qwen3_8b_random", "model=qwen3_30b_a3b_random"
 REAL, DEMO = "model=qwen2_5_coder_1_5b", "model=smollm2_135m"
-KV = "+runtime.args.kv_cache_dtype=auto"  # what quantizing weights does, without what FP8 caches do
 ROWS = {
-    "qwen2_5_coder_1_5b-bf16": [REAL, "method=bf16", KV],
-    "qwen2_5_coder_1_5b-gptq": [REAL, "method=gptq", "group_size=128", KV],
-    "qwen2_5_coder_1_5b-awq": [REAL, "method=awq", "group_size=128", KV],
-    "qwen2_5_coder_1_5b-rtn": [REAL, "method=rtn", "group_size=128", KV],
-    "qwen2_5_coder_1_5b-nvfp4": [REAL, "method=nvfp4", KV],
-    "qwen2_5_coder_1_5b-nvfp4_llmc": [REAL, "method=nvfp4_llmc", KV],
-    "qwen2_5_coder_1_5b-nvfp4_gptq": [REAL, "method=nvfp4_gptq", KV],
-    "qwen2_5_coder_1_5b-nvfp4_mse": [REAL, "method=nvfp4_mse", KV],
-    "qwen2_5_coder_1_5b-nvfp4_hessian": [REAL, "method=nvfp4_hessian", KV],
-    "qwen2_5_coder_1_5b-mxfp4": [REAL, "method=mxfp4", KV],
-    "qwen2_5_coder_1_5b-autoround": [REAL, "method=autoround", "group_size=128", KV],
-    "qwen2_5_coder_1_5b-fp8": [REAL, "method=fp8", KV],
+    "qwen2_5_coder_1_5b-bf16": [REAL, "method=bf16"],
+    "qwen2_5_coder_1_5b-gptq": [REAL, "method=gptq", "group_size=128"],
+    "qwen2_5_coder_1_5b-awq": [REAL, "method=awq", "group_size=128"],
+    "qwen2_5_coder_1_5b-rtn": [REAL, "method=rtn", "group_size=128"],
+    "qwen2_5_coder_1_5b-nvfp4": [REAL, "method=nvfp4"],
+    "qwen2_5_coder_1_5b-nvfp4_llmc": [REAL, "method=nvfp4_llmc"],
+    "qwen2_5_coder_1_5b-nvfp4_gptq": [REAL, "method=nvfp4_gptq"],
+    "qwen2_5_coder_1_5b-nvfp4_mse": [REAL, "method=nvfp4_mse"],
+    "qwen2_5_coder_1_5b-nvfp4_hessian": [REAL, "method=nvfp4_hessian"],
+    "qwen2_5_coder_1_5b-mxfp4": [REAL, "method=mxfp4"],
+    "qwen2_5_coder_1_5b-fp8": [REAL, "method=fp8"],
     "qwen2_5_coder_1_5b-bf16-kv_fp8": [REAL, "method=bf16", "+runtime.args.kv_cache_dtype=fp8"],
-    "qwen3_8b_random-bf16": [SHAPE, "method=bf16", KV],
-    "qwen3_8b_random-rtn": [SHAPE, "method=rtn", "group_size=128", KV],
-    "qwen3_8b_random-nvfp4_llmc": [SHAPE, "method=nvfp4_llmc", KV],
-    "qwen3_8b_random-fp8": [SHAPE, "method=fp8", KV],
-    "qwen3_8b_random-mxfp4": [SHAPE, "method=mxfp4", KV],
-    "qwen3_8b_random-nvfp4": [SHAPE, "method=nvfp4", KV],
-    "qwen3_8b_random-nvfp4_llmc-humming": [SHAPE, "method=nvfp4_llmc", KV, "+runtime.args.linear_backend=humming"],
-    "qwen3_30b_a3b_random-bf16": [MIXTURE, "method=bf16", KV],
-    "qwen3_30b_a3b_random-rtn": [MIXTURE, "method=rtn", "group_size=128", KV],
-    "qwen3_30b_a3b_random-nvfp4_llmc": [MIXTURE, "method=nvfp4_llmc", KV],
-    "smollm2_135m-bf16": [DEMO, "method=bf16", KV],
-    "smollm2_135m-rtn": [DEMO, "method=rtn", KV],
-    "smollm2_135m-nvfp4": [DEMO, "method=nvfp4", KV],
+    "qwen3_8b_random-bf16": [SHAPE, "method=bf16"],
+    "qwen3_8b_random-rtn": [SHAPE, "method=rtn", "group_size=128"],
+    "qwen3_8b_random-nvfp4_llmc": [SHAPE, "method=nvfp4_llmc"],
+    "qwen3_8b_random-fp8": [SHAPE, "method=fp8"],
+    "qwen3_8b_random-mxfp4": [SHAPE, "method=mxfp4"],
+    "qwen3_8b_random-nvfp4": [SHAPE, "method=nvfp4"],
+    "qwen3_8b_random-nvfp4_llmc-humming": [SHAPE, "method=nvfp4_llmc", "+runtime.args.linear_backend=humming"],
+    "qwen3_30b_a3b_random-bf16": [MIXTURE, "method=bf16"],
+    "qwen3_30b_a3b_random-rtn": [MIXTURE, "method=rtn", "group_size=128"],
+    "qwen3_30b_a3b_random-nvfp4_llmc": [MIXTURE, "method=nvfp4_llmc"],
+    "smollm2_135m-bf16": [DEMO, "method=bf16"],
+    "smollm2_135m-rtn": [DEMO, "method=rtn"],
+    "smollm2_135m-nvfp4": [DEMO, "method=nvfp4"],
 }  # fmt: skip
 JUDGED = "stages=[quantize,serve,evaluate,bench,judge]"
 TIERS = {
@@ -62,8 +60,8 @@ TIERS = {
 }
 TWO = ["+runtime.args.tensor_parallel_size=2", "stages=[quantize,inspect,serve,bench]"]  # beside no bf16 of their own
 TOGETHER = {  # on two GPUs, after the others
-    "qwen3_8b_random-rtn-tp2": [SHAPE, "method=rtn", "group_size=128", KV, *TWO],
-    "qwen3_8b_random-nvfp4_llmc-tp2": [SHAPE, "method=nvfp4_llmc", KV, *TWO],
+    "qwen3_8b_random-rtn-tp2": [SHAPE, "method=rtn", "group_size=128", *TWO],
+    "qwen3_8b_random-nvfp4_llmc-tp2": [SHAPE, "method=nvfp4_llmc", *TWO],
 }
 
 

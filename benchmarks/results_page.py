@@ -22,6 +22,7 @@ from svg import plot, scatter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qforge.compat import kernels  # noqa: E402
 from qforge.report.reasons import why  # noqa: E402
 from qforge.report.table import name_of, same  # noqa: E402
 from qforge.spent import alone  # noqa: E402
@@ -157,12 +158,15 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
 
 
 def with_original(rows: list[Row]) -> list[Row]:
-    """bf16 first, from what the others were compared with where it has no row of its own; an FP8 cache is compared with it."""
-    compared = next((row for row in rows if row["baseline"]), None)
-    if compared is None:
+    """With bf16 first, from what the others were compared with, where it has no row of its own; an FP8 cache has it beside it.
+
+    Where they were compared with several measurements of it, the rows as they are.
+    """
+    judged = [row for row in rows if row["baseline"]]
+    if not judged or any(row["baseline"] != judged[0]["baseline"] for row in judged):
         return rows
-    own = [row for row in rows if row["method"] == "bf16"]
-    size = {**compared["size"], "bytes": compared["size"]["bf16_bytes"], "bits_per_weight": 16.0}
+    baseline, own = judged[0]["baseline"], [row for row in rows if row["method"] == "bf16"]
+    size = {**judged[0]["size"], "bytes": judged[0]["size"]["bf16_bytes"], "bits_per_weight": 16.0}
     nothing: Row = {
         "group_size": None,
         "exempt": {},
@@ -172,10 +176,9 @@ def with_original(rows: list[Row]) -> list[Row]:
         "estimates": {},
     }
     original = {
-        **compared, **nothing, "method": "bf16", "command": "", "size": size, "serving": {"kernel": ""},
-        "measured": compared["baseline"],
+        **judged[0], **nothing, "method": "bf16", "command": "", "size": size, "serving": {"kernel": ""}, "measured": baseline,
     }  # fmt: skip
-    rows = [{**row, "baseline": compared["baseline"]} if row in own and other_cache(row) else row for row in rows]
+    rows = [{**row, "baseline": baseline} if row in own and other_cache(row) else row for row in rows]
     return rows if [row for row in own if not other_cache(row)] else [original, *rows]
 
 
@@ -296,9 +299,8 @@ def predicted(row: Row) -> dict[str, str]:
     serve, planned, runs = row["measured"]["serve"], row["serving"], row["measured"]["bench"].get("runs", {})
     if "kernels" not in serve:
         return {}
-    kernels = [planned[kind] for kind in ("kernel", "beside", "experts_kernel") if kind in planned]
     cells = {
-        "kernel planned": "; ".join(kernel for kernel in kernels if kernel),
+        "kernel planned": kernels(planned),
         "kernel in the log": "; ".join(kernel.partition(" out of potential")[0] for kernel in serve["kernels"]),
     }
     bound = row.get("estimates", {}).get("speed") or {}
@@ -375,7 +377,7 @@ def against(row: Row) -> dict[str, str]:
     cells |= {of: value for of, value in closeness(row).items() if of.startswith("KL")}
     if made:
         cells |= {"CPU s": f"{made['cpu_seconds']:.0f}", "GiB": f"{made['peak_rss_gib']:.1f}"}
-    return {**cells, "served": f"{serving['how']}, {serving['kernel']}" if serving["kernel"] else serving["how"]}
+    return {**cells, "served": ", ".join(filter(None, [serving["how"], kernels(serving)]))}
 
 
 def distance(row: Row) -> float:
@@ -509,12 +511,14 @@ def overhead(hw: str) -> list[str]:
     lines = [
         "### What qforge itself costs", "",
         f"{found['date']}, {found['model']}, {found['method']} g{found['group_size']}, by `benchmarks/overhead.py`.", "",
-        "| quantize, process start to end | s, each time | median | over the library |", "|---|---|---|---|",
+        "| quantize, process start to end | s, each round | over the library in that round, s | median |", "|---|---|---|---|",
     ]  # fmt: skip
-    library = median(seconds["library"])
     for way, times in seconds.items():
-        each, middle = ", ".join(f"{t:.1f}" for t in times), median(times)
-        lines.append(f"| {way} | {each} | {middle:.1f} | {middle - library:+.1f} s, {middle / library - 1:+.0%} |")
+        more = [time - library for time, library in zip(times, seconds["library"], strict=True)]
+        each, over = ", ".join(f"{t:.1f}" for t in times), ", ".join(f"{m:+.1f}" for m in more)
+        share = median(m / library for m, library in zip(more, seconds["library"], strict=True))
+        cells = [way, each, *(("", "") if way == "library" else (over, f"{median(more):+.1f} s, {share:+.0%}"))]
+        lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
         "| bench, tokens/s | qforge, each time | `vllm bench serve` by hand | median apart |",

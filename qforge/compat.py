@@ -4,7 +4,7 @@ none and what to use instead. The facts, each with where it was read or run, are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
@@ -43,12 +43,13 @@ class Serving:
     experts_kernel: str = ""  # of a mixture: its experts have another kernel than its linear layers
     beside: str = ""  # the kernel of linear layers whose sizes `kernel` does not take
 
-    @property
-    def kernels(self) -> str:
-        """All of them, in words."""
-        beside = f"{self.beside} for sizes it does not take" if self.beside else ""
-        experts = f"experts: {self.experts_kernel}" if self.experts_kernel else ""
-        return ", ".join(part for part in (self.kernel, beside, experts) if part)
+
+def kernels(serving: Serving | Mapping[str, Any]) -> str:
+    """All kernels of a `Serving`, or of its JSON, for people."""
+    said = serving if isinstance(serving, Mapping) else vars(serving)
+    odd, experts = (said.get(kind, "") for kind in ("beside", "experts_kernel"))  # older rows have neither
+    parts = (said["kernel"], odd and f"{odd} for sizes it does not take", experts and f"experts: {experts}")
+    return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ def platform(hw: Hardware, runtime: Runtime) -> str:
     return str(hw.capability)
 
 
-def unservable(matrix: Matrix, layout: str, group_size: int | None, kernel: str, tp: int) -> str | None:
+def unservable(
+    matrix: Matrix, layout: str, group_size: int | None, kernel: str, tp: int, version: str = NEWEST
+) -> str | None:
     """Why `kernel` (of `serving`) cannot hold its share of the matrix on `tp` devices; none if it can."""
     if matrix.row_parallel and matrix.inputs % tp:
         return f"{matrix.inputs} inputs are not divisible by {tp} devices"
@@ -152,10 +155,12 @@ def unservable(matrix: Matrix, layout: str, group_size: int | None, kernel: str,
         return f"{share}, and {layout} needs multiples of {block['inputs']}"
     if (tp > 1 or matrix.expert) and outputs % block.get("outputs", 1):
         return f"{outputs} outputs per device, and {layout} needs multiples of {block['outputs']}"
-    return _limits(matrix, kernel, inputs, outputs, per_channel=group_size == -1, tp=tp)
+    return _limits(matrix, kernel, inputs, outputs, version, per_channel=group_size == -1, tp=tp)
 
 
-def _limits(matrix: Matrix, kernel: str, inputs: int, outputs: int, *, per_channel: bool, tp: int) -> str | None:
+def _limits(
+    matrix: Matrix, kernel: str, inputs: int, outputs: int, version: str, *, per_channel: bool, tp: int
+) -> str | None:
     limits = facts()["kernels"].get(kernel, {})
     hidden = outputs if matrix.row_parallel else inputs
     reason = None
@@ -165,35 +170,34 @@ def _limits(matrix: Matrix, kernel: str, inputs: int, outputs: int, *, per_chann
     if per_channel and matrix.row_parallel and tp > 1 and not limits.get("shards_channels", True):
         reason = f"{kernel} does not split a matrix of one scale per output channel by its inputs"
     if reason and "then" in limits:
-        return _limits(matrix, limits["then"], inputs, outputs, per_channel=per_channel, tp=tp)
+        return _limits(matrix, _then(limits, version), inputs, outputs, version, per_channel=per_channel, tp=tp)
     return reason
 
 
 def first_unservable(
-    matrices: Iterable[Matrix], layout: str, group_size: int | None, kernels: dict[bool, str], tp: int
+    matrices: Iterable[Matrix],
+    layout: str,
+    group_size: int | None,
+    kernels: dict[bool, str],
+    tp: int,
+    version: str = NEWEST,
 ) -> tuple[Matrix, str] | None:
     """The first of the (distinct) matrices that cannot be served on `tp` devices, and why; `kernels` by `expert`."""
     for matrix in matrices:
-        if reason := unservable(matrix, layout, group_size, kernels[matrix.expert], tp):
+        if reason := unservable(matrix, layout, group_size, kernels[matrix.expert], tp, version):
             return matrix, reason
     return None
 
 
-def beside(kernel: str, matrices: Iterable[Matrix], tp: int, version: str) -> str:
-    """Whom vLLM asks for those of the matrices that `kernel` does not take; empty if it takes all.
-
-    They are whole, as vLLM computes them: q, k and v are one.
-    """
+def beside(kernel: str, shares: Iterable[tuple[int, int]], version: str) -> str:
+    """Whom vLLM asks for those layers whose share on a device, (inputs, outputs), `kernel` does not take; empty if none."""
     limits = facts()["kernels"].get(kernel, {})
-    if "then" not in limits:
-        return ""
-    for matrix in matrices:
-        inputs, outputs = matrix.inputs, matrix.outputs
-        inputs, outputs = (inputs // tp, outputs) if matrix.row_parallel else (inputs, outputs // tp)
-        if inputs % limits.get("inputs", 1) or outputs % limits.get("outputs", 1):
-            until, earlier = limits.get("until", ("0", ""))
-            return str(earlier if _number(version) < _number(until) else limits["then"])
-    return ""
+    odd = any(inputs % limits.get("inputs", 1) or outputs % limits.get("outputs", 1) for inputs, outputs in shares)
+    return _then(limits, version) if odd and "then" in limits else ""
+
+
+def _then(limits: dict[str, Any], version: str) -> str:
+    return str(limits["then"][max((v for v in limits["then"] if _number(v) <= _number(version)), key=_number)])
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from qforge import compat
+from qforge import architectures, compat
 from qforge.compat import How, Matrix, Serving
 from qforge.config import Engine, Job, Unservable, Vendor
 from qforge.formats import Format
@@ -109,7 +109,7 @@ def serving(
     if defect and job.runtime.engine is Engine.vllm:
         found = defect
     if found.how is not How.refused:
-        return replace(found, beside=compat.beside(found.kernel, _computed(quantized), _devices(job), vllm))
+        return replace(found, beside=compat.beside(found.kernel, _shares(job, config, quantized), vllm))
     if _measurable(job, layout):
         return Serving(
             How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
@@ -121,7 +121,7 @@ def serving(
 
 
 def tensor_parallel(
-    job: Job, config: Config, quantized: Sequence[Module], group: int | None, serving: Serving
+    job: Job, config: Config, quantized: Sequence[Module], group: int | None, serving: Serving, vllm: str
 ) -> list[int]:
     """The legal sizes: no head is cut, and every kernel can hold its share of every matrix.
 
@@ -133,7 +133,7 @@ def tensor_parallel(
     legal: list[int] = []
     for size in sorted({*TP_SIZES, asked}):
         fault = _cut_heads(config, size)
-        if fault is None and (bad := compat.first_unservable(shapes, job.method.format, group, kernels, size)):
+        if fault is None and (bad := compat.first_unservable(shapes, job.method.format, group, kernels, size, vllm)):
             fault = f"{shapes[bad[0]].name} has {bad[1]}"
         if fault is None:
             legal.append(size)
@@ -168,14 +168,20 @@ def _devices(job: Job) -> int:
     return int({**job.hw.args, **job.runtime.args}.get("tensor_parallel_size", 1))
 
 
-def _computed(quantized: Sequence[Module]) -> Iterator[Matrix]:
-    """The linear layers outside of experts as vLLM computes them: q, k and v as one, gate and up as one."""
+def _shares(job: Job, config: Config, quantized: Sequence[Module]) -> Iterator[tuple[int, int]]:
+    """(inputs, outputs) on one device of the layers outside of experts as vLLM computes them: q, k and v are one."""
+    text, tp = architectures.language(dict(config)), _devices(job)
+    heads = int(text.get("num_key_value_heads") or text["num_attention_heads"])
+    parts = {"k_proj": min(tp, heads), "v_proj": min(tp, heads), "q_a_proj": 1, "kv_a_proj_with_mqa": 1}
     layers: dict[str, list[Module]] = {}
     for module in quantized:
         if module.kind != "expert":
             layers.setdefault(str(module.fused), []).append(module)
     for members in layers.values():
-        yield replace(_matrix(members[0]), outputs=sum(m.out_features for m in members))
+        if _matrix(members[0]).row_parallel:
+            yield members[0].in_features // tp, members[0].out_features
+        else:
+            yield members[0].in_features, sum(m.out_features // parts.get(m.leaf, tp) for m in members)
 
 
 def _matrix(module: Module) -> Matrix:
@@ -236,8 +242,9 @@ def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]
             f"runtime.args.max_model_len={limit} or less"
         )
     if memory.largest_concurrency == 0:
+        smaller = " or +runtime.args.kv_cache_dtype=fp8, at what it costs" if memory.kv_dtype == "auto" else ""
         raise ValueError(
             f"runtime.args.max_model_len={memory.context} hw={job.hw.name}: beside {memory.weights:.1f} GiB of weights the "
             f"KV cache of one sequence does not fit; use runtime.args.max_model_len={memory.largest_context} or less, more "
-            "devices (+runtime.args.tensor_parallel_size) or kv_cache_dtype=fp8"
+            f"devices (+runtime.args.tensor_parallel_size){smaller}"
         )

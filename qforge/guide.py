@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from qforge import measured, plan
@@ -54,8 +55,8 @@ class Choice:
         `least`: the slowest repeat over bf16's fastest.
         """
         rows = [m.least if least else m.speed for m in self.measurements if m.speed]
-        found = sorted(row[min(row, key=lambda s: abs(s - streams))] for row in rows)
-        return found[len(found) // 2] if found else None
+        found = [row[min(row, key=lambda s: abs(s - streams))] for row in rows]
+        return median(found) if found else None
 
     def bound(self, many: bool) -> float | None:
         """The bound on tokens/s over bf16's: of one stream, or of the arithmetic, which many streams come to."""

@@ -13,7 +13,7 @@ from typing import Any
 from qforge import architectures, experts, feasible, modules, source
 from qforge.checkpoint import Tensor
 from qforge.compat import NEWEST, How, Serving
-from qforge.config import Job
+from qforge.config import Engine, Job
 from qforge.estimate import Estimates, estimate
 from qforge.exempt import Hits, exempted, waits
 from qforge.formats import FORMATS, Format
@@ -143,7 +143,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
         notes=[*(_notes(job, rules, tree, tied) if packs else []), *_cache_notes(job)],
         serving=serving,
-        tensor_parallel=feasible.tensor_parallel(job, text, quantized, group, serving),
+        tensor_parallel=feasible.tensor_parallel(job, text, quantized, group, serving, vllm),
         parameters=parameters,
         bf16_bytes=sum(t.nbytes for t in model.tensors.values()),
         bytes=size,
@@ -238,9 +238,9 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
 def _cache_notes(job: Job) -> list[str]:
     """What the comparison with bf16 cannot say, since bf16 has the same cache."""
     dtype = str({**job.hw.args, **job.runtime.args}.get("kv_cache_dtype", "auto"))
-    if not dtype.startswith("fp8"):
+    if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
         return []
     return [
-        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict says what it costs; without calibrated scales "
-        "perplexity of Qwen2.5-Coder-1.5B rose from 15.1 to 29.1 (H200): compare a run with kv_cache_dtype=auto"
+        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict says what it costs, which nearly "
+        "doubled one perplexity (results/notes-h200.md); compare a run with kv_cache_dtype=auto, on long context eval.kv_dtypes"
     ]

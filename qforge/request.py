@@ -71,22 +71,25 @@ def stage(work: Callable[[Request], dict[str, Any]]) -> None:
     request = TypeAdapter(Request).validate_json(Path(sys.argv[1]).read_text())
     try:
         result = work(request)
+        Path(request.out, "result.json").write_text(to_json(result))
     except Refused as refusal:
         Path(request.out, "refused.txt").write_text(str(refusal))
         sys.exit(REFUSED)
-    Path(request.out, "result.json").write_text(to_json(result))
-    gc.freeze()  # nobody needs the libraries taken apart
+    finally:
+        gc.freeze()  # nobody needs the libraries taken apart at the end
 
 
 @contextmanager
 def importing() -> Iterator[None]:
     """Imports of large libraries, whose objects stay: looking for garbage among them took a fifth of the time (LOG)."""
+    collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
         gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def die_with(parent: int) -> None:

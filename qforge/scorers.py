@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qforge.perplexity import beginning
-from qforge.request import API_KEY, Refused, Request
+from qforge.request import API_KEY, Refused, Request, importing
 from qforge.runtimes.vllm import MODEL
 
 if TYPE_CHECKING:
@@ -108,8 +108,9 @@ class Transformers:
     parallel = 1
 
     def __init__(self, request: Request) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
+        with importing():
+            import torch
+            from transformers import AutoModelForCausalLM
 
         self.artifact = request.inputs["artifact"]
         self.model = AutoModelForCausalLM.from_pretrained(
@@ -140,7 +141,8 @@ class Transformers:
         return str(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
 
     def for_lm_eval(self) -> tuple[Any, Any]:
-        from lm_eval.models.huggingface import HFLM
+        with importing():
+            from lm_eval.models.huggingface import HFLM
 
         begins = _begins(self.artifact)
         return HFLM(pretrained=self.model, tokenizer=self.artifact, batch_size=1, add_bos_token=begins), None

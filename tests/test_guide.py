@@ -53,6 +53,12 @@ def test_on_blackwell_many_streams_gain_from_fp4_arithmetic() -> None:
     assert found["b200", "many streams"].method == "nvfp4_w4a4"
 
 
+def test_between_two_days_the_middle_counts() -> None:
+    (gptq,) = [c for c in choices("h100") if c.method == "gptq"]
+    twice = replace(gptq, measurements=[row("gptq", 128, at1=1.05), row("gptq", 128, at1=1.21)])
+    assert twice.speed(1) == pytest.approx(1.13)
+
+
 def test_rows_of_one_model_on_one_hardware_are_compared() -> None:
     near, other = [row(m, 128, at1=1.2) for m in ("rtn", "gptq")], replace(row("mxfp4", 32, at1=1.6), hw="h200")
     far = [replace(row(m, 128, at1=2.0), model="n", parameters=10**9) for m in ("rtn", "gptq", "awq")]

@@ -21,7 +21,7 @@ from qforge.modules import Module
 
 BLOCK = {"cpu": 2 << 20, "cuda": 64 << 20}  # bytes packed by one call: what stays in a core's cache; what fills a GPU
 
-QUEUES = 3  # of a GPU: each keeps the memory that its batches took, and the stream's workers need one now and then
+QUEUES = 3  # of a GPU: each keeps the memory of its batches, and workers of the stream need one a fifth of their time
 
 
 def sets(matrices: Iterable[Module]) -> list[list[Module]]:
@@ -53,10 +53,9 @@ class Packer:
         self.config = resolved.model_copy(update={**done, "format": self.scheme.format.value})
         self.compressor = BaseCompressor.get_value_from_registry(self.scheme.format.value)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.queues: SimpleQueue[torch.cuda.Stream] = SimpleQueue()  # that are free
-        if self.device.type == "cuda":
-            for _ in range(QUEUES):
-                self.queues.put(torch.cuda.Stream())
+        self.queues: SimpleQueue[torch.cuda.Stream | None] = SimpleQueue()  # that are free; None: not made yet
+        for _ in range(QUEUES):
+            self.queues.put(None)  # the first would start CUDA, which warm_up does beside other work
 
     def pack(self, rows: torch.Tensor, sets: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Quantize bf16 `rows` [R, in_features]; `sets` are the numbers of rows that share a global scale, R in all.
@@ -73,7 +72,7 @@ class Packer:
         if self.device.type == "cpu":
             yield
             return
-        queue = self.queues.get()
+        queue = self.queues.get() or torch.cuda.Stream()
         queue.wait_stream(torch.cuda.current_stream())  # of the caller, who may have just made the rows
         try:
             with torch.cuda.stream(queue):

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
-from qforge import provenance
+from qforge import compat, provenance
 from qforge.comparisons import METRICS
 from qforge.config import Job
 from qforge.plan import Plan
@@ -144,6 +144,7 @@ def _render(template: str, escape: bool, **context: Any) -> str:
         "heat": figures.heat,
         "span": figures.span,
         "why": reasons.why,
+        "kernels": compat.kernels,
         "name": table.name_of,
         "verdict": table.verdict_of,
         "sign": reasons.sign,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from qforge import compat
 from qforge.compat import How
 from qforge.config import Job
 from qforge.guide import Advice, Choice
@@ -56,7 +57,7 @@ def _parts(planned: Plan) -> Table:
 def _served(planned: Plan, job: Job) -> str:
     serving = planned.serving
     how = f"[{COLOURS.get(serving.how, 'yellow')}]{serving.how.value}[/] on {job.hw.name} with {job.runtime.name}"
-    return ", ".join(part for part in (how, serving.kernels, serving.reason) if part)
+    return ", ".join(part for part in (how, compat.kernels(serving), serving.reason) if part)
 
 
 def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
@@ -113,7 +114,7 @@ def _cells(choice: Choice, planned: Plan) -> list[str]:
     bounds = [f"{b:.2f}" if b is not None else "" for b in (choice.bound(many=False), choice.bound(many=True))]
     seen = [f"{r:.2f} at {s}" for m in choice.measurements for s, r in m.speed.items()]
     return [
-        f"[{COLOURS.get(how, 'yellow')}]{how.value}[/]", planned.serving.kernel, f"{planned.bytes / 2**30:.2f}",
+        f"[{COLOURS.get(how, 'yellow')}]{how.value}[/]", compat.kernels(planned.serving), f"{planned.bytes / 2**30:.2f}",
         f"{planned.bits_per_weight:.2f}", *bounds, ", ".join(seen),
     ]  # fmt: skip
 

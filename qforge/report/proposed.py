@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qforge import measured
+from qforge import compat, measured
 from qforge.config import Job
 from qforge.formats import FORMATS
 from qforge.measured import Measurement
@@ -99,7 +99,7 @@ def _plan(proposal: Proposal) -> Iterator[str]:
     planned, serving = proposal.plan, proposal.plan.serving
     saved = f", bf16 {size(planned.bf16_bytes)}" if planned.quantized else ""
     yield f"{size(planned.bytes)}{saved}, {planned.bits_per_weight:.2f} bits per weight"
-    yield ", ".join(part for part in (serving.how.value, serving.kernels, serving.reason) if part)
+    yield ", ".join(part for part in (serving.how.value, compat.kernels(serving), serving.reason) if part)
     for rule, hits in planned.rules.items():
         if hits.changes:  # the others are among the notes
             yield f"exempt.{rule}: {len(hits.changes)} kept in bf16, {hits.why}"

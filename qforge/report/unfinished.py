@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from qforge import provenance
+from qforge import compat, provenance
 from qforge.checkpoint import read_json
 from qforge.report.planned import size as size_of
 from qforge.report.row import command
@@ -33,7 +33,7 @@ def planned(folder: Path) -> dict[str, Any] | None:
     if not (folder / "plan.json").exists():
         return None
     plan = read_json(folder / "plan.json")
-    how = ", ".join(filter(None, [size_of(plan["bytes"]), plan["serving"]["how"], plan["serving"]["kernel"]]))
+    how = ", ".join(filter(None, [size_of(plan["bytes"]), plan["serving"]["how"], compat.kernels(plan["serving"])]))
     size = {key: plan[key] for key in ("parameters", "bytes", "bf16_bytes", "bits_per_weight")}
     return {**row(folder, "planned", ""), "failed": None, "planned": how, "size": size}
 

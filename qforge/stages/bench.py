@@ -55,16 +55,18 @@ def bench(request: Request) -> dict[str, Any]:
 
 
 @cache
-def _client() -> Any:
-    """The module behind `vllm bench serve`."""
+def _client() -> tuple[Any, argparse.ArgumentParser]:
+    """The module behind `vllm bench serve`, and the parser of its options."""
     with importing():
         from vllm.benchmarks import serve
-    return serve
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+    parser: argparse.ArgumentParser = FlexibleArgumentParser()
+    serve.add_cli_args(parser)
+    return serve, parser
 
 
 def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
+    client, parser = _client()
     job = request.job.bench
     options = {
         "backend": "openai", "base-url": request.server, "model": request.inputs["artifact"],
@@ -73,11 +75,9 @@ def _measure(request: Request, concurrency: int, seed: int, output_len: int | No
         "max-concurrency": concurrency, "temperature": 0, "seed": seed, "ready-check-timeout-sec": 0,
         "percentile-metrics": ",".join(TIMES), "metric-percentiles": "50,95,99",
     }  # fmt: skip
-    parser: argparse.ArgumentParser = FlexibleArgumentParser()
-    _client().add_cli_args(parser)
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     with sampled(int(request.inputs["server_group"])) as usage:
-        result = _client().main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
+        result = client.main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
     if result["failed"]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {concurrency}"
