@@ -241,6 +241,6 @@ def _cache_notes(job: Job) -> list[str]:
     if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
         return []
     return [
-        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict says what it costs, which nearly "
-        "doubled one perplexity (results/notes-h200.md); compare a run with kv_cache_dtype=auto, on long context eval.kv_dtypes"
+        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict says what it costs (one perplexity "
+        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context by eval.kv_dtypes"
     ]
