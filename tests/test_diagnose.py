@@ -55,3 +55,24 @@ def test_the_first_known_error_counts_and_wrappers_do_not() -> None:
     assert found
     assert found.id == "marlin_group_size"
     assert diagnose("all is well") is None
+
+
+def test_an_engine_that_was_killed_is_told_by_what_is_missing() -> None:
+    """The server's last lines where its engine was killed while it started: once Python adds warnings, once not."""
+    log = (
+        "(EngineCore pid=7) INFO 11-28 23:25:08 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: m\n"
+        "Traceback (most recent call last):\n"
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+    )
+    warnings = (
+        "multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 leaked semaphore "
+        "objects to clean up at shutdown\n  warnings.warn('resource_tracker: There appear to be %d '"
+    )
+    for text in (log, log + warnings):
+        found = diagnose(text)
+        assert found
+        assert found.id == "process_killed"
+        assert found.line.startswith("RuntimeError: Engine core initialization failed.")
+    spoken = "(EngineCore pid=7) ERROR 11-28 23:25:08 [core.py:1100] ValueError: of a kind that nobody has seen\n"
+    for text in (log + spoken, log.replace("Traceback", spoken + "Traceback")):
+        assert diagnose(text) is None, "it has said a cause"
