@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from test_config import job
 
 from qforge import envs
 from qforge.checks import check
+from qforge.request import API_KEY
 
 OWN = {
     "arc_easy": "arc_easy",
@@ -126,3 +128,59 @@ def test_generated_answers_are_scored_by_the_fields_metrics(both: dict[str, Any]
     assert set(wrong.values()) == {0.0}
     assert (longer["exact_match"], longer["f1"]) == (1, 1), "SQuAD's comparison knows neither articles nor full stops"
     assert 0 < longer["bleu"] < 1
+
+
+# A model of two layers, and a tokenizer that begins each text with BOS or with nothing, as told: what lm-eval sends of a
+# request through the server, and what it finds with transformers beside our own scores of BOS, context and continuation.
+BEGINNING = """
+import json, sys
+from types import SimpleNamespace
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from qforge import scorers
+from qforge.request import Request
+
+words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<s>", "<unk>", "a", "b", "c"])}, "<unk>"))
+words.pre_tokenizer = pre_tokenizers.Whitespace()
+found = {}
+for begins in (True, False):
+    if begins:
+        words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    else:
+        words.post_processor = processors.TemplateProcessing("$A", special_tokens=[])
+    folder = f"{sys.argv[1]}/{begins}"
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"vocab_size": 5, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(**size, initializer_range=0.5)).save_pretrained(folder)
+    job = SimpleNamespace(
+        model=SimpleNamespace(trust_remote_code=False), eval=SimpleNamespace(concurrency=1),
+        runtime=SimpleNamespace(args={"max_model_len": 64}),
+    )
+    request = Request(job, "", {"artifact": folder}, server="http://127.0.0.1:9")
+    name, arguments = scorers.Server(request).for_lm_eval()
+    context, continuation = get_model(name).create_from_arg_obj(arguments)._encode_pair("a b", " c")
+    direct = scorers.Transformers(request)
+    asked = Instance("loglikelihood", {}, ("a b", " c"), 0)
+    ((likelihood, _),) = direct.for_lm_eval()[0].loglikelihood([asked], disable_tqdm=True)
+    ours = -direct.score([*context, *continuation]).losses[-1]
+    found[begins] = [context, continuation, likelihood, ours]
+print(json.dumps(found))
+"""
+
+
+def test_the_requests_of_tasks_begin_as_the_tokenizer_begins_a_text(tmp_path: Path) -> None:
+    """lm-eval would leave BOS out, and a model that was trained with it answers nonsense."""
+    environ = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", API_KEY: "key"}
+    with envs.process(envs.managed("quant"), ["-c", BEGINNING, str(tmp_path)], environ) as child:
+        output = child.communicate()[0].decode()
+    assert child.returncode == 0, output
+    found = json.loads(output.splitlines()[-1])
+    for begins, bos in (("true", [0]), ("false", [])):
+        context, continuation, likelihood, ours = found[begins]
+        assert (context, continuation) == ([*bos, 2, 3], [4])
+        assert likelihood == pytest.approx(ours, abs=0.02), "bf16"
+    assert found["true"][2] != found["false"][2]
