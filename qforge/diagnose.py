@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from qforge.envs import StageError
+from qforge.output import words
 
 PATTERNS = Path(__file__).with_name("vllm_errors.json")
 SHOWN, LAST_WORDS = 400, 5  # characters of a line, lines
@@ -35,8 +36,8 @@ class ServerFailed(StageError):
         if found:
             parts[0] += f": {found.line[:SHOWN]}"
             parts += [f"  cause: {found.cause}", f"  remedy: {found.remedy}"]
-        last = [line[:SHOWN] for line in text.splitlines() if line.strip()][-LAST_WORDS:]
-        parts += ["  its last words:", *(f"    {line}" for line in last), f"  (log: {log})"]
+        last = words(text.splitlines())[-LAST_WORDS:]
+        parts += ["  its last words:", *(f"    {line[:SHOWN]}" for line in last), f"  (log: {log})"]
         super().__init__("\n".join(parts))
 
 

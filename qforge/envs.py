@@ -21,6 +21,7 @@ from pathlib import Path
 from qforge import progress
 from qforge.config import ROOT
 from qforge.containers import Container
+from qforge.output import pieces, words
 from qforge.request import API_KEY, REFUSED, Request
 from qforge.store import HELD, locked
 
@@ -138,10 +139,10 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in `environment`, in a group of its own that is ended, whatever happens, with the block."""
     with locked(environment.lock, shared=True) if environment.lock else nullcontext():
-        own = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **environment.environ, **environ}
-        own["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT), own.get("PYTHONPATH")])
-        )  # qforge itself, then theirs
+        own = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "no_proxy": _no_proxy()}
+        own |= {**environment.environ, **environ}
+        # qforge itself, then theirs
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), own.get("PYTHONPATH")]))
         env = {**os.environ, **own}
         # run-time compilers look for ninja and for their own tools on PATH
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
@@ -163,6 +164,12 @@ def process(
             yield child
         finally:
             end_group(child)
+
+
+def _no_proxy() -> str:
+    """The hosts that are asked directly, this one among them: stages ask their server on the loopback."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    return given if given == "*" else ",".join(filter(None, [given, "127.0.0.1"]))
 
 
 def end_group(child: subprocess.Popen[bytes], patience: float = 20) -> None:
@@ -199,21 +206,25 @@ def run_stage(
     command = [*(torchrun if request.processes > 1 else []), "-m", f"qforge.stages.{name}", str(file)]
     # threads that spin while they wait cost everybody on busy cores, themselves too (LOG, 2026-11-25)
     environ = {API_KEY: api_key, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    with log.open("w") as stream, process(environment, command, environ) as child, _ending_with(server, child):
+    with (
+        log.open("w", buffering=1) as stream,
+        process(environment, command, environ) as child,
+        _ending_with(server, child),
+    ):
         assert child.stdout is not None
-        for piece, ended in _pieces(child.stdout.fileno()):
+        for piece, ended in pieces(child.stdout.fileno()):
             feed(piece)
             if ended:  # an update of a bar, which ends in \r, is for the eye only
                 stream.write(piece + "\n")
-                last = [*last[-20:], piece]
+                last = [*last[-20:], *words([piece])]
         code = child.wait()
     if code == REFUSED and (out / "refused.txt").exists():
         raise ValueError((out / "refused.txt").read_text())
     if code:
         if any("No space left on device" in text for text in last):
             raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")
-        words = next((text for text in reversed(last) if text.strip()), "it said nothing")
-        raise StageError(f"{name} failed (exit code {code}): {words}  (log: {log})")
+        said = last[-1] if last else "it said nothing"
+        raise StageError(f"{name} failed (exit code {code}): {said}  (log: {log})")
 
 
 @contextmanager
@@ -232,17 +243,6 @@ def _ending_with(server: subprocess.Popen[bytes] | None, child: subprocess.Popen
             yield
         finally:
             done.set()
-
-
-def _pieces(descriptor: int) -> Iterator[tuple[str, bool]]:
-    """What a process prints, cut at line ends (True) and at the carriage returns of progress bars (False)."""
-    rest = b""
-    while chunk := os.read(descriptor, 65536):
-        *parts, rest = re.split(rb"([\r\n])", rest + chunk)
-        for text, end in zip(parts[::2], parts[1::2], strict=True):
-            yield text.decode(errors="replace"), end == b"\n"
-    if rest:
-        yield rest.decode(errors="replace"), True
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Stop(Exception):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the parent's death may follow its word
     raise Stop
 
 
@@ -47,7 +48,6 @@ if __name__ == "__main__":
         code = child.wait()
         _run(last)
     except Stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if child and last:
             child.terminate()
         else:

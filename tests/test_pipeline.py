@@ -17,7 +17,6 @@ import openai
 import psutil
 import pytest
 from conftest import QUICK, ROOT, Cli, Finished
-from test_bad_input import processes_with
 from test_config import job
 
 from qforge import chat, divergence, provenance
@@ -49,6 +48,8 @@ def test_everything_is_there_and_says_what_was_measured(whole: Finished) -> None
         assert not [key for key in run if key.startswith("gpu")], "no GPU was there to ask"
     assert (serve["kv_cache_gib"], serve["kv_cache_dtype"]) == ("1.0", "auto")
     assert whole.output.strip().endswith(str(whole.folder))
+    for name in ("serve", "bench"):
+        assert "nanobind" not in (whole.folder / f"{name}.log").read_text(), "its list of what is frozen at the end"
 
 
 def test_the_verdict_rests_on_bf16_under_the_same_conditions(whole: Finished) -> None:
@@ -205,7 +206,7 @@ def test_the_report_shows_the_verdict_and_the_numbers(whole: Finished) -> None:
 @pytest.fixture(scope="module")
 def kept(cli: Cli, whole: Finished) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
     """serve.keep: base URL, key and process. Ended by Ctrl-C; no process may be left."""
-    arguments, folder = cli.command(
+    arguments, _ = cli.command(
         "stages=[serve]", "serve.keep=true", f"artifact={whole.folder / 'artifact'}", "serve.api_key=secret"
     )
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -216,11 +217,13 @@ def kept(cli: Cli, whole: Finished) -> Iterator[tuple[str, str, subprocess.Popen
         if line.startswith("curl "):
             break
     assert lines[-1].startswith("curl "), "".join(lines)
+    servers = psutil.Process(process.pid).children(recursive=True)
+    assert any("EngineCore" in server.name() for server in servers)
     yield lines[-1].split()[1].removesuffix("/v1/chat/completions"), "secret", process
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
     assert process.wait(60) == 130, rest
-    assert not processes_with(str(folder)), "no server is left"
+    assert not psutil.wait_procs(servers, 10)[1], "no server is left"
     assert "Traceback" not in rest
 
 

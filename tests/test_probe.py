@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ def job(vendor: Vendor, capability: str | None = None, name: str = "x") -> Job:
 
 
 @pytest.fixture(scope="module")
-def vllm_cpu() -> dict[str, Any]:
-    return probe.ask(envs.managed("vllm_cpu"), Engine.vllm)
+def vllm_cpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Asked where a library speaks after the answer."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text("import atexit\natexit.register(print, 'nanobind: leaked 64 types!')\n")
+    return probe.ask(replace(envs.managed("vllm_cpu"), environ={"PYTHONPATH": str(folder)}), Engine.vllm)
 
 
 @pytest.mark.parametrize(

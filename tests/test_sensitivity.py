@@ -13,9 +13,11 @@ from statistics import fmean
 import ml_dtypes
 import numpy as np
 import pytest
+from cluster import until
 from conftest import ROOT, Cli, Finished
 from hypothesis import given
 from hypothesis import strategies as st
+from test_bad_input import processes_with
 from test_config import job
 from test_exempt import tree
 from test_streaming import DENSE, MOE, checkpoint, in_quant, wait_for
@@ -80,6 +82,7 @@ def test_a_killed_measurement_goes_on_and_its_choice_is_quantized(cli: Cli, spoi
     wait_for(lambda: [file for file in journals.glob("*.journal") if file.read_text().count("\n") > 2])
     run.send_signal(signal.SIGKILL)
     run.wait()
+    until(lambda: not processes_with(str(tmp_path / "store")))  # the stage ends a little later, and it writes
     (journal,) = journals.glob("*.journal")
     before = journal.read_text()
     with journal.open("a") as stream:

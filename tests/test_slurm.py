@@ -65,8 +65,8 @@ def ended(process: subprocess.Popen[str], folder: Path) -> Finished:
 
 def gone(folder: Path) -> None:
     """Nothing is left in SLURM's queue, and no process."""
-    until(lambda: not said("squeue", "--noheader"), 30)
-    until(lambda: not processes_with(str(folder)), 30)
+    until(lambda: not said("squeue", "--noheader"))
+    until(lambda: not processes_with(str(folder)))
 
 
 def reason(folder: Path, number: int) -> str:
@@ -76,7 +76,7 @@ def reason(folder: Path, number: int) -> str:
 
 
 def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, gptq: tuple[str, ...], tmp_path: Path) -> None:
-    with sweep(cli, tmp_path, *gptq, "calib.sequences=2,3,4,0,5") as process:
+    with sweep(cli, tmp_path, *gptq, "calib.sequences=400,12,4,0,5") as process:
         for number in (0, 1):  # there is room for two
             wait_for_output(tmp_path / f"{number}" / "quantize.log", "", process)
         array = said("squeue", "--noheader", "--format=%F").split()[0]
@@ -101,7 +101,7 @@ def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, gptq: tu
 
 def test_a_job_that_runs_out_of_time_says_so(cli: Cli, gptq: tuple[str, ...], tmp_path: Path) -> None:
     short = ("hydra.launcher.timeout_min=5", "hydra.launcher.max_num_timeout=0")  # each signal counts as one
-    with sweep(cli, tmp_path, *gptq, "calib.sequences=5", *short) as process:
+    with sweep(cli, tmp_path, *gptq, "calib.sequences=400", *short) as process:
         wait_for_output(tmp_path / "0" / "quantize.log", "", process)
         said("scancel", "--signal=USR2", *said("squeue", "--noheader", "--format=%A").split())
         done = ended(process, tmp_path)
@@ -110,7 +110,7 @@ def test_a_job_that_runs_out_of_time_says_so(cli: Cli, gptq: tuple[str, ...], tm
 
 
 def test_ctrl_c_ends_the_jobs_as_well(cli: Cli, gptq: tuple[str, ...], tmp_path: Path) -> None:
-    with sweep(cli, tmp_path, *gptq, "calib.sequences=6") as process:
+    with sweep(cli, tmp_path, *gptq, "calib.sequences=400") as process:
         wait_for_output(tmp_path / "0" / "quantize.log", "", process)
         process.send_signal(signal.SIGINT)
         output = process.communicate()[0]

@@ -14,8 +14,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from cluster import until
 from conftest import ROOT, Cli
 from hydra.core.config_store import ConfigStore
+from test_bad_input import processes_with
 from test_config import job
 
 from qforge import architectures, plan
@@ -111,7 +113,8 @@ def contents(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def test_a_job_that_was_killed_goes_on_after_its_finished_files(cli: Cli, model: Path, tmp_path: Path) -> None:
-    source = checkpoint(tmp_path / "source", {**DENSE, "hidden_size": 512, "intermediate_size": 4096}, model, files=12)
+    large = {**DENSE, "hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 10}
+    source = checkpoint(tmp_path / "source", large, model, files=24)
     overrides = (
         "model=local", "model.name=x", f"model.path={source}", "method=nvfp4_llmc", "stages=[quantize,inspect]",
         f"store={tmp_path / 'store'}",
@@ -121,6 +124,7 @@ def test_a_job_that_was_killed_goes_on_after_its_finished_files(cli: Cli, model:
     finished = wait_for(lambda: list((tmp_path / "store" / "quantize").glob("*.shards/*.safetensors")))
     run.send_signal(signal.SIGKILL)
     run.wait()
+    until(lambda: not processes_with(str(tmp_path / "store")))  # the stage ends a little later
     assert not list((tmp_path / "store" / "quantize").glob("*/artifact/config.json"))
     made = {file.name: file.stat().st_ino for file in finished}
     done = cli.succeed(*overrides)

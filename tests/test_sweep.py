@@ -167,7 +167,8 @@ def test_time_is_counted_once() -> None:
     assert time.spent == {"server": 41}
     assert time.saved == {"bench": 30}
     time.save("fetch", "fetch/c", 300)
-    assert alone(time.summary()) == 41 + 30 + time.summary()["spent"]["other"]
+    summary = time.summary()
+    assert alone(summary) == 41 + 30 + summary["spent"]["other"]
 
 
 @pytest.mark.real

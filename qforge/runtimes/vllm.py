@@ -89,7 +89,7 @@ def _gone(server: Server, patience: float = 10) -> bool:
     deadline = time.monotonic() + patience
     while server.process.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx.get(f"{server.base_url}/health", timeout=patience).status_code == 200:
+            if httpx.get(f"{server.base_url}/health", timeout=patience, trust_env=False).status_code == 200:
                 return False
         except httpx.ReadTimeout:
             return False  # it hangs
@@ -156,7 +156,7 @@ def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
             for line in log.readlines():
                 feed(line)
             try:
-                if httpx.get(f"{server.base_url}/health", timeout=5).status_code == 200:
+                if httpx.get(f"{server.base_url}/health", timeout=5, trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass  # not listening yet
@@ -218,7 +218,7 @@ def canary(server: Server) -> dict[str, Any]:
 def _answer(server: Server) -> str:
     body = {"model": MODEL, "temperature": 0, "max_tokens": 48}
     chat = {**body, "messages": [{"role": "user", "content": QUESTION}]}
-    with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=300) as client:
+    with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=300, trust_env=False) as client:
         reply = client.post("/v1/chat/completions", json=chat)
         if reply.status_code == 400 and "chat template" in reply.text:  # a base model: let it continue a text
             reply = client.post("/v1/completions", json={**body, "prompt": "The capital of France is"})
