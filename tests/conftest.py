@@ -58,8 +58,8 @@ class Cli:
         done = subprocess.run(command, cwd=self.outputs, capture_output=True, text=True, env=env)
         return Finished(done.returncode, done.stdout + done.stderr, folder)
 
-    def succeed(self, *overrides: str) -> Finished:
-        done = self(*overrides)
+    def succeed(self, *overrides: str, environ: dict[str, str] | None = None) -> Finished:
+        done = self(*overrides, environ=environ)
         assert done.code == 0, done.output
         return done
 
