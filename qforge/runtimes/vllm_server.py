@@ -12,8 +12,8 @@ from qforge.request import die_with, end_quietly, importing
 
 if __name__ == "__main__":
     die_with(os.getppid())
-    end_quietly()
     print(f"process group {os.getpgrp()}", flush=True)  # whose memory is the server's; read by qforge.runtimes.vllm
+end_quietly()
 with importing():
     import vllm.config  # noqa: F401  most of what each of them imports
 if __name__ == "__main__":
