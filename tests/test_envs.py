@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cluster import until
 from conftest import ROOT
 
 from qforge import envs
@@ -172,3 +173,24 @@ def test_a_failing_stage_says_what_and_where(tmp_path: Path) -> None:
         envs.run_stage("bench", here, request, tmp_path / "bench.log", lambda text: None)
     assert "resource_tracker" in (tmp_path / "bench.log").read_text()
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_guard_that_is_told_more_than_once_ends_its_command_all_the_same() -> None:
+    """The parent asks and dies: the second signal follows the first at once."""
+    command = [
+        sys.executable,
+        "-m",
+        "qforge.guard",
+        str(os.getpid()),
+        "",
+        sys.executable,
+        "-c",
+        "import time; time.sleep(600)",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as guard:
+        until(psutil.Process(guard.pid).children)
+        (child,) = psutil.Process(guard.pid).children()
+        for _ in range(100):
+            guard.send_signal(signal.SIGTERM)
+    assert guard.returncode == -signal.SIGKILL
+    assert not psutil.wait_procs([child], 10)[1]
