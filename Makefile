@@ -12,10 +12,11 @@ demo: .venv/control.ready  ## quantize, inspect, serve, evaluate, bench, judge a
 test: check  ## the tests, on real files, processes and models
 	$(PY) -m pytest
 
-check: .venv/dev.ready  ## ruff and mypy
+check: .venv/dev.ready  ## ruff, mypy and the layers of the packages
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
 
 envs: .venv/control.ready  ## make the stage environments ahead of time
 	$(PY) -m qforge.envs quant vllm_cpu
@@ -28,7 +29,7 @@ lock: .venv/control.ready  ## pin envs/*.txt anew from the groups in pyproject.t
 
 proposal: .venv/control.ready  ## check the experiments that this branch adds or changes since BASE
 	@git diff --merge-base --name-only --no-renames --diff-filter=AM -z $(BASE) -- 'conf/experiment/*.yaml' \
-	    | xargs --null --no-run-if-empty $(PY) -m qforge.proposal
+	    | xargs --null --no-run-if-empty $(PY) -m qforge.experiments
 
 clean:  ## everything that was made here
 	rm -rf .venv .venvs .store outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -83,7 +83,7 @@ def _kill(process: psutil.Process) -> str | None:
         process.kill()
     except psutil.Error:
         return None
-    if "qforge.guard" in words:
+    if "qforge.envs.guard" in words:
         return "guard"
     if str(ROOT / "run.py") in words:
         return "runner"

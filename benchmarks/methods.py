@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge.report.reasons import why  # noqa: E402
+from qforge.report.reasons import why
 
 OUT = ROOT / "outputs" / "methods"
 INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "gptqmodel_awq", "autoawq", "autoround"]

@@ -27,14 +27,18 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge import envs, interpreters, provenance  # noqa: E402
-from qforge.checkpoint import read_json  # noqa: E402
-from qforge.checks import check  # noqa: E402
-from qforge.config import Job  # noqa: E402
-from qforge.measure import server  # noqa: E402
-from qforge.request import Request, to_json  # noqa: E402
-from qforge.runtimes.vllm import MODEL, Server  # noqa: E402
-from qforge.steps import Run  # noqa: E402
+from qforge.config.job import Job
+from qforge.envs import interpreters, process, stage
+from qforge.envs.request import Request
+from qforge.json_files import (
+    read_json,
+    to_json,
+)
+from qforge.pipeline.checks import check
+from qforge.pipeline.run import Run
+from qforge.pipeline.serve import server
+from qforge.runtimes.vllm import MODEL, Server
+from qforge.store import provenance
 
 REPEATS = 3
 REQUESTS = 32  # at least, in one reading of bench: four of one stream spread by 6 %
@@ -110,7 +114,7 @@ def by_library(job: Job, out: Path) -> float:
     recipe = json.dumps({"bare_stage": {"bare_modifiers": modifiers}})
     quant = interpreters.named(str(job.method.env), job)
     started, bare = time.monotonic(), ["-c", BARE, job.model.path, str(out / "bare"), recipe]
-    with (out / "bare.log").open("wb") as log, envs.process(quant, bare, {}, log.fileno()) as child:
+    with (out / "bare.log").open("wb") as log, process.process(quant, bare, {}, log.fileno()) as child:
         assert child.wait() == 0, out / "bare.log"
     return time.monotonic() - started
 
@@ -126,7 +130,7 @@ def benching(job: Job, running: Server, artifact: Path, out: Path) -> dict[str, 
         of_one, both = replace(job, bench=bench), rates[str(concurrency)]
         inputs = {"artifact": str(artifact), "server_group": str(running.group)}
         request = Request(of_one, str(result), inputs=inputs, server=running.base_url)
-        envs.run_stage("bench", where, request, result / "bench.log", lambda text: None, running.api_key)
+        stage.run_stage("bench", where, request, result / "bench.log", lambda text: None, running.api_key)
         runs = read_json(result / "result.json")["runs"][str(concurrency)]
         both["qforge"].append(median(run["output_throughput"] for run in runs))
         both["by hand"].append(by_hand(of_one, running, artifact, result, concurrency, 7_000_000 + repeat))
@@ -147,7 +151,7 @@ def by_hand(job: Job, running: Server, artifact: Path, out: Path, concurrency: i
         command = ["-c", BENCH, *typed, "--ignore-eos", "--save-result"]
         key = {"OPENAI_API_KEY": running.api_key}
         where = interpreters.of_runtime(job)
-        with (out / "hand.log").open("ab") as log, envs.process(where, command, key, log.fileno()) as child:
+        with (out / "hand.log").open("ab") as log, process.process(where, command, key, log.fileno()) as child:
             assert child.wait() == 0, out / "hand.log"
         rates.append(float(json.loads((out / "hand.json").read_text())["output_throughput"]))
     return median(rates)

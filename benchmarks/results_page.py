@@ -22,10 +22,10 @@ from svg import plot, scatter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge.compat import kernels  # noqa: E402
-from qforge.report.reasons import why  # noqa: E402
-from qforge.report.table import name_of, same  # noqa: E402
-from qforge.spent import alone  # noqa: E402
+from qforge.plan.support_matrix import kernels
+from qforge.report.reasons import why
+from qforge.report.table import name_of, same
+from qforge.store.timing import alone
 
 RESULTS = ROOT / "results"
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"

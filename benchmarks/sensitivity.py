@@ -20,20 +20,24 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import modelopt.torch.quantization as mtq  # noqa: E402
-import torch  # noqa: E402
-from pydantic import TypeAdapter  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+import modelopt.torch.quantization as mtq
+import torch
+from pydantic import TypeAdapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qforge.checkpoint import headers, read_json  # noqa: E402
-from qforge.config import repository_path  # noqa: E402
-from qforge.formats import FORMATS  # noqa: E402
-from qforge.modules import Module, from_tensors  # noqa: E402
-from qforge.perplexity import windows  # noqa: E402
-from qforge.request import Request, to_json  # noqa: E402
-from qforge.sensitivity import Loss, choose  # noqa: E402
-from qforge.stages.sensitivity import Subject  # noqa: E402
-from qforge.units import Part  # noqa: E402
+from qforge.config.job import repository_path
+from qforge.envs.request import Request
+from qforge.evaluation.perplexity import windows
+from qforge.json_files import (
+    read_json,
+    to_json,
+)
+from qforge.models.checkpoint import headers
+from qforge.models.formats import FORMATS
+from qforge.models.modules import Module, from_tensors
+from qforge.models.parts import Part
+from qforge.plan.sensitivity import Loss, choose
+from qforge.stages.sensitivity import Subject
 
 CONFIGS = {  # and the bits per weight that AutoQuantize counts
     "int4": ("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", 4.0),

@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import cluster  # noqa: E402
+import cluster
 
-from qforge.checkpoint import read_json  # noqa: E402
+from qforge.json_files import read_json
 
 SWEEP = ["method=gptq", "calib.sequences=8", "group_size=32,64", "exempt=lm_head,boundary", "eval=quick", "bench=quick"]
 LOCAL = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"]

@@ -27,9 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qforge import architectures, checkpoint, plan, random_weights  # noqa: E402
-from qforge.request import Request, to_json  # noqa: E402
-from qforge.shards import Shard, fill  # noqa: E402
+from qforge import json_files
+from qforge.envs.request import Request
+from qforge.json_files import to_json
+from qforge.models import architectures, checkpoint, random_weights
+from qforge.models.shards import Shard, fill
+from qforge.plan import plan
 
 SHAPE = ROOT / "data" / "architectures" / "qwen3_30b_a3b.json"
 CHUNK = 64 << 20
@@ -67,7 +70,7 @@ def main() -> None:
 
 def random_model(folder: Path, shape: Path, size: float) -> Path:
     """A checkpoint of about `size` GB in bf16: as many blocks of the shape as fit."""
-    config = checkpoint.read_json(shape)
+    config = json_files.read_json(shape)
     tensors = architectures.tensors(config)
     depth = config["num_hidden_layers"]
     layer = sum(t.nbytes for name, t in tensors.items() if ".layers." in name) / depth
@@ -94,7 +97,7 @@ def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str,
     command = [options.python, str(Path(__file__).resolve()), "--work", str(out / "request.json")]
     with (options.out / f"{source.name}-{method}.log").open("w") as log:
         subprocess.run(command, check=True, env=environ, stdout=log, stderr=subprocess.STDOUT)
-    result = checkpoint.read_json(out / "measured.json")
+    result = json_files.read_json(out / "measured.json")
     made = {n: (t.dtype, t.shape) for n, t in checkpoint.headers(out / "artifact").items()}
     row = {
         "method": method, "model_gb": planned.bf16_bytes / 1e9, "artifact_gb": planned.bytes / 1e9,
@@ -106,7 +109,7 @@ def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str,
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     if options.inspect:
-        from qforge.stages.inspect import inspect
+        from qforge.inspect.inspect import inspect
 
         started = time.monotonic()
         found = inspect(out / "artifact", planned, source)
@@ -120,7 +123,7 @@ def _job(method: str, source: Path) -> Any:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    from qforge.config import Job
+    from qforge.config.job import Job
 
     ConfigStore.instance().store(name="schema", node=Job)
     given = [f"method={method}", "model=local", "model.name=random", f"model.path={source}", "hw=h200", "runtime=vllm"]

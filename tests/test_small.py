@@ -10,15 +10,16 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ROOT
+from support.command import ROOT
 
-from qforge import scales
-from qforge.checkpoint import Stored
-from qforge.progress import fraction
-from qforge.request import importing, to_json
+from qforge.console import fraction
+from qforge.envs.lifetime import importing
+from qforge.inspect import scales
+from qforge.inspect.inspect import _same
+from qforge.json_files import to_json
+from qforge.models.checkpoint import Stored
 from qforge.runtimes import vllm
 from qforge.runtimes.vllm import not_language
-from qforge.stages.inspect import _same
 
 # -- progress
 

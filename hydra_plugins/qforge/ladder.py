@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
-    from qforge.config import Job
-    from qforge.ladder import Climb, Rung, Step
+    from qforge.config.job import Job
+    from qforge.sweeps.ladder import Climb, Rung, Step
 
 
 class Ladder(BasicSweeper):
@@ -26,7 +26,7 @@ class Ladder(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Climb until every ladder has ended; <hydra.sweep.dir>/ladder.json has what each rung bought."""
-        from qforge.report import climbs
+        from qforge.sweeps import ladder_report
 
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir).absolute()
@@ -35,13 +35,13 @@ class Ladder(BasicSweeper):
         ladders, ended = self._ladders(arguments, folder), list[JobReturn]()
         while batch := [(ladder, step) for ladder in ladders if (step := ladder.next())]:
             ended += self._launch(batch, len(ended))
-        climbs.write(folder / "ladder.json", ladders)
-        climbs.show(ladders)
+        ladder_report.write(folder / "ladder.json", ladders)
+        ladder_report.show(ladders)
         return ended
 
     def _ladders(self, arguments: list[str], folder: Path) -> list[Climb]:
         """One per combination. Refuses what no rung could run, before the first does."""
-        from qforge import ladder
+        from qforge.sweeps import ladder
 
         parsed = OverridesParser.create().parse_overrides(arguments)
         try:
@@ -55,7 +55,7 @@ class Ladder(BasicSweeper):
 
     def _rung(self, name: str) -> Rung:
         """Raises OmegaConf's exceptions for a key that no rung has."""
-        from qforge.ladder import Rung
+        from qforge.sweeps.ladder import Rung
 
         rung: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rung), {"name": name}, self.rungs[name]))
         assert isinstance(rung, Rung)
@@ -73,14 +73,12 @@ class Ladder(BasicSweeper):
         return returns
 
     def _job(self, overrides: list[str]) -> Job:
-        from qforge.config import Job
+        from qforge.config.compose import typed
 
         config = self._config(overrides)
         with open_dict(config):
             del config["hydra"]
-        job: Any = OmegaConf.to_object(config)
-        assert isinstance(job, Job)
-        return job
+        return typed(config)
 
     def _folder(self, overrides: list[str], number: int) -> Path:
         """Where the launcher will put the job."""

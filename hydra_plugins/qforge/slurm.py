@@ -15,7 +15,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from omegaconf import open_dict
 
 if TYPE_CHECKING:
-    from qforge import slurm
+    from qforge.sweeps import slurm
 
 KILL_WAIT = 3600  # seconds; longer than KillWait and GraceTime are anywhere
 
@@ -31,9 +31,9 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
 
         Raises CompactHydraException, which Hydra prints, where nothing could be submitted.
         """
-        from qforge import slurm
-        from qforge.envs import StageError
-        from qforge.progress import console
+        from qforge.console import console
+        from qforge.envs.process import StageError
+        from qforge.sweeps import slurm
 
         try:
             tasks = [self._task(initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides)]
@@ -71,7 +71,7 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
 
     def _task(self, number: int, overrides: list[str]) -> slurm.Task:
         """The job of these overrides, composed."""
-        from qforge.slurm import Task
+        from qforge.sweeps.slurm import Task
 
         config: Any = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):

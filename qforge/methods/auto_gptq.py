@@ -15,8 +15,8 @@ from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from qforge import checkpoint
-from qforge.config import Job
+from qforge.config.job import Job
+from qforge.models import checkpoint
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:

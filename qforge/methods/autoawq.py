@@ -13,8 +13,8 @@ from awq import AutoAWQForCausalLM
 from awq.quantize.quantizer import AwqQuantizer
 from awq.utils.module import get_op_name
 
-from qforge.checkpoint import write_config
-from qforge.config import Job
+from qforge.config.job import Job
+from qforge.models.checkpoint import write_config
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:

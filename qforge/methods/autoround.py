@@ -9,7 +9,7 @@ import torch
 from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qforge.config import Job
+from qforge.config.job import Job
 
 FORMAT = "llm_compressor"  # compressed-tensors, which vLLM and transformers both read
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from gptqmodel import GPTQModel, QuantizeConfig
 
-from qforge.checkpoint import read_json, write_config
-from qforge.config import Job
+from qforge.config.job import Job
+from qforge.json_files import read_json
+from qforge.models.checkpoint import write_config
 
 
 def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: list[list[int]] | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from llmcompressor.pipelines.cache import IntermediatesCache
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qforge.config import Job
+from qforge.config.job import Job
 from qforge.methods.routing import Routing
 
 FILE = "1GB"  # of the checkpoint: several are hashed and inspected at the same time, a core hashes 0.9 a second

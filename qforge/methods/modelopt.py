@@ -16,7 +16,7 @@ from modelopt.torch.quantization.nn.modules import tensor_quantizer
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from transformers import AutoModelForCausalLM
 
-from qforge.config import Job
+from qforge.config.job import Job
 from qforge.methods.routing import Routing
 
 LARGEST = 6.0  # in FP4

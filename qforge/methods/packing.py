@@ -17,7 +17,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.observers import MemorylessMinMaxObserver
 from llmcompressor.observers.helpers import FUSED_LAYER_NAMES
 
-from qforge.modules import Module
+from qforge.models.modules import Module
 
 BLOCK = {"cpu": 2 << 20, "cuda": 64 << 20}  # bytes packed by one call: what stays in a core's cache; what fills a GPU
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qforge.config import Method
-from qforge.formats import FORMATS
+from qforge.config.job import Method
+from qforge.models.formats import FORMATS
 
 if TYPE_CHECKING:
     import torch

@@ -22,14 +22,15 @@ import torch
 from compressed_tensors.compressors import ModelCompressor
 from tqdm import tqdm
 
-from qforge import checkpoint
-from qforge.checkpoint import Stored, Tensor
-from qforge.config import Job
-from qforge.formats import FORMATS
+from qforge import json_files
+from qforge.config.job import Job
+from qforge.envs.request import Refused
 from qforge.methods.packing import Packer, sets
-from qforge.modules import Module, from_tensors
-from qforge.request import Refused
-from qforge.shards import Shard, fill, write_index
+from qforge.models import checkpoint
+from qforge.models.checkpoint import Stored, Tensor
+from qforge.models.formats import FORMATS
+from qforge.models.modules import Module, from_tensors
+from qforge.models.shards import Shard, fill, write_index
 
 WORKERS = 8  # at most; each holds one batch
 TOGETHER = 4  # files at once: a file system lets one thread at a time write to a file
@@ -80,7 +81,7 @@ class Stream:
 
     def __init__(self, source: Path, layout: str, packer: Packer, exempt: list[str]) -> None:
         self.layout, self.packer = FORMATS[layout], packer
-        self.tensors, self.config = checkpoint.headers(source), checkpoint.read_json(source / "config.json")
+        self.tensors, self.config = checkpoint.headers(source), json_files.read_json(source / "config.json")
         if self.config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
             self.tensors.pop("lm_head.weight", None)
         left_alone = set(exempt)

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from qforge import checkpoint
+from qforge import json_files
 
 Unpack = Callable[[dict[str, torch.Tensor]], torch.Tensor]  # one module's tensors by suffix -> its weight
 
@@ -22,7 +22,7 @@ Unpack = Callable[[dict[str, torch.Tensor]], torch.Tensor]  # one module's tenso
 def unpack(packed: Path, out: Path) -> None:
     """Write the checkpoint in `packed` to `out` as a plain bf16 one, file by file."""
     out.mkdir(parents=True, exist_ok=True)
-    config = checkpoint.read_json(packed / "config.json")
+    config = json_files.read_json(packed / "config.json")
     quantization = config.pop("quantization_config")
     weight = _modelopt(quantization) if quantization["quant_method"] == "modelopt" else _compressed(quantization)
     places: dict[str, str] = {}

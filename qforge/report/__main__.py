@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from qforge.checkpoint import read_json
+from qforge.json_files import read_json
 from qforge.report import pages
 
 

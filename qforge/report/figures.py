@@ -85,3 +85,16 @@ def span(grid: list[list[float | None]]) -> tuple[float, float]:
     """The smallest and the largest number of a grid that has one."""
     known = [value for line in grid for value in line if value is not None]
     return min(known), max(known)
+
+
+def sensitivity_maps(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Two heat maps for the page: by block, and by what vLLM computes as one."""
+    kinds = list(dict.fromkeys(loss["kind"] for loss in found["parts"]))
+    blocks = sorted({loss["block"] for loss in found["parts"]}, key=lambda block: (str(block) == block, block))
+    unit = f"nats per token, over {found['tokens']:,} tokens of {found['text']}"
+    maps = []
+    for key, title in (("alone", "KL to bf16 with only this quantized"), ("saved", "KL saved by leaving it in bf16")):
+        cells = {(loss["kind"], loss["block"]): float(f"{loss[key]:.3g}") for loss in found["parts"]}
+        values = [[cells.get((kind, block)) for block in blocks] for kind in kinds]
+        maps.append({"title": title, "unit": unit, "leaves": kinds, "blocks": blocks, "values": values})
+    return maps

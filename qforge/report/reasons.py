@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from qforge.comparisons import METRICS
+from qforge.judge.metrics import METRICS
 
 Row = dict[str, Any]
 

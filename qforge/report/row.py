@@ -12,13 +12,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from qforge import experts, provenance, sensitivity
-from qforge.checkpoint import read_json
-from qforge.comparisons import main_metric
-from qforge.config import Job
-from qforge.plan import Plan
-from qforge.request import to_json
-from qforge.spent import Time
+from qforge.config.job import Job
+from qforge.json_files import read_json, to_json
+from qforge.judge.metrics import main_metric
+from qforge.plan import experts
+from qforge.plan.plan import Plan
+from qforge.report import figures
+from qforge.store import provenance
+from qforge.store.timing import Time
 
 UNMEASURED = {"evaluate": "quality", "bench": "speed", "divergence": "difference from bf16 token by token"}
 
@@ -170,7 +171,7 @@ def _long(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _sensitivity(file: Path) -> list[dict[str, Any]]:
-    return sensitivity.heat(read_json(file)) if file.exists() else []
+    return figures.sensitivity_maps(read_json(file)) if file.exists() else []
 
 
 def _bits(plan: Plan) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from qforge.report import pareto
 from qforge.report.reasons import why
-from qforge.spent import alone
+from qforge.store.timing import alone
 
 Row = dict[str, Any]
 Cell = float | str | None

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from qforge.comparisons import METRICS, main_metric
-from qforge.progress import console
+from qforge.console import console
+from qforge.judge.metrics import METRICS, main_metric
 from qforge.report import table as tables
-from qforge.report.planned import size as size_of
+from qforge.report.plan_table import size as size_of
 from qforge.report.reasons import sign
-from qforge.runtimes.vllm import MODEL, Server
 
 if TYPE_CHECKING:
-    from qforge.sensitivity import Loss
-    from qforge.verify import Verified
+    from qforge.inspect.artifact import Verified
+    from qforge.plan.sensitivity import Loss
 
 WORST = 10  # parts that the table of sensitivities shows
 SHOWN = 50  # rows of a sweep in the terminal, and their columns:
@@ -144,17 +143,6 @@ def _number(value: float | None) -> str:
 
 def _interval(interval: tuple[float, float] | None) -> str:
     return f"{interval[0]:.3g} .. {interval[1]:.3g}" if interval else ""
-
-
-def serving(server: Server) -> None:
-    """How to talk to a server that stays."""
-    console.print(f"serving on {server.base_url} until Ctrl-C; OpenAI's API, model name {MODEL!r}", style="bold")
-    console.print(
-        f"curl {server.base_url}/v1/chat/completions -H 'Authorization: Bearer {server.api_key}' "
-        f"-H 'Content-Type: application/json' -d '{{\"model\": \"{MODEL}\", \"messages\": "
-        "[{\"role\": \"user\", \"content\": \"Hello\"}]}'",
-        markup=False,
-    )  # fmt: skip
 
 
 def verified(artifact: str, found: Verified) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from qforge import compat, provenance
-from qforge.checkpoint import read_json
-from qforge.report.planned import size as size_of
+from qforge.json_files import read_json, write_json
+from qforge.plan import support_matrix
+from qforge.report.plan_table import size as size_of
 from qforge.report.row import command
-from qforge.request import to_json
+from qforge.store import provenance
 
 WITHOUT = ("plan_only", "verify", "serve.keep")  # a job that has one of these ends without a row
 
@@ -19,7 +19,7 @@ WITHOUT = ("plan_only", "verify", "serve.keep")  # a job that has one of these e
 def leave(folder: Path, verdict: str, reason: str) -> None:
     """Write the row of a job that ends without a result; keeps one that is there."""
     if ends_with_a_row(folder) and not (folder / "row.json").exists():
-        (folder / "row.json").write_text(to_json(row(folder, verdict, reason)))
+        write_json(folder / "row.json", row(folder, verdict, reason))
 
 
 def ends_with_a_row(folder: Path) -> bool:
@@ -33,7 +33,9 @@ def planned(folder: Path) -> dict[str, Any] | None:
     if not (folder / "plan.json").exists():
         return None
     plan = read_json(folder / "plan.json")
-    how = ", ".join(filter(None, [size_of(plan["bytes"]), plan["serving"]["how"], compat.kernels(plan["serving"])]))
+    how = ", ".join(
+        filter(None, [size_of(plan["bytes"]), plan["serving"]["how"], support_matrix.kernels(plan["serving"])])
+    )
     size = {key: plan[key] for key in ("parameters", "bytes", "bf16_bytes", "bits_per_weight")}
     return {**row(folder, "planned", ""), "failed": None, "planned": how, "size": size}
 

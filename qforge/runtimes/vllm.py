@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 import psutil
 
-from qforge import envs
-from qforge.config import Job
-from qforge.diagnose import ServerFailed
-from qforge.envs import Environment, StageError
-from qforge.sampling import members
+from qforge.config.job import Job
+from qforge.envs import process
+from qforge.envs.process import Environment, StageError
+from qforge.machine.usage import members
+from qforge.runtimes.diagnose import ServerFailed
 
 MODEL = "model"  # the name that the server gives what it serves
 QUESTION = "What is the capital of France?"
@@ -69,7 +69,7 @@ def serving(
     started = time.monotonic()
     with log.open("wb") as output:
         command = ["-m", "qforge.runtimes.vllm_server", *arguments(job, artifact, port)]
-        with envs.process(environment, command, environ(job, emulated, key), output.fileno()) as child:
+        with process.process(environment, command, environ(job, emulated, key), output.fileno()) as child:
             server = Server(f"http://127.0.0.1:{port}", key, child, log)
             _wait(server, job.runtime.start_timeout, feed)
             server.facts = {"start_seconds": time.monotonic() - started, **_facts(log.read_text(errors="replace"))}
@@ -172,9 +172,9 @@ def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
 def _processes(group: int) -> str:
     """What the server's processes are doing, as psutil names it: stopped, sleeping, running."""
     states = []
-    for process in members(group):
+    for member in members(group):
         with suppress(psutil.Error):  # it has ended meanwhile
-            states.append(f"{process.name()} {process.status()}, {sum(process.cpu_times()[:2]):.0f} s of CPU")
+            states.append(f"{member.name()} {member.status()}, {sum(member.cpu_times()[:2]):.0f} s of CPU")
     return "its processes: " + "; ".join(states)
 
 

@@ -8,7 +8,7 @@ import os
 import runpy
 import sys
 
-from qforge.request import die_with, end_quietly, importing
+from qforge.envs.lifetime import die_with, end_quietly, importing
 
 if __name__ == "__main__":
     die_with(os.getppid())

@@ -12,9 +12,10 @@ import os
 from functools import cache
 from typing import Any
 
-from qforge.request import API_KEY, Request, importing, stage
+from qforge.envs.lifetime import importing
+from qforge.envs.request import API_KEY, Request, stage
+from qforge.machine.usage import resident_gib, sampled
 from qforge.runtimes.vllm import MODEL
-from qforge.sampling import resident_gib, sampled
 
 # Of the result of vllm bench serve (vllm/benchmarks/serve.py): tokens/s out, and in and out; requests/s; ms to the first
 # token, per token after it, and to the last one.

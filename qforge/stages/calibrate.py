@@ -11,8 +11,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from qforge.calibration import Calibration, Shown
-from qforge.request import Refused, Request, importing, stage
+from qforge.config.calibration import Calibration, Shown
+from qforge.envs.lifetime import importing
+from qforge.envs.request import Refused, Request, stage
 
 RUN = 8  # tokens in a row that say two sequences overlap
 NEAR = 0.5  # the part of a sequence's runs that others have already, from which it is a near-duplicate

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qforge.request import Refused, Request, stage
+from qforge.envs.request import Refused, Request, stage
 
 
 def dataset(request: Request) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qforge import chat, divergence, long_context, stability, tasks
-from qforge.config import repository_path
-from qforge.perplexity import summary, windows
-from qforge.request import Request, importing, stage
-from qforge.scorers import Scored, Scorer, Server, Transformers
+from qforge.config.job import repository_path
+from qforge.envs.lifetime import importing
+from qforge.envs.request import Request, stage
+from qforge.evaluation import divergence, long_context, mt_bench, stability, tasks
+from qforge.evaluation.perplexity import summary, windows
+from qforge.evaluation.scorers import Scored, Scorer, Server, Transformers
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     with _timed(seconds, "stability"):
         stable = stability.measure(job, server, tokenizer) if server and job.stability.prompts else None
     with _timed(seconds, "chat"):
-        rated = chat.measure(job.judge, server) if server and job.judge.base_url else None
+        rated = mt_bench.measure(job.judge, server) if server and job.judge.base_url else None
     compared = {"file": divergence.FILE, "top_k": job.divergence.top_k, "windows": job.divergence.windows}
     return {
         "through": scorer.name,

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qforge import gemma_tokenizer, random_weights
-from qforge.config import repository_path
-from qforge.request import Refused, Request, importing, stage
+from qforge.config.job import repository_path
+from qforge.envs.lifetime import importing
+from qforge.envs.request import Refused, Request, stage
+from qforge.models import gemma_tokenizer, random_weights
 
 
 def fetch(request: Request) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from qforge.checkpoint import PICKLED
-from qforge.config import ROOT
-from qforge.request import Request, importing, stage
-from qforge.runtimes import look
+from qforge.config.job import ROOT
+from qforge.envs.lifetime import importing
+from qforge.envs.request import Request, stage
+from qforge.models.checkpoint import PICKLED
+from qforge.runtimes import inventory
 
 
 def quantize(request: Request) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def quantize(request: Request) -> dict[str, Any]:
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_gib": usage.ru_maxrss / 2**20,
         "peak_device_gib": peak_device_gib(),
-        "versions": look.versions(asked_for(str(request.job.method.env))),
+        "versions": inventory.versions(asked_for(str(request.job.method.env))),
     }
 
 

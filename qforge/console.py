@@ -1,0 +1,80 @@
+"""One line per stage in the terminal, with a bar and the time left where the library behind it reports progress."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# The libraries report through tqdm; llm-compressor's sequential pipeline numbers its bars: "(3/31): Calibrating".
+TQDM = re.compile(r"(?P<what>[^\r\n:%|]*?)\s*:?\s*(?P<percent>\d+)%\|")
+NUMBERED = re.compile(r"\((?P<step>\d+)/(?P<steps>\d+)\):\s*(?P<what>\w+)")
+
+console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 120  # a log file or CI; rich would take 80
+
+
+class Line:
+    """The line of a running stage; feed it the stage's output."""
+
+    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+        self._progress, self._task = progress, task
+        self.note = ""
+
+    def feed(self, output: str) -> None:
+        """Move the bar where `output` (a line, or one update of a tqdm bar) says how far the work is."""
+        found = fraction(output)
+        if found and self._progress and self._task is not None:
+            self._progress.update(self._task, completed=found[0], total=1.0, what=found[1])
+
+
+def fraction(output: str) -> tuple[float, str] | None:
+    """How far a line of tqdm says the work is, in [0, 1], and its own word for it; none where it says nothing."""
+    bar = TQDM.search(output)
+    if not bar:
+        return None
+    percent = int(bar["percent"]) / 100
+    if step := NUMBERED.search(output):
+        # two bars per step: calibrate, then propagate
+        half = {"Calibrating": 0.0, "Propagating": 0.5}.get(step["what"], 0.0)
+        done = (int(step["step"]) - 1 + half + percent / 2) / int(step["steps"])
+        return min(done, 1.0), f"{step['what'].lower()} {step['step']}/{step['steps']}"
+    return percent, bar["what"].strip().lower()[:32]
+
+
+@contextmanager
+def progress_line(name: str, detail: str = "") -> Iterator[Line]:
+    """Show a stage while it runs, and one line with its duration when it has succeeded."""
+    started = time.monotonic()
+    if console.is_terminal:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:10}"),
+            BarColumn(24),
+            TextColumn("{task.fields[what]}", style="dim"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            shown = Line(progress, progress.add_task(name, total=None, what=detail))
+            yield shown
+    else:
+        console.print(f"  … {name:10} {detail}", style="dim")
+        shown = Line(None, None)
+        yield shown
+    console.print(f"  [green]✓[/] {name:10} {time.monotonic() - started:6.1f} s  {shown.note or detail}")
+
+
+def print_waiting(what: str) -> None:
+    """Say that another job has what this one needs."""
+    console.print(f"  [yellow]~[/] waiting for another job that has {what}")
+
+
+def print_reused(name: str, detail: str) -> None:
+    """Say that a stage's result was there already."""
+    console.print(f"  [cyan]=[/] {name:10}  reused  {detail}")

@@ -1,0 +1,96 @@
+"""Which Python a stage runs in: the managed environment, or an existing interpreter that the job names in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from qforge.config.job import ROOT, Job, repository_path
+from qforge.envs import containers, managed
+from qforge.envs.containers import Container
+from qforge.envs.process import Environment
+
+
+def named(name: str, job: Job) -> Environment:
+    """The environment `name`: the interpreter that `envs.<name>` gives, or the managed one, made on first use."""
+    return _given(name, job) or managed.managed(name)
+
+
+def identity(name: str, job: Job) -> str:
+    """What decides the versions of the environment `name`, without making it."""
+    given = _given(name, job)
+    return given.identity if given else managed.identity(name)
+
+
+def of_runtime(job: Job) -> Environment:
+    """Where the runtime lives: somebody's own engine, an image, or an environment by name."""
+    if job.runtime.container:
+        return _contained(job)
+    if job.runtime.python:
+        return existing(job.runtime.python, job.runtime.environ, "runtime.python")
+    return named(str(job.runtime.env), job)
+
+
+def runtime_identity(job: Job) -> str:
+    """What decides the versions of the runtime, without making it."""
+    return identity(job.runtime.env, job) if job.runtime.env else of_runtime(job).identity
+
+
+def check(job: Job) -> None:
+    """Raises ValueError where a given interpreter does not start, an image is not here, or an environment is not known."""
+    for name in job.envs:
+        managed.requirements(name)
+    with ThreadPoolExecutor() as pool:  # each starts an interpreter
+        runtime = None if job.runtime.env else pool.submit(of_runtime, job)
+        for environment in [pool.submit(named, name, job) for name in job.envs]:
+            environment.result()
+        if runtime:
+            runtime.result()
+
+
+def existing(python: str, environ: Mapping[str, str], key: str) -> Environment:
+    """Somebody's own interpreter, by its path or its name on PATH; its versions are read from it."""
+    path = shutil.which(os.path.expanduser(python))
+    if path is None:
+        raise ValueError(f"{key}={python}: not an executable; give the path of a Python that has the packages")
+    return Environment(Path(path), f"{path}-{_packages(path, key, tuple(sorted(environ.items())))}", None, environ)
+
+
+def _contained(job: Job) -> Environment:
+    """The image's Python. It reads qforge, the model and the artifact where they are, and writes into the store."""
+    tool, image = containers.find(str(job.runtime.container))
+    arguments = tuple(job.runtime.container_args)
+    given = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
+    container = Container(tool, image, arguments, (ROOT, *given), (repository_path(job.store),))
+    said = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
+    identity = f"{image}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    return Environment(Path(sys.executable), identity, None, job.runtime.environ, container)
+
+
+def _given(name: str, job: Job) -> Environment | None:
+    if name not in job.envs:
+        return None
+    environ = dict(job.envs[name])
+    if "python" not in environ:
+        raise ValueError(f"envs.{name}: says nothing of the interpreter; add +envs.{name}.python=PATH")
+    return existing(environ.pop("python"), environ, f"envs.{name}.python")
+
+
+@cache  # asked for every key of a run; a start takes half a second
+def _packages(python: str, key: str, environ: tuple[tuple[str, str], ...]) -> str:
+    """A hash of the names and versions of the packages that this interpreter finds."""
+    each = "'{Name}=={Version}'.format_map(d.metadata)"  # d.name and d.version would each read the file anew
+    listing = f"import importlib.metadata as m; print(sorted({each} for d in m.distributions()))"
+    own = {**os.environ, "PYTHONPATH": "", **dict(environ)}
+    found = subprocess.run([python, "-c", listing], capture_output=True, text=True, env=own)
+    if found.returncode:
+        raise ValueError(f"{key}={python}: does not start: {found.stderr.strip().splitlines()[-1:]}")
+    return hashlib.sha256(found.stdout.encode()).hexdigest()[:12]

@@ -1,0 +1,59 @@
+"""What the control process tells a stage and hears back: one JSON file each way. Runs in every environment."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from qforge.config.job import Job
+from qforge.envs.lifetime import die_with, end_quietly
+from qforge.json_files import write_json
+
+REFUSED = 2  # exit code of a stage whose input is at fault; <out>/refused.txt says why
+API_KEY = "QFORGE_API_KEY"  # how a stage gets the server's key: never through a file
+
+
+class Refused(ValueError):
+    """A stage's input is at fault; the message is for the user. Any other exception is a failure, with its traceback."""
+
+
+@dataclass
+class Request:
+    job: Job
+    out: str  # folder for the stage's files; it appears in the store when the stage has succeeded
+    inputs: dict[str, str] = field(default_factory=dict)  # paths by name: source, artifact, calibration ...
+    exempt: list[str] = field(default_factory=list)  # modules to leave in bf16
+    simulate: bool = False  # unpack what was packed: nothing serves it
+    processes: int = 1  # that share the work, each with a GPU: torchrun starts them
+    server: str | None = None  # its base URL; the key is in the environment
+
+    def write(self, file: Path) -> None:
+        """As JSON, without secrets: the file is kept with the result."""
+        write_json(file, replace(self, job=without_secrets(self.job)))
+
+
+def without_secrets(job: Job) -> Job:
+    """The job as it may be kept and published."""
+    return replace(job, serve=replace(job.serve, api_key=None))
+
+
+def stage(work: Callable[[Request], dict[str, Any]]) -> None:
+    """Run a stage as a process: `python -m qforge.stages.X request.json`; the result goes to <out>/result.json."""
+    from pydantic import TypeAdapter
+
+    die_with(os.getppid())
+    end_quietly()
+    request = TypeAdapter(Request).validate_json(Path(sys.argv[1]).read_text())
+    try:
+        result = work(request)
+        write_json(Path(request.out, "result.json"), result)
+    except Refused as refusal:
+        Path(request.out, "refused.txt").write_text(str(refusal))
+        sys.exit(REFUSED)
+    finally:
+        gc.freeze()  # nobody needs the libraries taken apart at the end

@@ -1,0 +1,69 @@
+"""Run one stage as a process in its environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from qforge.envs.output import pieces, words
+from qforge.envs.process import Environment, StageError, end_group, process
+from qforge.envs.request import API_KEY, REFUSED, Request
+
+
+def run_stage(
+    name: str, environment: Environment, request: Request, log: Path, feed: Callable[[str], None], api_key: str = "",
+    server: subprocess.Popen[bytes] | None = None,
+) -> None:  # fmt: skip
+    """Run `qforge.stages.<name>` in `environment`; its output goes to `log` and, piece by piece, to `feed`.
+
+    `server` is whom it asks: when that ends, so does the stage. Raises ValueError where the stage refused its input,
+    StageError where it failed.
+    """
+    out, last = Path(request.out), list[str]()
+    request.write(file := out / "request.json")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}"]
+    command = [*(torchrun if request.processes > 1 else []), "-m", f"qforge.stages.{name}", str(file)]
+    # threads that spin while they wait cost everybody on busy cores, themselves too (LOG, 2026-11-25)
+    environ = {API_KEY: api_key, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    with (
+        log.open("w", buffering=1) as stream,
+        process(environment, command, environ) as child,
+        _ending_with(server, child),
+    ):
+        assert child.stdout is not None
+        for piece, ended in pieces(child.stdout.fileno()):
+            feed(piece)
+            if ended:  # an update of a bar, which ends in \r, is for the eye only
+                stream.write(piece + "\n")
+                last = [*last[-20:], *words([piece])]
+        code = child.wait()
+    if code == REFUSED and (out / "refused.txt").exists():
+        raise ValueError((out / "refused.txt").read_text())
+    if code:
+        if any("No space left on device" in text for text in last):
+            raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")
+        said = last[-1] if last else "it said nothing"
+        raise StageError(f"{name} failed (exit code {code}): {said}  (log: {log})")
+
+
+@contextmanager
+def _ending_with(server: subprocess.Popen[bytes] | None, child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End `child` when the server has ended. Part of it may linger, and lets those who have asked it wait for ever."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while server and not done.wait(0.5):
+            if server.poll() is not None:
+                return end_group(child)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(watch)
+        try:
+            yield
+        finally:
+            done.set()

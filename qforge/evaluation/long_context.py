@@ -1,0 +1,108 @@
+"""Long context: does a model still find one sentence in a long text, and does each token still get easier to predict?
+
+Needles are RULER's (Hsieh et al. 2024, niah_single_1 and niah_single_2): a sentence with a number is hidden at a given
+depth of a text of a given length, and the number is asked for; the score is the share of prompts whose greedy answer holds
+it. The text is RULER's repeated noise, or real text. RULER is in lm-eval, but needs a hub for its essays and its words,
+and places needles at random; here the depth is an axis. Perplexity by position is that of one window as long as the
+longest prompt, or as the text where that is shorter (see perplexity.py), for each real text.
+
+The same prompts are made for every model that shares a tokenizer; `prompts_sha256` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from qforge.config.evaluation import ANSWER, LongContext
+from qforge.config.job import repository_path
+from qforge.evaluation.perplexity import summary, windows
+from qforge.evaluation.scorers import Scorer
+
+NOISE = ["The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."]
+INTRODUCTION = (
+    "A special magic number is hidden within the following text. Make sure to memorize it. I will quiz you about the "
+    "number afterwards."
+)
+NEEDLE = "One of the special magic numbers for {key} is: {value}."
+QUESTION = (
+    "What is the special magic number for {key} mentioned in the provided text? The special magic number for {key} "
+    "mentioned in the provided text is"
+)
+KEYS = ("harbour", "lantern", "meadow", "violin", "copper", "glacier", "orchard", "saddle", "thimble", "walnut")
+
+
+def measure(settings: LongContext, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
+    """Needles found by haystack, length and depth, and the loss by position in each real text."""
+    texts = {name: repository_path(text.path).read_text() for name, text in settings.texts.items()}
+    haystacks = {"noise": NOISE, **{name: sentences(text) for name, text in texts.items()}}
+    return {
+        "perplexity": {name: _positions(settings, scorer, tokenizer, text) for name, text in texts.items()},
+        "needles": _needles(settings, scorer, tokenizer, haystacks),
+    }
+
+
+def _positions(settings: LongContext, scorer: Scorer, tokenizer: Any, text: str) -> dict[str, Any]:
+    longest = min(max(settings.lengths), len(tokenizer(text)["input_ids"]))
+    (window,) = windows(text, tokenizer, [longest], 1)
+    scored = hashlib.sha256(repr(window).encode()).hexdigest()
+    return {"length": longest, **summary([scorer.score(window).losses]), "windows_sha256": scored}
+
+
+def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: dict[str, list[str]]) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    cells = [(name, n, d, i) for name in haystacks for n in settings.lengths for d in settings.depths
+             for i in range(settings.per_cell)]  # fmt: skip
+    asked = [prompt(haystacks[name], tokenizer, n, d, f"{name} {n} {d} {i}") for name, n, d, i in cells]
+
+    def ask(question: tuple[list[int], str]) -> bool:
+        return question[1] in scorer.complete(question[0], ANSWER)
+
+    with ThreadPoolExecutor(scorer.parallel) as pool:
+        answers = iter(list(tqdm(pool.map(ask, asked), total=len(asked), desc="needles")))
+    found = {
+        name: [[sum(next(answers) for _ in range(settings.per_cell)) / settings.per_cell for _ in settings.depths]
+               for _ in settings.lengths]
+        for name in haystacks
+    }  # fmt: skip
+    return {
+        "lengths": settings.lengths,
+        "depths": settings.depths,
+        "per_cell": settings.per_cell,
+        "prompts_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
+        "found": found,
+    }
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut at the ends of its sentences, white space made plain."""
+    return re.split(r"(?<=[.!?]) ", " ".join(text.split()))
+
+
+def prompt(haystack: list[str], tokenizer: Any, length: int, depth: float, seed: str) -> tuple[list[int], str]:
+    """A prompt of at most `length` tokens, BOS included where the tokenizer has one, and the number to be found.
+
+    The haystack begins anew where it is too short. `depth` 0 puts the needle before its first sentence, 1 after its last.
+    """
+    drawn = random.Random(seed)
+    key, value = drawn.choice(KEYS), str(drawn.randint(1_000_000, 9_999_999))
+    needle, question = NEEDLE.format(key=key, value=value), QUESTION.format(key=key)
+
+    def ids(count: int) -> list[int]:
+        text = [haystack[i % len(haystack)] for i in range(count)]
+        text.insert(round(depth * count), needle)
+        made: list[int] = tokenizer("\n".join([INTRODUCTION, " ".join(text), question]))["input_ids"]
+        return made
+
+    most = 1  # of the sentences: doubled until they are too many, then halved between
+    while len(ids(most)) <= length:
+        most *= 2
+    least = most // 2
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if len(ids(middle)) <= length else (least, middle)
+    return ids(least), value

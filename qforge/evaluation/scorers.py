@@ -1,0 +1,156 @@
+"""Two ways to ask a model for what it thinks of a text: the served one, and the one that transformers unpacks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qforge.envs.lifetime import importing
+from qforge.envs.request import API_KEY, Refused, Request
+from qforge.evaluation.perplexity import beginning
+from qforge.runtimes.vllm import MODEL
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A window's scores. `ids` and `logp` are [tokens, 1 + k]: the scored token, then the model's own k most likely."""
+
+    losses: list[float]  # -log p in nats of every token but the first
+    ids: NDArray[Any] | None = None
+    logp: NDArray[Any] | None = None
+
+
+class Scorer(Protocol):
+    name: str  # server or transformers
+    parallel: int  # requests in flight
+
+    def score(self, window: list[int], top_k: int = 0) -> Scored:
+        """-log p of every token of the window but the first, and with `top_k` what else the model found likely."""
+
+    def complete(self, prompt: list[int], tokens: int) -> str:
+        """The greedy continuation, at most `tokens` long, without special tokens."""
+
+    def for_lm_eval(self) -> tuple[Any, Any]:
+        """lm-eval's model and its arguments."""
+
+
+class Server:
+    """vLLM behind its OpenAI API: the kernels that users get are what is scored."""
+
+    name = "server"
+
+    def __init__(self, request: Request) -> None:
+        import httpx
+
+        assert request.server
+        self.url, self.key, self.request = request.server, os.environ[API_KEY], request
+        self.parallel = request.job.eval.concurrency
+        headers = {"Authorization": f"Bearer {self.key}"}
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=900)
+
+    def _ask(self, **body: Any) -> Any:
+        reply = self.client.post("/v1/completions", json={"model": MODEL, "temperature": 0, **body})
+        return reply.raise_for_status().json()["choices"][0]
+
+    def score(self, window: list[int], top_k: int = 0) -> Scored:
+        import numpy as np
+
+        # one entry per token, none for the first: {token id: {"logprob": ..., "rank": ...}} of the top k and the token itself
+        entries = self._ask(prompt=window, max_tokens=1, prompt_logprobs=top_k)["prompt_logprobs"][1:]
+        losses = [-entry[str(token)]["logprob"] for token, entry in zip(window[1:], entries, strict=True)]
+        if not top_k:
+            return Scored(losses)
+        ids = np.zeros((len(entries), 1 + top_k), np.int32)
+        logp = np.zeros((len(entries), 1 + top_k), np.float32)
+        for row, (token, entry) in enumerate(zip(window[1:], entries, strict=True)):
+            own = entry[str(token)]["logprob"]
+            if len(entry) > top_k:  # the token is not among the top k
+                del entry[str(token)]
+            top = sorted(entry.items(), key=lambda item: item[1]["rank"])
+            ids[row] = [token, *(int(other) for other, _ in top)]
+            logp[row] = [own, *(found["logprob"] for _, found in top)]
+        return Scored(losses, ids, logp)
+
+    def complete(self, prompt: list[int], tokens: int, to_the_end: bool = False) -> str:
+        """`to_the_end` goes on after an end-of-text token, so that every answer costs the same."""
+        return str(self._ask(prompt=prompt, max_tokens=tokens, ignore_eos=to_the_end)["text"])
+
+    def chat(self, messages: list[dict[str, str]], tokens: int) -> str:
+        """The model's greedy answer to a conversation. Raises Refused where it has no chat template."""
+        body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": tokens}
+        reply = self.client.post("/v1/chat/completions", json=body)
+        if reply.status_code == 400 and "chat template" in reply.text:
+            raise Refused(
+                "eval.judge: this model has no chat template, so it cannot chat; leave eval.judge.base_url out"
+            )
+        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+
+    def for_lm_eval(self) -> tuple[Any, Any]:
+        os.environ["OPENAI_API_KEY"] = self.key
+        return "local-completions", {
+            "model": MODEL,
+            "base_url": f"{self.url}/v1/completions",
+            "tokenizer": self.request.inputs["artifact"],
+            "tokenizer_backend": "huggingface",
+            "add_bos_token": _begins(self.request.inputs["artifact"]),
+            "num_concurrent": self.parallel,
+            "max_length": int(self.request.job.runtime.args["max_model_len"]),
+        }
+
+
+class Transformers:
+    """The library's own forward pass in bf16, in this process; packed weights are unpacked at load."""
+
+    name = "transformers"
+    parallel = 1
+
+    def __init__(self, request: Request) -> None:
+        with importing():
+            import torch
+            from transformers import AutoModelForCausalLM
+
+        self.artifact = request.inputs["artifact"]
+        self.model = AutoModelForCausalLM.from_pretrained(
+            self.artifact, dtype=torch.bfloat16, trust_remote_code=request.job.model.trust_remote_code
+        ).eval()
+
+    def score(self, window: list[int], top_k: int = 0) -> Scored:
+        import torch
+
+        tokens = torch.tensor([window], device=self.model.device)
+        with torch.inference_mode():
+            logp = self.model(tokens).logits[0, :-1].float().log_softmax(-1)
+        scored = logp.gather(1, tokens[0, 1:, None])
+        losses = [-x for x in scored[:, 0].tolist()]
+        if not top_k:
+            return Scored(losses)
+        top = logp.topk(top_k)
+        ids = torch.cat([tokens[0, 1:, None], top.indices], 1)
+        return Scored(losses, ids.int().numpy(force=True), torch.cat([scored, top.values], 1).numpy(force=True))
+
+    def complete(self, prompt: list[int], tokens: int) -> str:
+        import torch
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.artifact)
+        ids = torch.tensor([prompt], device=self.model.device)
+        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+        return str(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
+
+    def for_lm_eval(self) -> tuple[Any, Any]:
+        with importing():
+            from lm_eval.models.huggingface import HFLM
+
+        begins = _begins(self.artifact)
+        return HFLM(pretrained=self.model, tokenizer=self.artifact, batch_size=1, add_bos_token=begins), None
+
+
+def _begins(artifact: str) -> bool:
+    """Whether the tokenizer begins a text with BOS; lm-eval would leave it out, and Gemma answers nonsense without it."""
+    from transformers import AutoTokenizer
+
+    return bool(beginning(AutoTokenizer.from_pretrained(artifact)))

@@ -1,0 +1,46 @@
+"""Lists of experiments: one name on the command line for many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qforge.config.job import ROOT
+
+EXPERIMENT = ROOT / "conf" / "experiment"
+
+
+def rows(name: str, folder: Path = EXPERIMENT, within: tuple[str, ...] = ()) -> Iterator[str]:
+    """The experiments that a name stands for: itself, or what its list in `folder` holds.
+
+    `within`: the lists that led to it. Raises ValueError for a list that is part of itself.
+    """
+    if name in within:
+        raise ValueError(
+            f"conf/experiment/{within[-1]}.yaml: lists {name}, which it is part of ({' > '.join((*within, name))}); take it out"
+        )
+    file = folder / f"{name}.yaml"
+    names = members(file) if file.is_file() else []
+    if not names:
+        yield name
+    for member in names:
+        yield from rows(member, folder, (*within, name))
+
+
+def members(file: Path) -> list[str]:
+    """What a file of conf/experiment/ lists; nothing where it is an experiment itself. Raises what `read` raises."""
+    return list(read(file).get("experiments", []))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A file of conf/experiment/ as it is written. Raises ValueError where it is no YAML, or no mapping."""
+    try:
+        found = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"conf/experiment/{file.name}: is no YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"conf/experiment/{file.name}: is no mapping; write `key: value` lines")
+    return found

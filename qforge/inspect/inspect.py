@@ -1,0 +1,217 @@
+"""Is the checkpoint what the plan says? Every tensor: its name, dtype, shape and bytes, its scales, the ignore list.
+
+Runs before anything is served, without torch, reading each file once through a memory map.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qforge import json_files
+from qforge.inspect import ignore_list, scales
+from qforge.models import checkpoint
+from qforge.models.checkpoint import Stored
+from qforge.models.formats import FORMATS
+from qforge.models.modules import Module
+from qforge.plan.plan import Plan
+
+SHOWN = 3  # examples per finding
+GRID_ROWS = 64  # of each matrix that are looked at
+CHUNK = 1 << 24  # bytes compared at a time
+THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
+
+
+@dataclass
+class Report:
+    """What was checked, and every fault with a few examples."""
+
+    faults: list[str] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    planned_bytes: int = 0
+
+    def add(self, what: str, names: list[str], means: str) -> None:
+        """Note a fault that `names` share; does nothing for an empty list."""
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            self.faults.append(f"{what}: {', '.join(names[:SHOWN])}{more}: {means}")
+
+
+def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
+    """Compare the checkpoint in `artifact` with the plan and with the bf16 model in `source`."""
+    tensors = checkpoint.headers(artifact)
+    config = json_files.read_json(artifact / "config.json")
+    report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
+    if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
+        tensors.pop("lm_head.weight", None)
+    if plan.simulated:
+        _names_and_shapes(tensors, plan, report)
+        _untouched(tensors, plan, checkpoint.headers(source), report)
+        _on_a_grid(tensors, plan, report)
+        return report
+    if not _packed_at_all(tensors, plan, report):
+        return report
+    _names_and_shapes(tensors, plan, report)
+    original = checkpoint.headers(source)
+    _untouched(tensors, plan, original, report)
+    _scales(tensors, plan, original, report)
+    _config(config, plan, report)
+    return report
+
+
+def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> bool:
+    """The case this tool began with: a 66 GB "FP4" checkpoint that says it is quantized and holds plain weights."""
+    sixteen_bit = ("BF16", "F16", "F32")
+    plain = [m for m in plan.quantized if (t := tensors.get(f"{m}.weight")) is not None and t.dtype in sixteen_bit]
+    report.checked["modules that should be packed"] = len(plan.quantized)
+    report.add(
+        f"not packed ({len(plain)} of {len(plan.quantized)} modules that should be)",
+        plain,
+        f"their weights are stored in 16 or 32 bits ({report.bytes / 1e9:.2f} GB on disk, {plan.bytes / 1e9:.2f} planned). "
+        "vLLM does not pack at load: it would refuse these tensors, and transformers would use the full memory. The "
+        "quantizer has saved its simulation instead of exporting; quantize again with qforge, or export packed weights "
+        "(ModelOpt: export_hf_checkpoint; llm-compressor: save_pretrained(save_compressed=True))",
+    )
+    return not plain
+
+
+def _on_a_grid(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
+    """Weights that were quantized and unpacked take few values in each group: 2 to the number of bits at most."""
+    import numpy as np
+
+    most, loose = 2 ** int(FORMATS[plan.layout].bits), []
+    for module in plan.quantized:
+        if f"{module}.weight" not in tensors:
+            continue  # missing, and said so
+        rows = tensors[f"{module}.weight"].read()[:GRID_ROWS].astype(np.float32)
+        group = plan.group_size if plan.group_size and plan.group_size > 0 else rows.shape[1]
+        values = np.sort(rows.reshape(-1, group), axis=1)
+        if ((np.diff(values, axis=1) > 0).sum(axis=1) + 1).max() > most:
+            loose.append(module)
+    report.checked["matrices whose weights lie on the format's grid"] = len(plan.quantized) - len(loose)
+    report.add("not quantized", loose, f"more than {most} values in a group: these are not the format's weights")
+
+
+def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
+    report.checked["tensors"] = len(plan.tensors)
+    report.add("missing", sorted(plan.tensors.keys() - tensors.keys()), "planned, but not in the checkpoint")
+    report.add("unexpected", sorted(tensors.keys() - plan.tensors.keys()), "in the checkpoint, but not planned")
+    common = plan.tensors.keys() & tensors.keys()
+    unlike = [
+        n for n in common if (tensors[n].dtype, tensors[n].shape) != (plan.tensors[n].dtype, plan.tensors[n].shape)
+    ]
+    said = [f"{n} is {tensors[n].dtype}{list(tensors[n].shape)}, planned {plan.tensors[n].dtype}{list(plan.tensors[n].shape)}"
+            for n in sorted(unlike)]  # fmt: skip
+    report.add("dtype or shape", said, "another format or group size than planned")
+
+
+def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
+    """What is not quantized must be the source's, bit for bit (rounded to bf16 where the source is not), and finite.
+
+    A method that folds scales into its neighbours (AWQ) may change what shares a block with a quantized matrix.
+    """
+    kept = sorted(plan.tensors.keys() & tensors.keys() & source.keys() - {f"{m}.weight" for m in plan.quantized})
+    if plan.rescales:
+        blocks = {block_of(module) for module in plan.quantized}
+        kept = [name for name in kept if block_of(name) not in blocks]
+    changed = [name for name in kept if not _same(tensors[name], source[name])]
+    report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
+    report.add("changed", changed, "not quantized, yet not the source's values")
+    floats = [n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in ("BF16", "F16", "F32")]
+    broken = [name for name in sorted(floats) if not _finite(tensors[name])]
+    report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
+    report.add("not finite", broken, "NaN or infinity: the model would answer garbage")
+
+
+def block_of(name: str) -> str | None:
+    """The transformer block that a tensor or module belongs to, by its name."""
+    match = re.match(r".*\.layers\.\d+\.", name)
+    return match[0] if match else None
+
+
+def _finite(tensor: Stored) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(tensor.read().astype(np.float32)).all())
+
+
+def _same(ours: Stored, theirs: Stored) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    if ours.dtype == theirs.dtype:
+        return _same_bytes(ours, theirs)
+    values = ours.read()
+    return bool((theirs.read().astype(values.dtype) == values).all())
+
+
+def _same_bytes(a: Stored, b: Stored) -> bool:
+    if a.nbytes != b.nbytes:
+        return False
+    with a.file.open("rb") as x, b.file.open("rb") as y:
+        x.seek(a.offset)
+        y.seek(b.offset)
+        left = a.nbytes
+        while left > 0:
+            size = min(left, CHUNK)
+            if x.read(size) != y.read(size):
+                return False
+            left -= size
+    return True
+
+
+def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
+    """Scales must be finite, positive, and give back weights as large as the source's (see scales.py)."""
+    largest = FORMATS[plan.layout].largest
+
+    def faults(quantized: tuple[Module, str]) -> list[str]:
+        module, name = quantized
+        # the experts of a stack are not cut out of it: only their scales are looked at
+        original = source[module.tensor] if module.stack == 1 else None
+        values = scales.of(name, tensors)
+        if plan.signed_scales:
+            values = {suffix: abs(signed) for suffix, signed in values.items()}
+        found = scales.faults(values, original, largest, plan.rescales)
+        return [f"{name}.{suffix} ({fault})" for suffix, fault in found.items()]
+
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
+        wrong = [fault for found in pool.map(faults, _quantized(plan)) for fault in found]
+    report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
+    report.add("scales", wrong, "the model would answer garbage")
+
+
+def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
+    """Every module that is quantized, with the name of each of its matrices in the artifact."""
+    packed = set(plan.quantized)
+    for module in plan.modules:
+        if module.name in packed:
+            yield from ((module, name) for name, _, _ in module.matrices)
+
+
+def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
+    """The quantization config must be the one vLLM reads, and its ignore list must say what the tensors say."""
+    quantization = config.get("quantization_config", {})
+    wanted = FORMATS[plan.layout].quant_method
+    if quantization.get("quant_method") != wanted:
+        report.faults.append(
+            f"config.json: quant_method is {quantization.get('quant_method')!r}, {wanted!r} was planned: vLLM would load "
+            "it as something else"
+        )
+        return
+    linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
+    try:
+        plain = ignore_list.left_plain(quantization, linear, config, packed)
+    except ValueError as split:
+        report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")
+        return
+    report.checked["linear modules against the ignore list, as vLLM reads it"] = len(linear)
+    report.add("ignored but packed", sorted(plain & packed), "vLLM would look for plain weights")
+    wanting = {m.name for m in linear if m.served} - packed - plain
+    report.add("in bf16 but not ignored", sorted(wanting), "vLLM would look for packed weights")
+    if "lm_head" not in quantization.get("ignore", []) and wanted == "modelopt":
+        report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")

@@ -1,0 +1,82 @@
+"""The scales of a packed matrix: whether they can be right, by themselves and beside the weights they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from qforge.models.checkpoint import Stored
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# of weights first, then of a whole matrix, then of activations
+SUFFIXES = ("weight_scale", "scales", "weight.absmax", "weight_scale_2", "weight_global_scale", "input_global_scale")
+SLACK_RESCALED, SLACK = 64, 4  # by how much the largest weight may be off, where the method folds scales into it or not
+
+
+def of(name: str, tensors: Mapping[str, Stored]) -> dict[str, NDArray[Any]]:
+    """The scales of the matrix `name` by suffix, as numbers; those of weights are [out_features, groups]."""
+    return {
+        suffix: _values(suffix, tensors[f"{name}.{suffix}"]) for suffix in SUFFIXES if f"{name}.{suffix}" in tensors
+    }
+
+
+def _values(suffix: str, stored: Stored) -> NDArray[Any]:
+    import numpy as np
+
+    values = stored.read().astype(np.float32)
+    if suffix == "scales":  # GPTQ and AWQ store matrices and scales transposed
+        return values.T
+    if stored.dtype == "U8":  # exponents: OCP MX's E8M0, of which 255 is NaN
+        return np.exp2(np.where(values == 255, np.float32(np.nan), values - 127))
+    return values
+
+
+def faults(
+    found: Mapping[str, NDArray[Any]], original: Stored | None, largest: float, rescaled: bool
+) -> dict[str, str]:
+    """What is wrong with the scales of a matrix, by suffix. `original`: the source's weights, where they are at hand.
+
+    The largest weight that a matrix can hold is its largest scale times the format's largest value, `largest` (times the
+    second scale of NVFP4, by which compressed-tensors divides). A scale of zero is right for a group of zeros only; one in
+    a hundred may be: tiny groups underflow.
+    """
+    import numpy as np
+
+    wrong = {suffix: fault for suffix, values in found.items() if (fault := _fault(values, original))}
+    if wrong or not found or original is None:
+        return wrong
+    suffix, steps = next(iter(found.items()))
+    unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
+    reach, wanted = float(steps.max() * unit.max() * largest), _largest(original)
+    slack = SLACK_RESCALED if rescaled else SLACK
+    if wanted / slack <= reach <= wanted * slack:
+        return {}
+    return {suffix: f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"}
+
+
+def _largest(tensor: Stored) -> float:
+    """The largest magnitude. In bf16 it is the one with the largest bits, sign aside: 4 times as fast to find."""
+    import numpy as np
+
+    values = tensor.read()
+    if tensor.dtype == "BF16":
+        return float((values.view(np.uint16) & 0x7FFF).max().view(values.dtype))
+    return float(np.abs(values.astype(np.float32)).max())
+
+
+def _fault(values: NDArray[Any], original: Stored | None) -> str | None:
+    import numpy as np
+
+    if np.isnan(values).any():
+        return "NaN"
+    if np.isinf(values).any():
+        return "infinite"
+    if (values < 0).any():
+        return "negative"
+    zero = values == 0
+    if zero.any() and original is not None and values.ndim == 2 and len(values) == original.shape[0]:  # not of blocks
+        zero = zero[np.abs(original.read().astype(np.float32)).reshape(*values.shape, -1).max(axis=-1) > 0]
+    share = float(zero.mean()) if zero.size else 0.0
+    return f"{share:.1%} zero" if share > 0.01 else None

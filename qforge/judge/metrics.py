@@ -1,0 +1,196 @@
+"""What a gate may ask: one entry per metric, one function per kind of evidence.
+
+A function gets the criterion and the results of both sides by name (serve, evaluate, divergence, bench, weights), and
+yields one comparison per text, task or concurrency. Both sides were measured under the same conditions (conditions.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from qforge.config.job import Criterion
+from qforge.judge import bootstrap
+from qforge.judge.bootstrap import Interval
+
+Results = dict[str, Any]
+TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
+
+
+@dataclass(frozen=True)
+class Comparison:
+    of: str  # which text, task or concurrency
+    value: float  # in the metric's unit
+    interval: Interval | None  # none: too few units to say
+    measured: float | None = None  # what the value was made of
+    baseline: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`relative`: against bf16, which must have been measured as well. `grows`: what more of would narrow its interval.
+    `quality`: of what the model says, which more bits can mend; the others are of the server."""
+
+    compare: Callable[[Criterion, Results, Results], Iterator[Comparison]]
+    stage: str  # whose results it reads
+    unit: str
+    grows: str = ""  # windows, divergence (its windows), samples or repeats
+    relative: bool = True
+    quality: bool = False
+
+
+def perplexity(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """Increase in percent, by text; windows are drawn."""
+    yield from _perplexities(measured["evaluate"]["texts"], baseline["evaluate"]["texts"])
+
+
+def long_context(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """Increase of the perplexity of long windows in percent, by text."""
+    ours, theirs = (side["evaluate"].get("long_context") or {} for side in (measured, baseline))
+    yield from _perplexities(ours.get("perplexity", {}), theirs.get("perplexity", {}))
+
+
+def _perplexities(ours: Results, theirs: Results) -> Iterator[Comparison]:
+    import numpy as np
+
+    for name, text in ours.items():
+        other = theirs[name]
+        more, tokens = np.subtract(text["window_loss"], other["window_loss"]), np.array(text["window_tokens"])
+        # the ratio of two perplexities over the same tokens: exp of the mean difference in loss
+        resampled, windows = bootstrap.ratio(more, tokens)
+        value = 100 * float(np.expm1(more.sum() / tokens.sum()))
+        spread = bootstrap.interval(100 * np.expm1(resampled), windows)
+        yield Comparison(name, value, spread, text["perplexity"], other["perplexity"])
+
+
+def divergence(what: str, unit: float, criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
+    """The mean per token of `what`, times `unit`; windows are drawn."""
+    import numpy as np
+
+    for name, text in measured["divergence"]["texts"].items():
+        sums, tokens = np.array(text[f"window_{what}"]), np.array(text["window_tokens"])
+        resampled, windows = bootstrap.ratio(unit * sums, tokens)
+        value = unit * float(sums.sum() / tokens.sum())
+        yield Comparison(name, value, bootstrap.interval(resampled, windows), value)
+
+
+def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """Drop of the task's main metric in points; documents are drawn."""
+    import numpy as np
+
+    for name, task in measured["evaluate"]["tasks"].items():
+        if (metric := main_metric(task)) is None:
+            continue
+        other = baseline["evaluate"]["tasks"][name]
+        lost = np.subtract(other["per_sample"][metric], task["per_sample"][metric])
+        yield Comparison(
+            f"{name} {metric}", 100 * float(lost.mean()), _percent(bootstrap.mean_difference(lost)),
+            task["metrics"][metric], other["metrics"][metric],
+        )  # fmt: skip
+
+
+def main_metric(task: Results) -> str | None:
+    """The metric of a task that is judged, with its filter if it has one."""
+    by_name = {metric.partition(",")[0]: metric for metric in reversed(task["per_sample"])}
+    return next((by_name[name] for name in TASK_METRICS if name in by_name), None)
+
+
+def needles(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """Drop of the share of needles found in points, by haystack; needles are drawn, each with its cell's mean."""
+    import numpy as np
+
+    ours, theirs = ((side["evaluate"].get("long_context") or {}).get("needles") for side in (measured, baseline))
+    if not ours or not theirs:
+        return
+    for name in ours["found"]:
+        pair = [np.repeat(np.ravel(side["found"][name]), side["per_cell"]) for side in (ours, theirs)]
+        lost = pair[1] - pair[0]
+        spread = _percent(bootstrap.mean_difference(lost))
+        yield Comparison(name, 100 * float(lost.mean()), spread, *(100 * float(side.mean()) for side in pair))
+
+
+def speed(what: str, change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """The median of `what` over the repeats at a concurrency, or its change in percent; repeats are drawn."""
+    import numpy as np
+
+    runs = measured["bench"]["runs"]
+    at = str(criterion.concurrency or max(runs, key=int))
+    ours = np.array([run[what] for run in runs[at]])
+    values, value, units, other = bootstrap.medians(ours, 0), float(np.median(ours)), len(ours), None
+    median = value
+    if change:
+        theirs = np.array([run[what] for run in baseline["bench"]["runs"][at]])
+        other, units = float(np.median(theirs)), min(units, len(theirs))
+        values = 100 * (values / bootstrap.medians(theirs, 1) - 1)
+        value = 100 * (value / other - 1)
+    yield Comparison(f"concurrency {at}", value, bootstrap.interval(values, units), median, other)
+
+
+def weights(change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """Memory of the weights in GB, or in percent of bf16's: as the server's log says, else the bytes of the packed tensors.
+
+    Where the format is emulated or simulated the server holds bf16, and its word does not count. Known exactly: no interval
+    but itself.
+    """
+    loaded = [side["serve"].get("weights_gib") for side in (measured, baseline)]
+    if all(loaded) and not measured["weights"]["as_bf16"]:
+        where, pair = "loaded by the server", [float(gib) * 2**30 / 1e9 for gib in loaded]
+    else:
+        where, pair = "packed", [side["weights"]["bytes"] / 1e9 for side in (measured, baseline)]
+    value = 100 * pair[0] / pair[1] if change else pair[0]
+    yield Comparison(where, value, (value, value), *pair)
+
+
+def degenerate(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """More prompts answered with repetition, nothing or no language than by bf16, in points; prompts are drawn."""
+    import numpy as np
+
+    ours, theirs = (side["evaluate"].get("stability") for side in (measured, baseline))
+    if ours and theirs:
+        bad = [{found["prompt"] for found in side["degenerate"]} for side in (ours, theirs)]
+        new, mended = len(bad[0] - bad[1]), len(bad[1] - bad[0])
+        more = np.array([1.0] * new + [-1.0] * mended + [0.0] * (ours["prompts"] - new - mended))
+        spread = _percent(bootstrap.mean_difference(more))
+        shares = [100 * side["degenerate_share"] for side in (ours, theirs)]
+        yield Comparison(f"{ours['prompts']} prompts", 100 * float(more.mean()), spread, *shares)
+
+
+def differing(criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
+    """Prompts whose greedy text was not the same in every repeat, in percent. A count: no interval but itself."""
+    if found := measured["evaluate"].get("stability"):
+        value = 100 * found["differing_share"]
+        yield Comparison(f"{found['prompts']} prompts, {found['repeats']} times", value, (value, value), value)
+
+
+def failed(criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
+    """Requests that failed under sustained load. A count: no interval but itself."""
+    if load := (measured["evaluate"].get("stability") or {}).get("load"):
+        of = f"{load['requests']} requests of {load['tokens_per_request']} tokens, {load['concurrency']} at once"
+        yield Comparison(of, load["failed"], (load["failed"], load["failed"]), load["failed"])
+
+
+def _percent(share: Interval | None) -> Interval | None:
+    return (100 * share[0], 100 * share[1]) if share else None
+
+
+METRICS = {
+    "perplexity_increase_percent": Metric(perplexity, "evaluate", "%", "windows", quality=True),
+    "task_drop_points": Metric(tasks, "evaluate", "points", "samples", quality=True),
+    "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", "divergence", False, True),
+    "top1_agreement_percent": Metric(
+        partial(divergence, "agreed", 100.0), "divergence", "%", "divergence", False, True
+    ),
+    "long_context_increase_percent": Metric(long_context, "evaluate", "%", quality=True),
+    "needle_drop_points": Metric(needles, "evaluate", "points", quality=True),
+    "degenerate_increase_points": Metric(degenerate, "evaluate", "points", quality=True),
+    "differing_percent": Metric(differing, "evaluate", "%", relative=False),
+    "failed_requests": Metric(failed, "evaluate", "requests", relative=False),
+    "tokens_per_second_gain_percent": Metric(partial(speed, "output_throughput", True), "bench", "%", "repeats"),
+    "tokens_per_second": Metric(partial(speed, "output_throughput", False), "bench", "tokens/s", "repeats", False),
+    "p95_latency_increase_percent": Metric(partial(speed, "p95_e2el_ms", True), "bench", "%", "repeats"),
+    "p95_latency_ms": Metric(partial(speed, "p95_e2el_ms", False), "bench", "ms", "repeats", False),
+    "weights_percent_of_bf16": Metric(partial(weights, True), "weights", "%", relative=False),
+    "weights_gb": Metric(partial(weights, False), "weights", "GB", relative=False),
+}

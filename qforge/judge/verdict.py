@@ -1,0 +1,79 @@
+"""The verdict: a quantized model against bf16 under the same conditions, criterion by criterion, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from qforge.config.job import Criterion, Gate
+from qforge.judge import conditions
+from qforge.judge.bootstrap import Interval
+from qforge.judge.metrics import METRICS, TASK_METRICS, Results
+
+WORST_FIRST = [("fail", "reject"), ("inconclusive", "inconclusive"), ("not_measured", "not_measured")]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison: `value` is in the metric's unit, mostly the change against bf16, with its interval."""
+
+    criterion: str
+    metric: str
+    of: str  # which text, task or concurrency
+    verdict: str  # pass, fail, inconclusive, not_measured
+    threshold: str
+    value: float | None = None
+    interval: Interval | None = None
+    measured: float | None = None
+    baseline: float | None = None
+    reason: str = ""
+
+
+def judge(gate: Gate, measured: Results, baseline: Results) -> Results:
+    """verdict.json. Both sides hold the results of the measurements by name, or the reason for their absence.
+
+    accept: every criterion passes; reject: one fails; inconclusive: an interval straddles its threshold;
+    not_measured: nothing fails, but something was not measured.
+    Raises ValueError where the two were not measured under the same conditions: that is refused, not adjusted.
+    """
+    conditions.refuse_different(measured, baseline)
+    findings = [f for name, criterion in gate.criteria.items() for f in _findings(name, criterion, measured, baseline)]
+    verdict = overall({f.verdict for f in findings})
+    return {"verdict": verdict, "gate": gate.name, "criteria": [asdict(f) for f in findings]}
+
+
+def overall(verdicts: set[str]) -> str:
+    """The verdict of several criteria."""
+    return next((said for found, said in WORST_FIRST if found in verdicts), "accept" if verdicts else "not_measured")
+
+
+def _findings(name: str, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Finding]:
+    metric = METRICS[criterion.metric]
+    threshold = f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
+    for side in (measured, baseline) if metric.relative else (measured,):
+        if reason := side.get(metric.stage, {"not_measured": f"{metric.stage} was not run"}).get("not_measured"):
+            yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
+            return
+    comparisons = list(metric.compare(criterion, measured, baseline))
+    if not comparisons:
+        tasks = f" with one of {', '.join(TASK_METRICS)}" if criterion.metric == "task_drop_points" else ""
+        reason = f"{metric.stage} was told to measure nothing for it{tasks}"
+        yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
+    for c in comparisons:
+        verdict, reason = _verdict(criterion, c.interval)
+        yield Finding(
+            name, criterion.metric, c.of, verdict, threshold, c.value, c.interval, c.measured, c.baseline, reason
+        )  # fmt: skip
+
+
+def _verdict(criterion: Criterion, interval: Interval | None) -> tuple[str, str]:
+    """pass or fail where the whole interval lies on one side of the threshold, with the reason where it does not."""
+    if interval is None:
+        return "inconclusive", "fewer than three windows, samples or repeats"
+    low, high = interval
+    if criterion.at_most is not None:
+        passes, fails = high <= criterion.at_most, low > criterion.at_most
+    else:
+        assert criterion.at_least is not None
+        passes, fails = low >= criterion.at_least, high < criterion.at_least
+    return ("pass", "") if passes else ("fail", "") if fails else ("inconclusive", "")

@@ -1,0 +1,133 @@
+"""What this machine has: its CPU, and the GPUs that their vendors' tools report. `hw=auto` takes the file that matches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from qforge.config.job import ROOT
+
+HW = ROOT / "conf" / "hw"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A CPU; memory in GiB. `instructions` is what vLLM's kernels for it ask for: amx, avx512 or avx2."""
+
+    cores: int
+    memory_gib: float
+    instructions: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as its driver calls it; capability as in conf/hw; memory in GiB where it is known."""
+
+    product: str
+    capability: str
+    memory_gib: float | None
+
+
+@cache
+def cpu() -> Cpu:
+    """This machine's CPU. The flags are Linux's; elsewhere the least is assumed."""
+    info = Path("/proc/cpuinfo")
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return Cpu(cores, psutil.virtual_memory().total / 2**30, instructions(info.read_text() if info.exists() else ""))
+
+
+def instructions(cpuinfo: str) -> str:
+    """amx, avx512 or avx2, from the text of /proc/cpuinfo."""
+    flags = set(cpuinfo.split())
+    return "amx" if "amx_tile" in flags else "avx512" if "avx512f" in flags else "avx2"
+
+
+def detect() -> str:
+    """The file of conf/hw for this machine. Raises ValueError for a GPU that no file describes."""
+    gpus = nvidia() or amd()
+    if not gpus:
+        return "cpu"
+    known = {product: file.stem for file in sorted(HW.glob("*.yaml")) for product in _hw(file).get("product", [])}
+    names = {known.get(gpu.product) for gpu in gpus}
+    if len(names) == 1 and None not in names:
+        return str(names.pop())
+    seen = ", ".join(sorted({_text(gpu) for gpu in gpus}))
+    if None not in names:
+        raise ValueError(
+            f"hw=auto: this machine has different GPUs ({seen}); use hw={' or hw='.join(sorted(map(str, names)))}"
+        )
+    like = sorted(f.stem for f in HW.glob("*.yaml") if _hw(f).get("capability") in {g.capability for g in gpus})
+    raise ValueError(
+        f"hw=auto: no file in conf/hw is for {seen}; use hw=NAME of the nearest, or write conf/hw/NAME.yaml after "
+        f"{' or '.join(f'conf/hw/{name}.yaml' for name in like) or 'conf/hw/h100.yaml'} with its own product, capability, "
+        "memory_gib, bandwidth_gbs and tflops"
+    )
+
+
+def nvidia() -> list[Gpu]:
+    """NVIDIA's GPUs; empty where there is no driver."""
+    text = _run("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader")
+    return parse_nvidia_smi(text)
+
+
+def amd() -> list[Gpu]:
+    """AMD's GPUs, from amd-smi, or rocm-smi where only that is there."""
+    if text := _run("amd-smi", "static", "--asic", "--vram", "--json"):
+        return parse_amd_smi(text)
+    return parse_rocm_smi(_run("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
+
+
+def parse_nvidia_smi(text: str) -> list[Gpu]:
+    """From lines such as `NVIDIA H200, 9.0, 143771 MiB`; Jetsons, whose memory is the machine's, say `[N/A]`."""
+    gpus = []
+    for line in text.splitlines():
+        product, capability, memory = (part.strip() for part in line.split(","))
+        size = memory.removesuffix("MiB").strip()
+        gpus.append(Gpu(product, capability, int(size) / 2**10 if size.isdigit() else None))
+    return gpus
+
+
+def parse_amd_smi(text: str) -> list[Gpu]:
+    """From `amd-smi static --asic --vram --json`: a list, or since ROCm 7 an object with `gpu_data`."""
+    found = json.loads(text)
+    cards = found["gpu_data"] if isinstance(found, dict) else found
+    return [
+        Gpu(c["asic"]["market_name"], c["asic"]["target_graphics_version"], c["vram"]["size"]["value"] / 2**10)
+        for c in cards
+    ]
+
+
+def parse_rocm_smi(text: str) -> list[Gpu]:
+    """From `rocm-smi --showproductname --showmeminfo vram --json`: one object per card, and one of the system."""
+    cards = [card for name, card in json.loads(text or "{}").items() if name.startswith("card")]
+    return [Gpu(card["Card Series"], card["GFX Version"], _gib(card.get("VRAM Total Memory (B)"))) for card in cards]
+
+
+def _gib(number: str | None) -> float | None:
+    return int(number) / 2**30 if number else None
+
+
+def _text(gpu: Gpu) -> str:
+    memory = f", {gpu.memory_gib:.0f} GiB" if gpu.memory_gib else ""
+    return f"{gpu.product} ({gpu.capability}{memory})"
+
+
+def _hw(file: Path) -> dict[str, Any]:
+    described: dict[str, Any] = yaml.safe_load(file.read_text())
+    return described
+
+
+def _run(*command: str) -> str:
+    """What the tool prints; nothing where there is none, or where it finds no device."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,75 @@
+"""A model without its weights: its tensors' names and shapes and its config, from wherever they can be had soonest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qforge import json_files
+from qforge.config.job import Model, repository_path
+from qforge.models import architectures, checkpoint, hub
+from qforge.models.checkpoint import PICKLED, Tensor
+
+NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bf16 checkpoint that will be quantized, as far as a plan needs it."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    origin: str  # where this was read, for people
+
+
+def read(model: Model, folder: Path | None) -> Source:
+    """The model in `folder`; while it is not on this machine, by its architecture file or by what the hub says of it.
+
+    Raises ValueError for what is no bf16 checkpoint, or would run code of its own.
+    """
+    if folder is not None:
+        config = json_files.read_json(folder / "config.json")
+        tensors, origin = _local(folder, config)
+    elif model.architecture is not None:
+        config = json_files.read_json(repository_path(model.architecture))
+        tensors, origin = architectures.tensors(config), f"{model.architecture} (the model itself is not fetched yet)"
+    elif model.hub is not None:
+        tensors, config = hub.read(model)
+        origin = f"the headers of {model.hub} on the hub (its weights are not fetched yet)"
+    else:
+        raise ValueError(
+            f"model={model.name}: there is nothing to plan from; give model.path=FOLDER, or for a model that is "
+            "fetched later model.architecture=CONFIG_JSON"
+        )
+    _refuse(model, config, origin)
+    if missing := [key for key in NEEDED if key not in architectures.language(config)]:
+        raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
+    # the quantizers load in bf16, whatever the file holds
+    tensors = {n: Tensor("BF16", t.shape) if t.dtype in ("F16", "F32") else t for n, t in tensors.items()}
+    if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
+        tensors.pop("lm_head.weight", None)
+    return Source(tensors, config, origin)
+
+
+def _local(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Headers, or, where the weights are not there (yet), what the config alone says."""
+    index = folder / "model.safetensors.index.json"
+    if not any(f.suffix in (".safetensors", *PICKLED) for f in folder.iterdir()) and not index.exists():
+        return architectures.tensors(config), f"{folder}/config.json alone (there are no weights)"
+    return dict(checkpoint.headers(folder)), str(folder)
+
+
+def _refuse(model: Model, config: dict[str, Any], origin: str) -> None:
+    if "quantization_config" in config:
+        raise ValueError(
+            f"model={model.name}: {origin}: this checkpoint is quantized already; give the bf16 original as the model and "
+            "this one as artifact=PATH"
+        )
+    own_code = config.get("auto_map")
+    if own_code and config.get("model_type") not in architectures.FAMILIES and not model.trust_remote_code:
+        classes = ", ".join(sorted(map(str, own_code.values())))
+        raise ValueError(
+            f"model={model.name}: its config.json names code of its own, which would run when the model is loaded: "
+            f"{classes}; read it, and if you trust it use model.trust_remote_code=true"
+        )

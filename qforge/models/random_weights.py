@@ -1,0 +1,59 @@
+"""A checkpoint of random weights, made as fast as it can be written and in little memory: for speed and memory only."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from qforge.models import architectures
+from qforge.models.checkpoint import Tensor
+from qforge.models.shards import Shard, write_index
+
+FILE = 5_000_000_000  # bytes per file, about
+BLOCK = 64 << 20
+STANDARD_DEVIATION = 0.02  # as transformers initializes most architectures
+
+
+def write(config: dict[str, Any], folder: Path, threads: int = 8) -> None:
+    """The weights that this config.json describes, in bf16, in `folder`.
+
+    Matrices are taken from one block of normal numbers, each from another place on; norms are ones.
+    """
+    block = _normal(BLOCK)
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in architectures.tensors(config).items():
+        if groups[-1] and size + tensor.nbytes > FILE:
+            groups.append({})
+            size = 0
+        groups[-1][name] = Tensor("BF16", tensor.shape)
+        size += groups[-1][name].nbytes
+    shards = [
+        Shard(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group) for i, group in enumerate(groups, 1)
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda shard: _fill(shard, block), shards))
+    write_index(folder, {shard.file.name: shard.tensors for shard in shards})
+
+
+def _normal(size: int) -> memoryview:
+    """`size` bytes of bf16, cut off from float32."""
+    import numpy as np
+
+    values = np.random.default_rng(0).normal(0, STANDARD_DEVIATION, size // 2).astype(np.float32)
+    return memoryview((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+
+
+def _fill(shard: Shard, block: memoryview) -> None:
+    half = len(block) // 2
+    ones = memoryview(b"\x80\x3f" * (1 << 16))  # 1.0
+    shard.open()
+    for number, (name, tensor) in enumerate(shard.tensors.items()):
+        if name.endswith("norm.weight"):
+            shard.put(name, ones[: tensor.nbytes])
+            continue
+        begin = number * 4098 % half  # an odd number of values: no two neighbours are alike
+        for start in range(0, tensor.nbytes, half):
+            shard.put(name, block[begin : begin + min(half, tensor.nbytes - start)], start)
+    shard.close()

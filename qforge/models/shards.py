@@ -1,0 +1,101 @@
+"""The bytes of a checkpoint moved a piece at a time: read into a buffer, written to their place in a new file.
+
+safetensors' own writer wants every tensor of a file in memory at once; a file has no more parts than this needs:
+https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from qforge.models.checkpoint import BYTES, Stored, Tensor
+
+
+def fill(buffer: memoryview, tensor: Stored, start: int = 0) -> None:
+    """Read as many of the tensor's bytes as the buffer holds, from byte `start` of it on."""
+    descriptor = os.open(tensor.file, os.O_RDONLY)
+    try:
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(descriptor, [buffer[done:]], tensor.offset + start + done)
+            if not count:
+                raise EOFError(f"{tensor.file}: ends before {len(buffer) - done} bytes that its header promises")
+            done += count
+    finally:
+        os.close(descriptor)
+
+
+def write_index(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Say which tensor is in which file, as transformers asks of a checkpoint of several. `files`: tensors by file name."""
+    places = {tensor: name for name, tensors in files.items() for tensor in tensors}
+    size = sum(t.nbytes for tensors in files.values() for t in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+class Shard:
+    """A safetensors file in the making: any thread writes any tensor; it has its name when it is whole."""
+
+    def __init__(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.file, self.tensors = file, tensors
+        self.partial = file.with_name(f"{file.name}.partial")
+        self._places, self._header = _layout(tensors)
+        self._descriptor = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run has made this very file."""
+        if not self.file.exists():
+            return False
+        with self.file.open("rb") as stream:
+            return stream.read(len(self._header)) == self._header
+
+    def open(self) -> None:
+        """Begin, in a file of the final size that has its header and holes for the tensors."""
+        self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.truncate(self._descriptor, len(self._header) + self.nbytes)
+        _write(self._descriptor, memoryview(self._header), 0)
+
+    def put(self, name: str, data: memoryview, start: int = 0) -> None:
+        """Write bytes of a tensor, from byte `start` of it on."""
+        assert start + data.nbytes <= self.tensors[name].nbytes, name
+        _write(self._descriptor, data, self._places[name] + start)
+
+    def put_run(self, names: list[str], data: memoryview) -> None:
+        """Write tensors that follow one another, as those do that follow one another in `tensors` and have one dtype."""
+        begin, last = self._places[names[0]], names[-1]
+        assert self._places[last] + self.tensors[last].nbytes - begin == data.nbytes, names[0]
+        _write(self._descriptor, data, begin)
+
+    def close(self) -> None:
+        """Everything is written: the file gets its name."""
+        os.close(self._descriptor)
+        self.partial.rename(self.file)
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], bytes]:
+    """Where each tensor begins in the file, in the order given, and the header. Wide types first: so all are aligned."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    begin, places = 0, {}
+    for name in sorted(tensors, key=lambda name: -BYTES[tensors[name].dtype]):
+        tensor = tensors[name]
+        end = begin + tensor.nbytes
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        places[name], begin = begin, end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return {name: 8 + len(text) + place for name, place in places.items()}, len(text).to_bytes(8, "little") + text
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    while data.nbytes:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count

@@ -1,0 +1,143 @@
+"""The checkpoint of a run: quantized or given, inspected, and published with its card and provenance."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qforge.config.job import Job
+from qforge.console import progress_line
+from qforge.envs import interpreters
+from qforge.envs.process import StageError
+from qforge.envs.request import without_secrets
+from qforge.inspect.inspect import inspect as inspect_checkpoint
+from qforge.json_files import read_json, write_json
+from qforge.models import formats
+from qforge.pipeline import calibrate
+from qforge.pipeline.run import Run
+from qforge.plan import experts
+from qforge.plan.plan import Plan
+from qforge.report.pages import render
+from qforge.report.table import Row
+from qforge.store import provenance
+from qforge.store.results import code, result
+
+RESULTS = ("plan", "sensitivity", "calibrate", "quantize", "inspect", "probe", "serve", "evaluate", "divergence",
+           "bench", "verdict", "row")  # fmt: skip
+
+
+def checkpoint(run: Run, plan: Plan, source: Path) -> Path:
+    """The checkpoint to measure: the given one, the model itself for bf16, or the quantized one."""
+    if run.job.artifact:
+        return given(run)
+    if run.job.method.function is None:
+        return source
+    return _quantized(run, plan, source)
+
+
+def given(run: Run) -> Path:
+    """artifact=PATH. Raises ValueError where no checkpoint is, or one of another layout than the method makes."""
+    job = run.job
+    folder = Path(os.path.expanduser(str(job.artifact))).absolute()
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"artifact={job.artifact}: no checkpoint there (config.json is missing)")
+    layout = formats.detect(read_json(folder / "config.json"))
+    if layout not in (None, job.method.format) and not job.serve.keep:
+        raise ValueError(
+            f"artifact={job.artifact}: its config.json says {layout}, method={job.method.name} makes "
+            f"{job.method.format}; give the method that made it"
+        )
+    return folder
+
+
+def quantizing_processes(job: Job) -> int:
+    """How many processes quantize, each with a GPU of its own; calibrated methods alone have work to share."""
+    return job.calib.devices if job.method.calibrated and not job.artifact else 1
+
+
+def _quantized(run: Run, plan: Plan, source: Path) -> Path:
+    method = run.job.method
+    assert method.function
+    assert method.env
+    inputs = {"source": str(source)}
+    key: dict[str, Any] = {
+        "plan": plan.identity(), "function": method.function, "args": method.args, "source": run.fingerprint(source),
+        "env": interpreters.identity(method.env, run.job),
+        "code": code("qforge.stages.quantize", method.function.partition(":")[0]),
+    }  # fmt: skip
+    if method.calibrated:
+        calibration = calibrate.calibrate(run, source)
+        inputs["calibration"] = str(calibration)
+        key["calibration"] = read_json(calibration / "result.json")["sha256"]
+    processes = quantizing_processes(run.job)
+    if processes > 1:
+        key["processes"] = processes  # sums in another order
+
+    def build(out: Path) -> None:
+        where = interpreters.named(str(method.env), run.job)
+        with progress_line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
+            run.stage(
+                "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, simulate=plan.simulated,
+                processes=processes,
+            )  # fmt: skip
+            line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
+
+    folder = run.get("quantize", key, build, method.name)
+    run.write("quantize.json", made := result(folder))
+    experts.refuse_starved(run.job.calib, made["experts"])
+    return folder / "artifact"
+
+
+def inspect(run: Run, plan: Plan, artifact: Path, source: Path) -> None:
+    """Refuse to go on with a checkpoint that is not what the plan says."""
+    if "inspect" not in run.job.stages or artifact == source:
+        return
+    with progress_line("inspect", run.job.method.name) as line:
+        found = inspect_checkpoint(artifact, plan, source)
+        run.write("inspect.json", asdict(found))
+        if found.faults:
+            raise StageError(f"inspect: {artifact} is not what was planned:\n  " + "\n  ".join(found.faults))
+        line.note = f"{found.checked['tensors']} tensors as planned, {found.bytes / 1e6:.1f} MB"
+
+
+def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
+    """<folder>/artifact: the checkpoint, complete in itself, with README.md and qforge/. Appears by rename.
+
+    Weights are hard links to the store where the file system allows it, and read-only: no second copy. What an editor
+    may touch is copied.
+    """
+    final, partial = folder / "artifact", folder / "artifact.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(stored, partial, copy_function=_link)
+    (partial / "README.md").write_text(render("card.md.j2", escape=False, row=row))
+    notes = partial / "qforge"
+    notes.mkdir()
+    write_json(notes / "job.json", without_secrets(job))
+    for name in RESULTS:
+        if (folder / f"{name}.json").exists():
+            shutil.copyfile(folder / f"{name}.json", notes / f"{name}.json")
+    write_json(partial / provenance.HASHES, provenance.file_hashes(partial))
+    partial.rename(final)
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left in the same folder: nothing old may look like a result of this one."""
+    for name in RESULTS:
+        for file in (folder / f"{name}.json", folder / f"bf16-{name}.json"):
+            file.unlink(missing_ok=True)
+    for report in ("report.html", "report.csv", "report.json"):
+        (folder / report).unlink(missing_ok=True)
+    shutil.rmtree(folder / "artifact", ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another file system
+    shutil.copyfile(source, target)

@@ -1,0 +1,74 @@
+"""The texts that calibration shows, and the sequences made of them. Rows of a data set are fetched once, into the store."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from qforge.config.calibration import Shown
+from qforge.config.job import Job, repository_path
+from qforge.console import progress_line
+from qforge.envs import interpreters
+from qforge.models import checkpoint
+from qforge.pipeline.run import Run
+from qforge.store.results import code, of, result
+
+ENV = "quant"  # loads data sets and tokenizes
+
+
+def calibrate(run: Run, source: Path) -> Path:
+    """The folder with the sequences."""
+    calib = run.job.calib
+    for name, text in calib.texts.items():
+        if text.dataset:
+            _fetch(run, name, text)
+    shown = files(run.job)
+    texts = {
+        name: [hashlib.sha256(shown[name].read_bytes()).hexdigest(), text.weight, text.chat]
+        for name, text in calib.texts.items()
+    }
+    key = {
+        "texts": texts, "lengths": calib.lengths, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
+        "tokenizer": checkpoint.small_files(source),
+        "code": code("qforge.stages.calibrate"), "env": interpreters.identity(ENV, run.job),
+    }  # fmt: skip
+    what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
+
+    inputs = {f"text {name}": str(file) for name, file in shown.items()}
+
+    def build(out: Path) -> None:
+        where = interpreters.named(ENV, run.job)
+        with progress_line("calibrate", what) as line:
+            run.stage("calibrate", where, out, line.feed, inputs={"source": str(source), **inputs})
+
+    folder = run.get("calibrate", key, build, what)
+    run.write("calibrate.json", result(folder))
+    return folder
+
+
+def files(job: Job) -> dict[str, Path]:
+    """Where each text lies; that of a data set, where it will once it was fetched."""
+    return {
+        name: _place(job, text) / "text" if text.dataset else repository_path(text.path)
+        for name, text in job.calib.texts.items()
+    }
+
+
+def _place(job: Job, text: Shown) -> Path:
+    return of(job).place("dataset", _key(text))
+
+
+def _key(text: Shown) -> dict[str, Any]:
+    return {"dataset": text.dataset, "chat": text.chat, "code": code("qforge.stages.dataset")}
+
+
+def _fetch(run: Run, name: str, text: Shown) -> None:
+    assert text.dataset
+    what = f"{text.dataset.rows} rows of {text.dataset.name}"
+
+    def build(out: Path) -> None:
+        with progress_line("dataset", what) as line:
+            run.stage("dataset", interpreters.named(ENV, run.job), out, line.feed, inputs={"text": name})
+
+    run.get("dataset", _key(text), build, what)

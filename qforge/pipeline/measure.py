@@ -1,0 +1,193 @@
+"""Measure one checkpoint: served once for everything that needs a server, and not at all where all is known."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from qforge.config.evaluation import Text, eval_files
+from qforge.config.job import Engine, Job, repository_path
+from qforge.console import print_waiting, progress_line
+from qforge.envs import interpreters
+from qforge.envs.process import Environment
+from qforge.evaluation import contamination, divergence, tasks
+from qforge.json_files import read_json, write_json
+from qforge.machine import usage
+from qforge.pipeline import calibrate
+from qforge.pipeline.run import EVAL_ENV, Run
+from qforge.pipeline.serve import server
+from qforge.plan.plan import Plan
+from qforge.report import terminal
+from qforge.runtimes import probe, vllm
+from qforge.store import provenance
+from qforge.store.locks import locked
+from qforge.store.results import code, key_of, result
+
+MEASUREMENTS = ("serve", "evaluate", "bench")
+
+
+def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
+    """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason."""
+    results: dict[str, Any] = {
+        name: {"not_measured": why} for name in MEASUREMENTS if (why := _left_out(run.job, plan, name))
+    }
+    wanted = [name for name in MEASUREMENTS if name not in results]
+    keys = _keys(run.job, plan, run.fingerprint(artifact)) if wanted else {}
+    folders = {name: run.store.find(name, keys[name]) for name in wanted}
+    missing = [name for name, folder in folders.items() if folder is None]
+    for name, folder in folders.items():
+        if folder:
+            run.reuse(name, folder, run.job.method.name)
+            results[name] = result(folder)
+    if missing:
+        environment = interpreters.of_runtime(run.job)
+        with _alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
+            for name in missing:
+                build = partial(_build, run, name, artifact, environment, server)
+                results[name] = result(run.get(name, keys[name], build, run.job.method.name))
+    elif "serve" in wanted:
+        run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
+    if "evaluate" in wanted:
+        results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
+    for name, text in results["evaluate"].get("texts", {}).items():
+        text["seen"] = _seen(run.job, run.job.eval.texts[name])
+    for name in MEASUREMENTS:
+        run.write(f"{name}.json", results[name])
+    return results
+
+
+def _seen(job: Job, text: Text) -> dict[str, Any] | None:
+    """What calibration has seen of a text; none where the method looks at none, or nobody knows what a given one had."""
+    if not job.method.calibrated or job.artifact:
+        return None
+    kinds = {shown.kind for shown in job.calib.texts.values()}
+    return contamination.seen(repository_path(text.path), text.kind, calibrate.files(job).values(), kinds)
+
+
+def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
+    """The long context again, by KV cache dtype: each needs a server of its own, and nothing else is scored there."""
+    job, found = run.job, {}
+    quality = replace(
+        job.eval, texts={}, tasks=[], kv_dtypes=[], divergence=replace(job.eval.divergence, windows=0),
+        stability=replace(job.eval.stability, prompts=None),
+    )  # fmt: skip
+    for dtype in job.eval.kv_dtypes:
+        runtime = replace(job.runtime, args={**job.runtime.args, "kv_cache_dtype": dtype})
+        other = replace(job, eval=quality, runtime=runtime, stages=["serve", "evaluate"])
+        measured = measure(run.beside(other, f"{run.prefix}kv-{dtype}-"), plan, artifact)
+        found[dtype] = measured["evaluate"].get("long_context")
+    return found
+
+
+def compared(run: Run, measured: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """divergence.json: how far the model's distributions are from bf16's, or why that is not known."""
+    sides = (measured["evaluate"], baseline["evaluate"])
+    if missing := next((side["not_measured"] for side in sides if "not_measured" in side), None):
+        found: dict[str, Any] = {"not_measured": missing}
+    elif not run.job.eval.divergence.windows:
+        found = {"not_measured": "eval.divergence.windows=0 leaves it out"}
+    elif any(sides[1]["texts"][n]["windows_sha256"] != t["windows_sha256"] for n, t in sides[0]["texts"].items()):
+        found = {"not_measured": "the two were not scored on the same windows"}
+    else:
+        ours, theirs = (run.store.root / "evaluate" / side["key"] for side in sides)
+        texts = divergence.compare(ours, theirs, list(sides[0]["texts"]))
+        found = {"top_k": run.job.eval.divergence.top_k, "texts": texts}
+    run.write("divergence.json", found)
+    return found
+
+
+def not_measured(reason: str) -> dict[str, Any]:
+    """The results of a checkpoint that cannot be measured here."""
+    return {name: {"not_measured": reason} for name in MEASUREMENTS}
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """One measurement at a time on the same devices: two servers at once would spoil each other's speed."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    asked = monotonic()
+    with locked(run.store.root / f"measuring-{socket.gethostname()}-{devices}.lock", waiting=_say_waiting):
+        run.time.waited += monotonic() - asked
+        yield
+
+
+def _say_waiting() -> None:
+    print_waiting("the devices of this machine")
+
+
+def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
+    env = interpreters.runtime_identity(job)
+    served = {
+        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
+        "machine": provenance.hardware(), "emulated": plan.emulated,
+        "code": code("qforge.runtimes.vllm", "qforge.runtimes.vllm_server", "qforge.runtimes.fp4_emulation"),
+    }  # fmt: skip
+    files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
+    texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+    # what is done with a result does not decide it, and the long context by KV dtype has results of its own
+    asked = replace(job.eval, adaptive=False, budget=1, kv_dtypes=[])
+    evaluated = {
+        "eval": asked,
+        "texts": texts,
+        "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
+    }
+    return {
+        "serve": served,
+        "evaluate": {"served": key_of(served), "env": interpreters.identity(EVAL_ENV, job), **evaluated},
+        "bench": {"served": key_of(served), "bench": job.bench, "code": code("qforge.stages.bench")},
+    }
+
+
+def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
+    if stage not in job.stages:
+        return f"stages={job.stages} leaves it out"
+    if job.runtime.engine is Engine.transformers and stage != "evaluate":
+        return "runtime=transformers is no server; speed is measured through vLLM only"
+    if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
+        return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
+    if stage == "evaluate" and job.model.random:
+        return "the weights are random: speed and memory only"
+    if stage == "bench" and (plan.emulated or plan.simulated):
+        return f"{plan.serving.how.value}: {plan.serving.reason}"
+    return None
+
+
+@contextmanager
+def _maybe_server(
+    run: Run, plan: Plan, artifact: Path, environment: Environment, keys: dict[str, Any], missing: list[str]
+) -> Iterator[vllm.Server | None]:
+    """A server, if the runtime has one and no other job has measured what is missing while this one waited."""
+    if run.job.runtime.engine is Engine.vllm and any(run.store.find(name, keys[name]) is None for name in missing):
+        with server(run, plan.emulated, artifact, environment) as running:
+            run.time.spend(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", running.facts["start_seconds"])
+            yield running
+    else:
+        yield None
+
+
+def _build(
+    run: Run, stage: str, artifact: Path, environment: Environment, server: vllm.Server | None, out: Path
+) -> None:
+    if stage == "serve":
+        assert server is not None
+        facts = {
+            **server.facts,
+            "probe": probe.probe(run.job, run.store),
+            "canary": None if run.job.model.random else vllm.canary(server),
+            "resident_gib": usage.resident_gib(server.group),
+        }
+        write_json(out / "result.json", facts)
+        return
+    where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
+    with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:
+        group = {"server_group": str(server.group)} if server else {}
+        run.stage(stage, where, out, line.feed, server, inputs={"artifact": str(artifact), **group})
+        line.note = terminal.headline(stage, read_json(out / "result.json"))

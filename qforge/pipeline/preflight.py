@@ -1,0 +1,79 @@
+"""What this machine refuses before any work: missing devices, a taken port, too little disk. Raises ValueError."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from qforge.config.job import Engine, Job, Vendor
+from qforge.envs import interpreters
+from qforge.pipeline import artifact, fetch
+from qforge.pipeline.run import Run
+from qforge.plan import sensitivity
+from qforge.plan.plan import Plan
+from qforge.runtimes import vllm
+from qforge.store import provenance
+
+DEVICE_FILES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
+ROOM = 1.2  # free disk asked for, as a multiple of what may be written
+
+
+def preflight(run: Run, plan: Plan) -> None:
+    """Refuse what this machine cannot do, before anything is downloaded."""
+    job = run.job
+    if job.artifact:
+        artifact.given(run)
+    elif job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
+        raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
+    interpreters.check(job)
+    vllm.check_port(job.serve.port)
+    if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
+        for_serving(job)
+    if "quantize" in job.stages:
+        for_quantizing(job)
+    if job.serve.keep:
+        refuse_useless_server(run, plan.emulated or plan.simulated, plan.serving.reason)
+    _refuse_small_disk(run, plan)
+
+
+def _refuse_small_disk(run: Run, plan: Plan) -> None:
+    run.store.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(run.store.root).free
+    needed = ROOM * (
+        plan.bytes + (plan.bf16_bytes if plan.simulated else 0) + (0 if fetch.known_model(run) else 2 * plan.bf16_bytes)
+    )
+    if free < needed and not run.job.artifact and run.job.method.function:
+        raise ValueError(
+            f"store={run.store.root}: the disk has {free / 1e9:.2f} GB free and this run may write {needed / 1e9:.2f} "
+            "GB; free some space or give another store=PATH"
+        )
+
+
+def refuse_useless_server(run: Run, emulated: bool, reason: str) -> None:
+    """A server for users must have a kernel."""
+    if run.job.runtime.engine is not Engine.vllm:
+        raise ValueError(f"serve.keep runtime={run.job.runtime.name}: only vLLM serves; use runtime=vllm or vllm_cpu")
+    if emulated:
+        raise ValueError(
+            f"serve.keep hw={run.job.hw.name}: {reason}; to serve on this hardware use method=gptq or awq, or serve "
+            "this one on an hw that has a kernel for it"
+        )
+
+
+def for_serving(job: Job) -> None:
+    """Serving for a GPU needs one here."""
+    vendor, file = job.hw.vendor, DEVICE_FILES[job.hw.vendor]
+    if not Path(file).exists():
+        raise ValueError(
+            f"hw={job.hw.name}: this machine has no {vendor.value} GPU ({file} is missing); plan for it with "
+            "plan_only=true, only quantize with stages=[quantize,inspect], or run here with hw=cpu"
+        )
+
+
+def for_quantizing(job: Job) -> None:
+    """As many GPUs as calib.devices says."""
+    processes = artifact.quantizing_processes(job)
+    if processes > 1 and processes > (found := len(provenance.hardware()["gpus"])):
+        raise ValueError(
+            f"calib.devices={processes}: this machine has {found} NVIDIA GPUs; use calib.devices={max(found, 1)}"
+        )

@@ -1,0 +1,82 @@
+"""A server for a checkpoint, asked first what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from qforge.console import console, progress_line
+from qforge.envs import interpreters
+from qforge.envs.process import Environment
+from qforge.json_files import read_json
+from qforge.models import formats
+from qforge.models.checkpoint import headers
+from qforge.pipeline import artifact as artifact_step
+from qforge.pipeline import preflight
+from qforge.pipeline.run import Run
+from qforge.plan import support_matrix
+from qforge.plan.support_matrix import NEWEST
+from qforge.runtimes import probe, vllm
+from qforge.runtimes.vllm import MODEL, Server
+
+
+def print_address(server: Server) -> None:
+    """How to talk to a server that stays."""
+    console.print(f"serving on {server.base_url} until Ctrl-C; OpenAI's API, model name {MODEL!r}", style="bold")
+    console.print(
+        f"curl {server.base_url}/v1/chat/completions -H 'Authorization: Bearer {server.api_key}' "
+        f"-H 'Content-Type: application/json' -d '{{\"model\": \"{MODEL}\", \"messages\": "
+        "[{\"role\": \"user\", \"content\": \"Hello\"}]}'",
+        markup=False,
+    )  # fmt: skip
+
+
+def serve(run: Run, artifact: Path) -> None:
+    """Serve a checkpoint until Ctrl-C."""
+    job, config = run.job, read_json(artifact / "config.json")
+    layout = formats.detect(config) or "bf16"
+    group, scheme = formats.group_size(config, layout), formats.FORMATS[layout].scheme
+    moe = any(".experts." in name for name in headers(artifact))
+    how = support_matrix.serving(scheme, layout, group, job.hw, job.runtime, moe)
+    if group is not None and group not in formats.FORMATS[layout].group_sizes:
+        raise ValueError(
+            f"artifact={job.artifact}: {scheme} at group {group}, which no kernel reads; quantize it again"
+        )
+    if how.how is support_matrix.How.refused:
+        raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
+    preflight.refuse_useless_server(run, how.how is support_matrix.How.emulated, how.reason)
+    preflight.for_serving(run.job)
+    check_runtime(run)
+    with server(run, False, artifact, interpreters.of_runtime(job)) as running:
+        print_address(running)
+        vllm.wait_for_end(running)
+
+
+def check_runtime(run: Run, unpacked: bool = False) -> str:
+    """Ask the runtime what it has, and refuse it before any work if that is not what the job needs; probe.json.
+
+    `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads. Returns its vLLM's version, or the
+    newest where it does not say.
+    """
+    job, found = run.job, probe.probe(run.job, run.store)
+    run.write("probe.json", found)
+    if job.artifact:
+        config = read_json(artifact_step.given(run) / "config.json")
+        probe.check(job, found, config.get("quantization_config", {}).get("quant_method"))
+    else:
+        probe.check(job, found, None if unpacked else formats.FORMATS[job.method.format].quant_method)
+    console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
+    return probe.vllm_version(found) or NEWEST
+
+
+@contextmanager
+def server(run: Run, emulated: bool, artifact: Path, environment: Environment) -> Iterator[vllm.Server]:
+    """A server for `artifact`, shown in the terminal while it starts."""
+    log = run.folder / f"{run.prefix}serve.log"
+    what = f"{run.job.method.name} with {run.job.runtime.name}"
+    with ExitStack() as until_done:
+        with progress_line(f"{run.prefix}serve", what) as line:
+            running = until_done.enter_context(vllm.serving(run.job, emulated, artifact, environment, log, line.feed))
+            line.note = ", ".join([what, *running.facts["kernels"]])
+        yield running

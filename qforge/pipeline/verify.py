@@ -1,0 +1,96 @@
+"""Is an artifact still what it says: its files, its plan, its tensors, the versions it was made with, its score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+from qforge.config.compose import read_job
+from qforge.config.job import Job
+from qforge.envs import managed
+from qforge.inspect.artifact import Verified, plan_faults, tensor_faults
+from qforge.json_files import read_json
+from qforge.pipeline import fetch
+from qforge.pipeline.measure import measure
+from qforge.pipeline.run import Run
+from qforge.plan import plan
+from qforge.plan.plan import Plan
+from qforge.store import provenance
+
+SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint may be apart
+
+
+def verify(asked: Job, folder: Path) -> Verified:
+    """Check the artifact `asked.verify` against what lies in its qforge/. Raises ValueError where that is no artifact."""
+    artifact = Path(str(asked.verify))
+    found = Verified(provenance.verify(artifact), checked=["the hash of every file"])
+    if found.faults:
+        return found  # what has changed is not read
+    try:
+        job = replace(read_job(artifact / "qforge/job.json"), store=asked.store)
+    except OmegaConfBaseException as error:
+        found.differs.append(
+            f"its job.json is of another version of qforge ({error.full_key}: {str(error).splitlines()[0]}), so that only "
+            "the hashes were checked; for the rest use the commit that its row.json names"
+        )
+        return found
+    run = Run(job, folder)
+    source = fetch.known_model(run) if not job.model.path or Path(job.model.path).is_dir() else None
+    if source is None and job.model.architecture is None:
+        found.differs.append(f"the model {job.model.name} is not on this machine: only the hashes were checked")
+        return found
+    planned = plan.make(job, source)
+    found.faults += plan_faults(planned, artifact)
+    found.checked.append("the plan, made anew from its job")
+    found.faults += tensor_faults(planned, artifact, source)
+    found.checked.append(f"every tensor against the plan{' and against the source' if source else ''}")
+    found.differs += [*_versions(artifact, job), *_commit(artifact)]
+    if not source:
+        found.differs.append(f"the model {job.model.name} is not on this machine: values were not compared with it")
+    if asked.rescore:
+        found.faults += _score_faults(run, planned, artifact, asked.rescore)
+        found.checked.append(f"the score of {asked.rescore} windows of each text")
+    return found
+
+
+def _versions(artifact: Path, job: Job) -> Iterator[str]:
+    """Libraries that have another version in today's environment than the quantizer had."""
+    file = artifact / "qforge/quantize.json"
+    if not file.exists() or job.method.env is None:
+        return
+    lines = managed.requirements(job.method.env).read_text().splitlines()
+    today = dict(line.partition("==")[::2] for line in lines if "==" in line)
+    for name, then in read_json(file)["versions"].items():
+        if name in today and then.partition("+")[0] != today[name].partition("+")[0]:
+            yield f"{name}: {then} when it was made, {today[name]} in envs/{job.method.env}.txt today"
+
+
+def _commit(artifact: Path) -> Iterator[str]:
+    then, now = read_json(artifact / "qforge/row.json")["qforge"], provenance.commit()
+    if then["commit"] != now["commit"]:
+        yield f"qforge: commit {then['commit']} when it was measured, {now['commit']} today"
+
+
+def _score_faults(run: Run, planned: Plan, artifact: Path, windows: int) -> Iterator[str]:
+    """Score the first windows of each text again, by the job's own runtime, and compare with what is written."""
+    file = artifact / "qforge/evaluate.json"
+    then = read_json(file) if file.exists() else {}
+    if "texts" not in then:
+        raise ValueError(f"verify={artifact} rescore={windows}: its quality was never measured; leave rescore out")
+    asked = run.job.eval
+    few = replace(
+        asked, windows=min(windows, asked.windows), tasks=[], kv_dtypes=[], divergence=replace(asked.divergence, windows=0),
+        long_context=replace(asked.long_context, lengths=[]), stability=replace(asked.stability, prompts=None),
+        judge=replace(asked.judge, base_url=None),
+    )  # fmt: skip
+    job = replace(run.job, artifact=str(artifact), eval=few, stages=["serve", "evaluate"])
+    now = measure(Run(job, run.folder), planned, artifact)["evaluate"]
+    for name, text in now["texts"].items():
+        count = len(text["window_loss"])
+        was = sum(then["texts"][name]["window_loss"][:count]) / sum(then["texts"][name]["window_tokens"][:count])
+        apart = sum(text["window_loss"]) / sum(text["window_tokens"]) - was
+        if abs(apart) > SAME_SCORE:
+            yield f"perplexity of {name}, first {count} windows: {100 * apart:+.1f} % from what was measured"

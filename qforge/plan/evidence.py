@@ -1,0 +1,120 @@
+"""What was measured before: the rows committed in results/, as evidence for plans and for the decision guide."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qforge.config.job import ROOT, Hardware
+from qforge.json_files import read_json
+
+RESULTS = ROOT / "results"
+RANGE = "tokens_per_second_range"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A committed row, as ratios to bf16 measured under the same conditions."""
+
+    file: str  # its name in results/
+    model: str
+    method: str
+    layout: str
+    group_size: int | None
+    hw: str
+    vllm: str
+    parameters: int
+    experts: bool  # a mixture of experts, whose kernels are others
+    speed: dict[int, float]  # streams -> tokens/s over bf16's, medians of the repeats
+    least: dict[int, float]  # the same, the slowest repeat over bf16's fastest
+    perplexity: dict[str, float]  # text -> increase in percent
+    verdict: str
+    experiment: str = ""  # its name, where it was one
+
+    @property
+    def source(self) -> str:
+        what = [self.model, f"group {self.group_size}" if self.group_size else "", self.experiment]
+        return f"results/{self.file}: {', '.join(filter(None, what))} on {self.hw}, vLLM {self.vllm}"
+
+    @property
+    def numbers(self) -> str:
+        """What it showed, for people."""
+        speed = ", ".join(f"{ratio:.2f} x bf16 at {streams}" for streams, ratio in self.speed.items())
+        loss = ", ".join(f"PPL {change:+.1f} % on {text}" for text, change in self.perplexity.items())
+        return "; ".join(part for part in (speed, loss) if part)
+
+
+def judged(folder: Path = RESULTS) -> list[Measurement]:
+    """Every judged row in `folder`."""
+    found = [_measurement(file) for file in sorted(folder.glob("*.json"))]
+    return [m for m in found if m is not None]
+
+
+def rows(hw: Hardware, folder: Path = RESULTS) -> list[Measurement]:
+    """Every judged row in `folder` that was measured on this hardware, or on one of the same architecture."""
+    return [m for m in judged(folder) if alike(m.hw, hw)]
+
+
+def alike(name: str, hw: Hardware) -> bool:
+    """Whether hardware of this name runs what `hw` runs: it is the same, or of the same architecture."""
+    return name == hw.name or _capability(name) == hw.capability is not None
+
+
+def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurement]:
+    """Those of one method, at any group size."""
+    return [m for m in measurements if m.method == method]
+
+
+def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurement]:
+    """Those of one packed layout, whose speed is the same whatever method chose the values."""
+    return [m for m in measurements if m.layout == layout]
+
+
+def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool = False) -> list[Measurement]:
+    """Those of the model nearest in size, of the same kind, and of the hardware with the most of them: ratios of different
+    models, or to bf16 on different hardware, do not compare."""
+    measurements = [m for m in measurements if m.experts == experts]
+    if not measurements:
+        return []
+    closest = min(measurements, key=lambda m: abs(math.log(m.parameters / parameters)))
+    of_model = [m for m in measurements if m.model == closest.model]
+    ((hw, _),) = Counter(m.hw for m in of_model).most_common(1)
+    return [m for m in of_model if m.hw == hw]
+
+
+def _measurement(file: Path) -> Measurement | None:
+    row = read_json(file)
+    if not row.get("baseline"):
+        return None
+    ours, bf16 = row["measured"], row["baseline"]
+    streams = ours["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
+    texts = ours["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()
+    return Measurement(
+        file=file.name, model=row["model"], method=row["method"], layout=row["layout"],
+        group_size=row["group_size"],
+        hw=row["conditions"]["hw"], vllm=str(ours["serve"].get("version", "?")), parameters=row["size"]["parameters"],
+        experts=row.get("experts", False),
+        least={int(c): ours["bench"][RANGE][c][0] / bf16["bench"][RANGE][c][1] for c in streams},
+        speed={int(c): _ratio(ours["bench"]["runs"][c], bf16["bench"]["runs"][c], "output_throughput")
+               for c in sorted(streams, key=int)},
+        perplexity={t: 100 * (_ratio(ours["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)
+                    for t in sorted(texts)},
+        verdict=row["verdict"],
+        experiment=(row.get("experiment") or {}).get("name", ""),
+    )  # fmt: skip
+
+
+def _ratio(ours: dict[str, Any], bf16: dict[str, Any], key: str) -> float:
+    return float(ours[key]) / float(bf16[key])
+
+
+def _capability(hw: str) -> str | None:
+    file = ROOT / "conf" / "hw" / f"{hw}.yaml"
+    found = yaml.safe_load(file.read_text()).get("capability") if file.exists() else None
+    return str(found) if found else None

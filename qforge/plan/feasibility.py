@@ -1,0 +1,255 @@
+"""Whether a plan can work at all: group size, kernel, shapes, memory. Every refusal names the key and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+from qforge.config.job import Engine, Job, Unservable, Vendor
+from qforge.models import architectures
+from qforge.models.formats import Format
+from qforge.models.modules import Module
+from qforge.plan import support_matrix
+from qforge.plan.memory import Config, Memory
+from qforge.plan.support_matrix import How, Matrix, Serving
+
+TP_SIZES = (1, 2, 4, 8, 16)
+# Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14, ModelOpt 0.47)
+RENAMED = {"mixtral": "experts.N.w1"}
+# What fails for one architecture alone: (model_type, layout)
+DEFECTS = {
+    ("qwen3_omni_moe", "nvfp4_modelopt"): Serving(
+        How.refused, "", "vLLM builds this model's head without its name, so ModelOpt's list of what is in bf16 never matches "
+        "it, and loading ends in a tensor size mismatch", "read: model_executor/models/qwen3_omni_moe_thinker.py:1151 (0.33)",
+        fix="method=nvfp4_llmc, the same format by llm-compressor",
+    ),
+}  # fmt: skip
+
+
+LESS_ONE = ("gemma3", "gemma3_text")  # store a norm's weight less one
+
+
+def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> None:
+    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
+    a living one with a mixture of experts."""
+    known, kind = job.method.model_types, str(config.get("model_type"))
+    if kind in LESS_ONE and job.method.rescales:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: it folds scales into norms, and a {kind} stores those less one: "
+            "near -1 bf16 has few digits left for them; use method=gptq"
+        )
+    if known and kind not in known:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
+            f"{kind}; use method={job.method.instead or 'gptq'}"
+        )
+    if known and "rope_parameters" in config and "rope_theta" not in config:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: config.json has rope_parameters, which its library's "
+            "transformers 4 does not read: it would calibrate another model; say rope_theta (and rope_scaling) there too, or "
+            f"use method={job.method.instead or 'gptq'}"
+        )
+    if not any(m.kind == "expert" for m in modules):
+        return
+    if kind in RENAMED and job.method.function and not job.method.streams:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library loads {kind} by transformers and exports the names "
+            f"that experts have there, not {RENAMED[kind]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, which "
+            "keep the names"
+        )
+    mixtures = job.method.mixtures
+    if mixtures is not None and kind not in mixtures:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and of those it is let at "
+            f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
+        )
+
+
+def group_size(job: Job, layout: Format) -> int | None:
+    """The group size of the plan; none for formats without groups."""
+    if not layout.group_sizes:  # bf16, or one scale per channel
+        if job.group_size is not None:
+            raise ValueError(
+                f"group_size={job.group_size} method={job.method.name}: {layout.scheme} has no groups; leave "
+                "group_size out, or use method=rtn, gptq or awq"
+            )
+        return None
+    group = job.group_size if job.group_size is not None else job.method.group_size
+    if group in layout.group_sizes or (_measurable(job, layout) and group and group > 0):
+        return group
+    sizes = " or ".join(map(str, layout.group_sizes))
+    others = "" if layout.scheme == "int4" else ", or method=rtn, gptq or awq for other sizes"
+    name = layout.scheme if layout.scheme == job.method.format else f"{layout.scheme} as {job.method.format}"
+    reason = f"{name} exists at group {sizes} only"
+    if layout.scheme.startswith("nvfp4"):
+        reason = "NVFP4 exists at group 16 only (one FP8 scale per 16 weights is the format; no kernel reads another)"
+    raise ValueError(
+        f"group_size={group} method={job.method.name}: {reason}; use group_size={sizes}{others}{_all_the_same(layout)}"
+    )
+
+
+def _measurable(job: Job, layout: Format) -> bool:
+    return job.unservable is Unservable.measure and job.method.function is not None and layout.unpacks
+
+
+def _all_the_same(layout: Format) -> str:
+    return ", or unservable=measure to measure its quality all the same" if layout.unpacks else ""
+
+
+def serving(
+    job: Job, config: Config, layout: Format, group: int | None, quantized: Sequence[Module], vllm: str
+) -> Serving:
+    """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway."""
+    _refuse_groups(job, layout, group, quantized)
+    _refuse_stacks(job, quantized)
+    moe = any(m.kind == "expert" for m in quantized)
+    found = support_matrix.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe, vllm)
+    if layout.group_sizes and group not in layout.group_sizes:
+        found = Serving(
+            How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/models/formats.py"
+        )
+    defect = DEFECTS.get((str(config.get("model_type")), job.method.format))
+    if defect and job.runtime.engine is Engine.vllm:
+        found = defect
+    if found.how is not How.refused:
+        return replace(found, beside=support_matrix.beside(found.kernel, _shares(job, config, quantized), vllm))
+    if _measurable(job, layout):
+        return Serving(
+            How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
+            "their quality can be measured. Nothing serves them packed: no speed, no memory", found.evidence,
+        )  # fmt: skip
+    raise ValueError(
+        f"method={job.method.name} hw={job.hw.name}: {found.reason}; use {found.fix}{_all_the_same(layout)}"
+    )
+
+
+def tensor_parallel(
+    job: Job, config: Config, quantized: Sequence[Module], group: int | None, serving: Serving, vllm: str
+) -> list[int]:
+    """The legal sizes: no head is cut, and every kernel can hold its share of every matrix.
+
+    Raises ValueError where the size that the job asks for is not among them.
+    """
+    asked = _devices(job)
+    kernels = {False: serving.kernel, True: serving.experts_kernel}
+    shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
+    legal: list[int] = []
+    for size in sorted({*TP_SIZES, asked}):
+        fault = _cut_heads(config, size)
+        if fault is None and (
+            bad := support_matrix.first_unservable(shapes, job.method.format, group, kernels, size, vllm)
+        ):
+            fault = f"{shapes[bad[0]].name} has {bad[1]}"
+        if fault is None:
+            legal.append(size)
+        elif size == asked and (job.runtime.engine is Engine.vllm or size == 1):  # transformers knows no other size
+            raise ValueError(_illegal(job, size, fault, legal))
+    return legal
+
+
+def _cut_heads(config: Config, size: int) -> str | None:
+    """Query heads are divided; KV heads are divided or copied whole (models/llama.py:148). MLA's one vector is copied."""
+    heads = int(config["num_attention_heads"])
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    if heads % size:
+        return f"{heads} attention heads are not divisible by {size} devices"
+    if "kv_lora_rank" not in config and kv_heads % size and size % kv_heads:
+        return f"{kv_heads} KV heads can neither be divided over nor copied to {size} devices"
+    return None
+
+
+def _illegal(job: Job, size: int, fault: str, smaller: list[int]) -> str:
+    where = f"method={job.method.name} hw={job.hw.name}"
+    if size > 1:
+        fix = f"runtime.args.tensor_parallel_size={smaller[-1]}" if smaller else "another method"
+        return f"runtime.args.tensor_parallel_size={size} {where}: {fault}; use {fix} or another group_size"
+    return (
+        f"{where}: {fault}; use another group_size or method, leave the layer in bf16 with a rule of your own (see "
+        "conf/exempt/), or use hw=... of a GPU"
+    )
+
+
+def _devices(job: Job) -> int:
+    return int({**job.hw.args, **job.runtime.args}.get("tensor_parallel_size", 1))
+
+
+def _shares(job: Job, config: Config, quantized: Sequence[Module]) -> Iterator[tuple[int, int]]:
+    """(inputs, outputs) on one device of the layers outside of experts as vLLM computes them: q, k and v are one."""
+    text, tp = architectures.language(dict(config)), _devices(job)
+    heads = int(text.get("num_key_value_heads") or text["num_attention_heads"])
+    parts = {"k_proj": min(tp, heads), "v_proj": min(tp, heads), "q_a_proj": 1, "kv_a_proj_with_mqa": 1}
+    layers: dict[str, list[Module]] = {}
+    for module in quantized:
+        if module.kind != "expert":
+            layers.setdefault(str(module.fused), []).append(module)
+    for members in layers.values():
+        if _matrix(members[0]).row_parallel:
+            yield members[0].in_features // tp, members[0].out_features
+        else:
+            yield members[0].in_features, sum(m.out_features // parts.get(m.leaf, tp) for m in members)
+
+
+def _matrix(module: Module) -> Matrix:
+    row_parallel = module.leaf in ("o_proj", "down_proj", "w2")  # whose inputs are what the layer before has split
+    return Matrix(module.out_features, module.in_features, row_parallel, module.kind == "expert")
+
+
+def _refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> None:
+    if not group or group <= 0:
+        return
+    bad = [m for m in quantized if m.in_features % group]
+    if bad:
+        fits = [g for g in layout.group_sizes if g > 0 and not any(m.in_features % g for m in quantized)]
+        raise ValueError(
+            f"group_size={group}: {bad[0].name} has {bad[0].in_features} inputs, which {group} does not divide "
+            f"({len(bad)} of {len(quantized)} matrices); for {job.model.name} use group_size="
+            f"{' or '.join(map(str, fits)) or '-1'}, or exempt those layers"
+        )
+
+
+def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str]) -> None:
+    """Experts that lie in one tensor come apart under names that the rules do not know."""
+    stacked = [m.name for m in modules if m.stack > 1 and m.linear and m.name in kept]
+    if stacked and job.method.function:
+        raise ValueError(
+            f"exempt: {stacked[0]} holds all experts of its layer in one tensor, which {job.method.name} takes apart; use "
+            "rules that leave experts to be quantized"
+        )
+
+
+def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
+    stacked = [m.name for m in quantized if m.stack > 1]
+    if stacked and not job.method.unstacks:
+        raise ValueError(
+            f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which it does not take "
+            "apart; use method=gptq, or a checkpoint with one matrix per expert"
+        )
+
+
+def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]) -> None:
+    """Refuse what vLLM cannot load, or where one sequence of max_model_len tokens does not fit. `legal`: TP sizes."""
+    if job.runtime.engine is not Engine.vllm or not {"serve", "evaluate", "bench", "judge"} & set(job.stages):
+        return
+    if memory.weights + memory.activations > memory.budget:
+        whole, room = memory.weights * memory.devices, memory.budget - memory.activations
+        enough = next((size for size in legal if whole / size < room), None)
+        spread = enough and job.hw.vendor is not Vendor.cpu
+        more = f"+runtime.args.tensor_parallel_size={enough} or more, " if spread else ""
+        raise ValueError(
+            f"hw={job.hw.name}: the weights of {job.model.name} with method={job.method.name} take {memory.weights:.1f} GiB "
+            f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use {more}a larger hw or a "
+            "smaller method"
+        )
+    limit = int(config.get("max_position_embeddings") or memory.context)
+    if memory.context > limit and "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in job.runtime.environ:
+        raise ValueError(
+            f"runtime.args.max_model_len={memory.context}: {job.model.name} was made for {limit} tokens; use "
+            f"runtime.args.max_model_len={limit} or less"
+        )
+    if memory.largest_concurrency == 0:
+        smaller = " or +runtime.args.kv_cache_dtype=fp8, at what it costs" if memory.kv_dtype == "auto" else ""
+        raise ValueError(
+            f"runtime.args.max_model_len={memory.context} hw={job.hw.name}: beside {memory.weights:.1f} GiB of weights the "
+            f"KV cache of one sequence does not fit; use runtime.args.max_model_len={memory.largest_context} or less, more "
+            f"devices (+runtime.args.tensor_parallel_size){smaller}"
+        )

@@ -1,0 +1,159 @@
+"""The decision guide, `method=auto`: what would work on this hardware, and which to take for which goal.
+
+Measured rows decide where there are any for the hardware's architecture; otherwise the rule does, and says so. The rule: 4-bit
+weights are the smallest; they are read fastest, so a single stream gains; but a weight-only kernel computes in bf16 and has
+to unpack, so many streams gain only from arithmetic in fewer bits, such as FP8's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from qforge.config.job import ROOT, Job
+from qforge.models.formats import FORMATS
+from qforge.plan import evidence, plan
+from qforge.plan.evidence import Measurement
+from qforge.plan.plan import Plan
+
+AUTO = "auto"
+MANY = 64  # streams at which the rule for throughput speaks
+SAME = 0.99  # of the best: a difference that decides nothing
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One method on one hardware: its plan, or why there is none, and what was measured of it there."""
+
+    method: str
+    hw: str
+    plan: Plan | None
+    refusal: str
+    measurements: list[Measurement]
+    calibrated: bool = False  # whether the method looks at data
+    judged: bool = False  # whether results/ has a row of the method, on whatever hardware
+
+    def summary(self) -> dict[str, Any]:
+        """For guide.json."""
+        plan = self.plan
+        planned = {"serving": plan.serving, "bytes": plan.bytes, "bits_per_weight": plan.bits_per_weight,
+                   "estimates": plan.estimates} if plan else None  # fmt: skip
+        return {
+            "method": self.method,
+            "hw": self.hw,
+            "plan": planned,
+            "refused": self.refusal,
+            "measured": self.measurements,
+        }
+
+    def speed(self, streams: int, least: bool = False) -> float | None:
+        """Measured tokens/s over bf16's, at the number of streams measured nearest to `streams`; the median of the rows.
+
+        `least`: the slowest repeat over bf16's fastest.
+        """
+        rows = [m.least if least else m.speed for m in self.measurements if m.speed]
+        found = [row[min(row, key=lambda s: abs(s - streams))] for row in rows]
+        return median(found) if found else None
+
+    def bound(self, many: bool) -> float | None:
+        """The bound on tokens/s over bf16's: of one stream, or of the arithmetic, which many streams come to."""
+        assert self.plan
+        estimates = self.plan.estimates
+        if many:
+            return estimates.arithmetic
+        if estimates.speed is None or estimates.bf16_speed is None:
+            return None
+        return estimates.speed.decode_1 / estimates.bf16_speed.decode_1
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to take for a goal, and why."""
+
+    hw: str
+    goal: str
+    method: str
+    reason: str
+
+
+def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | None) -> list[Choice]:
+    """Every method of conf/method/ planned on every hardware; `again` composes the job with other choices."""
+    methods = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml") if file.stem != AUTO)
+    judged, found = {row.method for row in evidence.judged()}, []
+    for hw in hardware:
+        for method in methods:
+            job = again(f"method={method}", f"hw={hw}", "plan_only=true")
+            if job.method.instead:
+                continue
+            if not FORMATS[job.method.format].group_sizes:  # group_size=64 is for those that have groups
+                job = replace(job, group_size=None)
+            try:
+                planned = plan.make(job, model)
+            except ValueError as refusal:
+                found.append(Choice(method, job.hw.name, None, str(refusal), []))
+                continue
+            experts = any(m.kind == "expert" for m in planned.modules)
+            rows = evidence.nearest(evidence.rows(job.hw), planned.parameters, experts)
+            known = evidence.of_layout(rows, planned.layout)
+            found.append(Choice(method, job.hw.name, planned, "", known, job.method.calibrated, method in judged))
+    return found
+
+
+def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
+    """For each hardware the best method by goal; for several, what runs on all of them first."""
+    served = [c for c in found if c.plan and not (c.plan.emulated or c.plan.simulated)]
+    everywhere = {c.method for c in served if {o.hw for o in served if o.method == c.method} >= set(hardware)}
+    advised = []
+    names = ", ".join(sorted(everywhere - {"bf16"}) or sorted(everywhere))
+    if len(hardware) > 1 and names:
+        advised.append(Advice(" + ".join(hardware), "one checkpoint for all", names, "served on every one of them"))
+    for hw in hardware:
+        here = [c for c in served if c.hw == hw]
+        if here:
+            advised += [_memory(here), _fast(here, "a single stream", 1), _fast(here, "many streams", MANY)]
+    return advised
+
+
+def _best(here: Sequence[Choice], values: Mapping[str, float]) -> str:
+    """The method of the largest value. What is within SAME of it is equal; of equals one that looks at data is better, and of
+    these one that was ever judged."""
+    top = max(values.values())
+    equal = [c for c in here if values.get(c.method, 0) >= SAME * top]
+    return max(equal, key=lambda c: (c.calibrated, c.judged, values[c.method])).method
+
+
+def _memory(here: Sequence[Choice]) -> Advice:
+    method = _best(here, {c.method: 1 / c.plan.bytes for c in here if c.plan})
+    best = next(c for c in here if c.method == method)
+    assert best.plan
+    return Advice(
+        best.hw, "memory", best.method,
+        f"{best.plan.bytes / 2**30:.2f} GiB of weights, {best.plan.bytes / best.plan.bf16_bytes:.2f} of bf16's",
+    )  # fmt: skip
+
+
+def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
+    """Measured rows first; where none is faster than bf16, the bound of what was not measured; else bf16."""
+    seen = {c.method: ratio for c in here if (ratio := c.speed(streams)) is not None}
+    said = ", ".join(f"{method} {ratio:.2f}" for method, ratio in sorted(seen.items(), key=lambda i: -i[1]))
+    of = ", ".join(sorted({m.model for c in here for m in c.measurements}))
+    surely = {
+        c.method: seen[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
+    }  # beyond the repeats' spread
+    if surely:
+        return Advice(here[0].hw, goal, _best(here, surely), f"measured on {of}, bf16 = 1: {said}")
+    bounds = {
+        c.method: b for c in here if c.method not in seen and (b := c.bound(streams == MANY)) is not None and b > 1.05
+    }
+    what = f"; measured on {of}, bf16 = 1: {said}" if seen else ""
+    if bounds:
+        method = _best(here, bounds)
+        why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
+        return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{what}")
+    why = (
+        f"nothing measured on {of} is surely faster: {said}" if seen else "by rule: weight-only kernels compute in bf16"
+    )
+    return Advice(here[0].hw, goal, "bf16", why)

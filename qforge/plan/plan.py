@@ -1,0 +1,247 @@
+"""What will happen to every module, how big it gets, how it will be served and how fast: known before anything is loaded."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qforge.config.job import Engine, Job
+from qforge.models import architectures, metadata, modules
+from qforge.models.checkpoint import Tensor
+from qforge.models.formats import FORMATS, Format
+from qforge.models.modules import TOWERS, Module
+from qforge.plan import experts, feasibility
+from qforge.plan.estimate import Estimates, estimate
+from qforge.plan.exemptions import Hits, exempted, waits
+from qforge.plan.support_matrix import NEWEST, How, Serving
+
+SHOWN = 6  # examples per rule in plan.json
+REST = "norms and biases"
+NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes of the modules of one kind. Norms and biases are a kind of their own."""
+
+    modules: int
+    quantized: int
+    bf16_bytes: int
+    bytes: int
+
+
+@dataclass
+class Plan:
+    """The whole plan; `tensors` is what the artifact must hold, tensor by tensor."""
+
+    model: str
+    method: str
+    layout: str
+    group_size: int | None
+    source: str  # where the shapes were read
+    quantized: list[str]
+    rules: dict[str, Hits]
+    untouched: dict[str, str]  # module -> why no method here quantizes it
+    notes: list[str]
+    serving: Serving
+    tensor_parallel: list[int]
+    parameters: int
+    bf16_bytes: int
+    bytes: int  # of the packed checkpoint; of a simulated one, as it would be if it could be packed
+    bits_per_weight: float  # of the whole checkpoint
+    quantized_bits_per_weight: float | None  # of what is packed, scales included
+    parts: dict[str, Part]
+    estimates: Estimates
+    rescales: bool  # blocks' other tensors may differ from the source (see Method)
+    signed_scales: bool
+    tensors: dict[str, Tensor] = field(repr=False)
+    modules: list[Module] = field(repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """plan.json: everything but the tensor list, which follows from it."""
+        rules = {n: {**vars(h), "modules": h.modules[:SHOWN], "count": len(h.modules)} for n, h in self.rules.items()}
+        shown = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "rules")}
+        return {**shown, "rules": rules, "exempt": self.exempt, "names": self.names}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the artifact: two jobs with equal identity share it."""
+        return {
+            "layout": self.layout, "group_size": self.group_size, "quantized": self.quantized, "simulated": self.simulated,
+        }  # fmt: skip
+
+    @property
+    def names(self) -> dict[str, dict[str, Any]]:
+        """A module's name in the checkpoint -> as exported, and in vLLM; numbers as N, so that each is there once."""
+        named = {}
+        for module in self.modules:
+            exported = sorted({_pattern(name) for name, _, _ in module.matrices})
+            vllm = _pattern(module.fused) if module.fused else "not loaded"
+            named[_pattern(module.name)] = {"exported": exported, "vllm": vllm}
+        return named
+
+    @property
+    def emulated(self) -> bool:
+        """Whether packed weights are unpacked at load: right numbers, neither the format's speed nor its memory."""
+        return self.serving.how is How.emulated
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the checkpoint holds quantized weights in bf16, because nothing could serve them packed."""
+        return self.serving.how is How.simulated
+
+    @property
+    def exempt(self) -> dict[str, str]:
+        """Module that the method would have quantized -> the rule that leaves it in bf16."""
+        return {module: rule for rule, hits in self.rules.items() for module in hits.changes}
+
+    @property
+    def ignore(self) -> list[str]:
+        """Modules that the library must leave alone. The head is named even where it is tied and has no tensor."""
+        linear = [name for name, why in self.untouched.items() if "embed" not in name]
+        return sorted({"lm_head", *linear, *self.exempt})
+
+
+def _pattern(name: str) -> str:
+    return NUMBER.sub("N", name)
+
+
+def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
+    """Plan the job for the model in `model_folder`, or from what can be known of it while it is not here.
+
+    `vllm`: the version that will serve it, which decides the kernel.
+    Raises ValueError for what cannot work: one message with what is wrong, the key and the fix.
+    """
+    model = metadata.read(job.model, model_folder)
+    tree = modules.from_tensors(model.tensors, model.config)
+    feasibility.refuse_architecture(job, model.config, tree)
+    layout, packs = FORMATS[job.method.format], job.method.function is not None
+    group = feasibility.group_size(job, layout)
+    tied = not any(m.kind == "head" for m in tree)
+    rules = exempted(tree, job.exempt, tied) if packs else {}
+    kept = {name for hits in rules.values() for name in hits.modules}
+    quantized = [m for m in tree if m.linear and m.name not in kept] if packs else []
+    if packs and not quantized:
+        raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
+    feasibility.refuse_kept_stacks(job, tree, kept)
+    serving = feasibility.serving(job, model.config, layout, group, quantized, vllm)
+    packed = _packed(model.tensors, quantized, layout, group)
+    parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
+    text = architectures.language(model.config)
+    experts.refuse_few(job, text, quantized)
+    plan = Plan(
+        model=job.model.name,
+        method=job.method.name,
+        layout=job.method.format,
+        group_size=group if packs else None,
+        source=model.origin,
+        quantized=[m.name for m in quantized],
+        rules=rules,
+        untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
+        notes=[*(_notes(job, rules, tree, tied) if packs else []), *_cache_notes(job)],
+        serving=serving,
+        tensor_parallel=feasibility.tensor_parallel(job, text, quantized, group, serving, vllm),
+        parameters=parameters,
+        bf16_bytes=sum(t.nbytes for t in model.tensors.values()),
+        bytes=size,
+        bits_per_weight=8 * size / parameters,
+        quantized_bits_per_weight=_packed_bits(quantized, layout, group),
+        parts=_parts(tree, quantized, model.tensors, packed),
+        estimates=estimate(job, text, tree, model.tensors, packed, serving, layout.scheme),
+        rescales=job.method.rescales,
+        signed_scales=job.method.signed_scales,
+        tensors=model.tensors if serving.how is How.simulated else packed,
+        modules=tree,
+    )
+    feasibility.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)
+    return plan
+
+
+def _packed(
+    tensors: Mapping[str, Tensor], quantized: list[Module], layout: Format, group: int | None
+) -> dict[str, Tensor]:
+    packed = dict(tensors)
+    for module in quantized:
+        del packed[module.tensor]
+        biased = module.stack > 1 and packed.pop(f"{module.tensor}_bias", None) is not None
+        for name, rows, columns in module.matrices:
+            for suffix, tensor in _matrix(layout, rows, columns, group or 0).items():
+                packed[f"{name}.{suffix}"] = tensor
+            if biased:
+                packed[f"{name}.bias"] = Tensor("BF16", (rows,))
+    return packed
+
+
+@functools.cache  # the matrices of a model have a few dozen shapes
+def _matrix(layout: Format, rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return layout.packed(rows, columns, group)
+
+
+def _parts(
+    tree: Sequence[Module], quantized: list[Module], tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]
+) -> dict[str, Part]:
+    kinds = {m.name: m.kind for m in tree}
+    kinds |= {name: m.kind for m in quantized if m.stack > 1 for name, _, _ in m.matrices}
+    bf16, after = Counter[str](), Counter[str]()
+    for counted, held in ((bf16, tensors), (after, packed)):
+        for name, tensor in held.items():
+            module = name.partition(".weight.")[0]  # x.weight.absmax is of x, as x.weight is
+            kind = kinds.get(module) or kinds.get(module.rpartition(".")[0], REST)
+            counted[kind] += tensor.nbytes
+    total, treated = Counter(m.kind for m in tree), Counter(m.kind for m in quantized)
+    return {kind: Part(total[kind], treated[kind], bf16[kind], after[kind]) for kind in bf16}
+
+
+def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> float | None:
+    if not quantized:
+        return None
+    shapes = Counter((rows, columns) for module in quantized for _, rows, columns in module.matrices)
+    sizes = {shape: sum(t.nbytes for t in _matrix(layout, *shape, group or 0).values()) for shape in shapes}
+    return 8 * sum(n * sizes[shape] for shape, n in shapes.items()) / sum(m.parameters for m in quantized)
+
+
+def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
+    notes = [
+        f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
+        "earlier rule has these modules"
+        for rule, hits in rules.items()
+        if not hits.changes and not waits(job.exempt[rule])
+    ]
+    notes += [
+        f"exempt.{rule} is measured before anything is quantized; it will add up to {job.sensitivity.budget_gib} GiB"
+        for rule in rules
+        if waits(job.exempt[rule])
+    ]
+    spent = "sensitivity" in job.stages or any(map(waits, job.exempt.values()))
+    if (
+        job.sensitivity.budget_gib is not None and not spent
+    ):  # no refusal: a sweep compares with rows that spend nothing
+        notes.append("sensitivity.budget_gib changes nothing: no rule spends it, as exempt=from_sensitivity would")
+    if job.method.instead:
+        notes.append(
+            f"{job.method.name}'s library is archived; for anything but a comparison use method={job.method.instead}"
+        )
+    if tied:
+        notes.append("the head is the embedding (tied weights), which stays in bf16")
+    if dropped := sorted({m.kind for m in tree if m.served is None}):
+        notes.append(f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; memory is counted without")
+    if job.method.calibrated and any(m.kept and m.kind in TOWERS.values() for m in tree):
+        notes.append(
+            "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
+        )
+    return notes
+
+
+def _cache_notes(job: Job) -> list[str]:
+    """What the comparison with bf16 cannot say, since bf16 has the same cache."""
+    dtype = str({**job.hw.args, **job.runtime.args}.get("kv_cache_dtype", "auto"))
+    if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
+        return []
+    return [
+        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict says what it costs (one perplexity "
+        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context by eval.kv_dtypes"
+    ]

@@ -1,0 +1,204 @@
+"""What serves what: for a checkpoint layout, a group size, a hardware and an engine, the kernel to expect, or why there is
+none and what to use instead. The facts, each with where it was read or run, are the rows of support_matrix.yaml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qforge.config.job import Engine, Hardware, Runtime, Vendor
+from qforge.machine import hardware
+
+FILE = Path(__file__).with_suffix(".yaml")
+NEWEST = "0.33"  # the vLLM that the rows without `versions` were read in
+
+
+class How(Enum):
+    native = "native"  # the format's own arithmetic or a kernel made for it
+    weight_only = "weight-only"  # packed weights, 16-bit arithmetic
+    emulated = "emulated"  # unpacked to bf16: the right numbers, neither the memory nor the speed
+    simulated = (
+        "simulated"  # nothing serves it packed: quantized and unpacked weights, for their quality (plan says so)
+    )
+    refused = "refused"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How something will be served. For `refused`, `reason` says why and `fix` what to do instead."""
+
+    how: How
+    kernel: str
+    reason: str
+    evidence: str
+    fix: str = ""
+    instead: tuple[str, int | None] | None = None  # of `fix`: a layout and a group size that are served there
+    experts_kernel: str = ""  # of a mixture: its experts have another kernel than its linear layers
+    beside: str = ""  # the kernel of linear layers whose sizes `kernel` does not take
+
+
+def kernels(serving: Serving | Mapping[str, Any]) -> str:
+    """All kernels of a `Serving`, or of its JSON, for people."""
+    said = serving if isinstance(serving, Mapping) else vars(serving)
+    odd, experts = (said.get(kind, "") for kind in ("beside", "experts_kernel"))  # older rows have neither
+    parts = (said["kernel"], odd and f"{odd} for sizes it does not take", experts and f"experts: {experts}")
+    return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fact; the fields are explained at the head of support_matrix.yaml."""
+
+    formats: list[str]
+    platforms: list[str]
+    how: str
+    reason: str
+    evidence: str
+    kernel: str = ""
+    layers: str = "both"
+    groups: list[int] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    fix: str = ""
+    instead: list[Any] = field(default_factory=list)
+
+    def fits(self, layout: str, platform: str, group: int | None, layers: str, version: str) -> bool:
+        """Whether this row speaks of that case."""
+        return (
+            layout in self.formats
+            and platform in self.platforms
+            and (not self.groups or group in self.groups)
+            and self.layers in ("both", layers)
+            and _number(self.versions.get("from", "0")) <= _number(version)
+            and ("before" not in self.versions or _number(version) < _number(self.versions["before"]))
+        )
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight to be sharded, (outputs, inputs) as a checkpoint stores it; row-parallel ones are split by their inputs."""
+
+    outputs: int
+    inputs: int
+    row_parallel: bool = False  # o_proj, down_proj
+    expert: bool = False
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """The data: `rows`, and what `kernels` and formats' `blocks` ask of a matrix."""
+    data: dict[str, Any] = yaml.load(FILE.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {**data, "rows": [Row(**row) for row in data["rows"]]}
+
+
+def serving(
+    scheme: str, layout: str, group_size: int | None, hw: Hardware, runtime: Runtime, moe: bool = False,
+    version: str = NEWEST,
+) -> Serving:  # fmt: skip
+    """How `runtime` (vLLM `version`) on `hw` serves `scheme` in this checkpoint layout (a key of formats.FORMATS).
+
+    With `moe` the experts are asked for as well, and the worse of the two answers counts.
+    """
+    where = platform(hw, runtime)
+    linear, experts = (_first(layout, where, group_size, layers, version) for layers in ("linear", "experts"))
+    for found in (experts, linear) if moe else (linear,):
+        if found is None:
+            reason = f"nothing is known of {scheme} ({layout}), group {group_size}, on {hw.name} ({where})"
+            fix = "another method, group_size or hw, or add the row with its evidence"
+            return Serving(How.refused, "", reason, "no row in qforge/plan/support_matrix.yaml", fix)
+        if found.how is How.refused:
+            return found
+    assert linear
+    if not moe or not experts:
+        return linear
+    worse = max(linear, experts, key=lambda answer: list(How).index(answer.how))
+    evidence = "; ".join(dict.fromkeys((linear.evidence, experts.evidence)))
+    return replace(worse, kernel=linear.kernel, experts_kernel=experts.kernel, evidence=evidence)
+
+
+def _first(layout: str, where: str, group: int | None, layers: str, version: str) -> Serving | None:
+    for row in facts()["rows"]:
+        if row.fits(layout, where, group, layers, version):
+            instead = (row.instead[0], row.instead[1]) if row.instead else None
+            return Serving(How(row.how), row.kernel, row.reason, row.evidence, row.fix, instead)
+    return None
+
+
+def platform(hw: Hardware, runtime: Runtime) -> str:
+    """What the rows call it: a capability, cpu- and its instructions, or transformers and what it has beside it."""
+    if runtime.engine is Engine.transformers:
+        return "transformers-bitsandbytes" if runtime.env == "bitsandbytes" else "transformers"
+    if hw.vendor is Vendor.cpu:
+        return f"cpu-{hw.capability or hardware.cpu().instructions}"
+    return str(hw.capability)
+
+
+def unservable(
+    matrix: Matrix, layout: str, group_size: int | None, kernel: str, tp: int, version: str = NEWEST
+) -> str | None:
+    """Why `kernel` (of `serving`) cannot hold its share of the matrix on `tp` devices; none if it can."""
+    if matrix.row_parallel and matrix.inputs % tp:
+        return f"{matrix.inputs} inputs are not divisible by {tp} devices"
+    split = tp if not matrix.row_parallel and matrix.outputs % tp == 0 else 1  # else replicated, as few KV heads are
+    inputs, outputs = matrix.inputs // (tp if matrix.row_parallel else 1), matrix.outputs // split
+    share = f"{inputs} inputs per device" if matrix.row_parallel and tp > 1 else f"{inputs} inputs"
+    if group_size and group_size > 0 and inputs % group_size:
+        return f"{share}, which group_size={group_size} does not divide"  # vLLM, distributed/utils.py:148
+    block = facts()["blocks"].get(layout, {})
+    if inputs % block.get("inputs", 1):
+        return f"{share}, and {layout} needs multiples of {block['inputs']}"
+    if (tp > 1 or matrix.expert) and outputs % block.get("outputs", 1):
+        return f"{outputs} outputs per device, and {layout} needs multiples of {block['outputs']}"
+    return _limits(matrix, kernel, inputs, outputs, version, per_channel=group_size == -1, tp=tp)
+
+
+def _limits(
+    matrix: Matrix, kernel: str, inputs: int, outputs: int, version: str, *, per_channel: bool, tp: int
+) -> str | None:
+    limits = facts()["kernels"].get(kernel, {})
+    hidden = outputs if matrix.row_parallel else inputs
+    reason = None
+    for name, size in (("inputs", inputs), ("outputs", outputs), ("hidden", hidden)):
+        if size % limits.get(name, 1):
+            reason = f"{size} {name} per device, and {kernel} needs multiples of {limits[name]}"
+    if per_channel and matrix.row_parallel and tp > 1 and not limits.get("shards_channels", True):
+        reason = f"{kernel} does not split a matrix of one scale per output channel by its inputs"
+    if reason and "then" in limits:
+        return _limits(matrix, _then(limits, version), inputs, outputs, version, per_channel=per_channel, tp=tp)
+    return reason
+
+
+def first_unservable(
+    matrices: Iterable[Matrix],
+    layout: str,
+    group_size: int | None,
+    kernels: dict[bool, str],
+    tp: int,
+    version: str = NEWEST,
+) -> tuple[Matrix, str] | None:
+    """The first of the (distinct) matrices that cannot be served on `tp` devices, and why; `kernels` by `expert`."""
+    for matrix in matrices:
+        if reason := unservable(matrix, layout, group_size, kernels[matrix.expert], tp, version):
+            return matrix, reason
+    return None
+
+
+def beside(kernel: str, shares: Iterable[tuple[int, int]], version: str) -> str:
+    """Whom vLLM asks for those layers whose share on a device, (inputs, outputs), `kernel` does not take; empty if none."""
+    limits = facts()["kernels"].get(kernel, {})
+    odd = any(inputs % limits.get("inputs", 1) or outputs % limits.get("outputs", 1) for inputs, outputs in shares)
+    return _then(limits, version) if odd and "then" in limits else ""
+
+
+def _then(limits: dict[str, Any], version: str) -> str:
+    return str(limits["then"][max((v for v in limits["then"] if _number(v) <= _number(version)), key=_number)])
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))

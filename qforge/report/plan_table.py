@@ -1,0 +1,133 @@
+"""What a plan and the decision guide say in the terminal: one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from qforge.config.job import Job
+from qforge.console import console
+from qforge.plan import support_matrix
+from qforge.plan.evidence import of_method, rows
+from qforge.plan.guide import Advice, Choice
+from qforge.plan.plan import Plan
+from qforge.plan.support_matrix import How
+
+COLOURS = {How.native: "green", How.weight_only: "green", How.refused: "red"}
+
+
+def plan(planned: Plan, job: Job) -> None:
+    """The plan: what happens to which modules, how big, served how, and what to expect."""
+    table = Table.grid(padding=(0, 2))
+    group = f", group {planned.group_size}" if planned.group_size else ""
+    table.add_row(
+        "model", f"{planned.model}  {_parameters(planned.parameters)} parameters, shapes from {planned.source}"
+    )
+    table.add_row("method", f"{planned.method}: {job.method.summary} ({planned.layout}{group})")
+    table.add_row("modules", _parts(planned))
+    for rule, hits in planned.rules.items():
+        effect = f"{len(hits.changes)} kept in bf16" if hits.changes else "[yellow]changes nothing[/]"
+        table.add_row(f"exempt.{rule}", f"{effect}, {len(hits.modules)} matched ({_some(hits.modules)}): {hits.why}")
+    saved = f", bf16 {size(planned.bf16_bytes)}" if planned.quantized else ""
+    table.add_row("size", f"{size(planned.bytes)}{saved}, {planned.bits_per_weight:.2f} bits per weight")
+    table.add_row("served", _served(planned, job))
+    table.add_row("", Text(planned.serving.evidence, style="dim"))
+    table.add_row("TP", ", ".join(map(str, planned.tensor_parallel)) + " are legal: no head and no group is cut")
+    for name, text in _expected(planned, job):
+        table.add_row(name, text)
+    for note in planned.notes:
+        table.add_row("note", note)
+    if job.model.caution:
+        table.add_row("caution", job.model.caution)
+    console.print(table)
+
+
+def _parts(planned: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("kind", "matrices", "quantized", "bf16", "planned"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for kind, part in planned.parts.items():
+        quantized = str(part.quantized) if part.quantized else "-"
+        table.add_row(kind, str(part.modules or ""), quantized, size(part.bf16_bytes), size(part.bytes))
+    return table
+
+
+def _served(planned: Plan, job: Job) -> str:
+    serving = planned.serving
+    how = f"[{COLOURS.get(serving.how, 'yellow')}]{serving.how.value}[/] on {job.hw.name} with {job.runtime.name}"
+    return ", ".join(part for part in (how, support_matrix.kernels(serving), serving.reason) if part)
+
+
+def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
+    """Estimates, and said to be; then what was measured of this method on such hardware."""
+    e = planned.estimates
+    m = e.memory
+    each = f"on each of {m.devices} devices " if m.devices > 1 else ""
+    lines = [(
+        "memory", f"estimate {each}in GiB: weights {m.weights:.2f}, activations {m.activations:.2f}, KV cache "
+        f"{m.kv_cache:.2f} ({m.concurrency} x {m.context} tokens, {m.kv_dtype}), of {m.budget:.1f} that vLLM may take",
+    ), (
+        "", f"{'[green]fits[/]' if m.fits else '[yellow]does not fit at once[/]'}; at most {m.largest_context:,} tokens "
+        f"of context for {m.concurrency} at once, or {m.largest_concurrency:,} at once with {m.context:,} tokens each",
+    )]  # fmt: skip
+    if e.quantizing_gib is not None:
+        lines.append(("", f"quantizing: about {e.quantizing_gib:.1f} GiB besides the libraries"))
+    elif job.method.streams:
+        lines.append(("", "quantizing: as a stream, whose memory does not grow with the model"))
+    if e.speed and e.bf16_speed:
+        ours, bf16 = e.speed, e.bf16_speed
+        pairs = [("1 stream", ours.decode_1, bf16.decode_1), ("64 streams", ours.decode_64, bf16.decode_64),
+                 ("prefill", ours.prefill, bf16.prefill)]  # fmt: skip
+        said = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
+        lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {said}"))
+    for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
+        lines.append(("measured", f"{row.numbers}  [dim]({row.source})[/]"))
+    return lines
+
+
+def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
+    """What would work, method by method, and what to take for which goal."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("method", "hw", "served", "kernel", "GiB", "bits", "at most, 1", "arithmetic", "measured, bf16 = 1"):
+        table.add_column(name, overflow="fold")
+    for choice in choices:
+        if choice.plan:
+            table.add_row(choice.method, choice.hw, *_cells(choice, choice.plan))
+    console.print(table)
+    for choice in choices:
+        if choice.plan is None:
+            console.print(f"[red]refused[/] {choice.refusal}")
+    console.print(
+        "at most, 1: the roofline's bound for one stream; arithmetic: the kernel's rate; both over bf16's, no prediction",
+        style="dim",
+    )
+    for advised in advice:
+        console.print(f"[bold]{advised.hw}[/], {advised.goal}: [bold green]{advised.method}[/], {advised.reason}")
+    for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
+        console.print(source, style="dim")
+
+
+def _cells(choice: Choice, planned: Plan) -> list[str]:
+    how = planned.serving.how
+    bounds = [f"{b:.2f}" if b is not None else "" for b in (choice.bound(many=False), choice.bound(many=True))]
+    seen = [f"{r:.2f} at {s}" for m in choice.measurements for s, r in m.speed.items()]
+    return [
+        f"[{COLOURS.get(how, 'yellow')}]{how.value}[/]", support_matrix.kernels(planned.serving),
+        f"{planned.bytes / 2**30:.2f}",
+        f"{planned.bits_per_weight:.2f}", *bounds, ", ".join(seen),
+    ]  # fmt: skip
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (" ..." if len(names) > 2 else "")

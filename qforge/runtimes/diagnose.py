@@ -1,0 +1,57 @@
+"""A server's log to cause and remedy. The first 58 patterns are those of vLLM 0.33's source; `evidence` says which ran."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from qforge.envs.output import words
+from qforge.envs.process import StageError
+
+PATTERNS = Path(__file__).with_name("vllm_errors.json")
+SHOWN, LAST_WORDS = 400, 5  # characters of a line, lines
+WRAPPERS = ("wrapper_engine",)  # says only that something above it went wrong
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What went wrong: the pattern's id, the line that matched, why, and what to do."""
+
+    id: str
+    line: str
+    cause: str
+    remedy: str
+
+
+class ServerFailed(StageError):
+    """A server that did not start, or ended, or does not answer: what happened, why, what to do, its last words."""
+
+    def __init__(self, what: str, log: Path) -> None:
+        text = log.read_text(errors="replace")
+        self.diagnosis = found = diagnose(text)
+        parts = [f"serve: {what}"]
+        if found:
+            parts[0] += f": {found.line[:SHOWN]}"
+            parts += [f"  cause: {found.cause}", f"  remedy: {found.remedy}"]
+        last = words(text.splitlines())[-LAST_WORDS:]
+        parts += ["  its last words:", *(f"    {line[:SHOWN]}" for line in last), f"  (log: {log})"]
+        super().__init__("\n".join(parts))
+
+
+def diagnose(log: str) -> Diagnosis | None:
+    """The known error whose line comes first in `log`; later ones follow from it. Of two on one line the catalogue's first."""
+    found = [(match.end(), entry) for entry, pattern in _patterns() if (match := pattern.search(log))]
+    lines = [(log.rfind("\n", 0, end) + 1, entry) for end, entry in found]
+    if not lines:
+        return None
+    start, entry = min(lines, key=lambda pair: pair[0])
+    return Diagnosis(entry["id"], log[start:].partition("\n")[0].strip(), entry["cause"], entry["remedy"])
+
+
+@cache
+def _patterns() -> list[tuple[dict[str, str], re.Pattern[str]]]:
+    entries = json.loads(PATTERNS.read_text())
+    return [(entry, re.compile(entry["match"])) for entry in entries if entry["id"] not in WRAPPERS]

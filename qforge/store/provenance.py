@@ -1,0 +1,85 @@
+"""Where a result comes from: machine, versions, commit, hashes. And the check of an artifact against what it says."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from qforge import __version__, json_files
+from qforge.config.job import ROOT
+
+HASHES = "qforge/hashes.json"
+
+
+def now() -> dict[str, Any]:
+    """Date, machine and qforge: what a result is stamped with when it is made."""
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    return {"date": today, "machine": machine(), "qforge": commit()}
+
+
+def machine() -> dict[str, Any]:
+    """The machine under this process, as the system names it."""
+    return {**hardware(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)}
+
+
+def hardware() -> dict[str, Any]:
+    """What decides results of this machine. Not its memory: a small virtual machine's grows while it is used."""
+    with open("/proc/cpuinfo") as lines:
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {"cpu": model, "cores": psutil.cpu_count(), "gpus": _gpus(), "system": platform.platform()}
+
+
+@cache  # a run asks several times, and they do not change
+def _gpus() -> list[str]:
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True)
+    return found.stdout.strip().splitlines() if found.returncode == 0 else []
+
+
+def commit() -> dict[str, Any]:
+    """qforge's own version, and the commit of its checkout where it is one."""
+    return {"version": __version__, "commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
+
+
+def _git(*arguments: str) -> str | None:
+    if not shutil.which("git"):
+        return None
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder` but the list of hashes itself."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != HASHES]
+    with ThreadPoolExecutor() as pool:  # gigabytes each
+        return {f.relative_to(folder).as_posix(): sha for f, sha in zip(files, pool.map(_sha256, files), strict=True)}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(artifact: Path) -> list[str]:
+    """What differs between an artifact and the hashes that were written with it; nothing if it is as it was.
+
+    Raises ValueError where the folder carries no hashes.
+    """
+    if not (artifact / HASHES).is_file():
+        raise ValueError(f"verify={artifact}: no {HASHES} in it, so it is no artifact of qforge")
+    said, found = json_files.read_json(artifact / HASHES), file_hashes(artifact)
+    missing = [f"{name}: missing" for name in said.keys() - found.keys()]
+    extra = [f"{name}: not there when it was made" for name in found.keys() - said.keys()]
+    changed = [f"{name}: changed" for name in said.keys() & found.keys() if said[name] != found[name]]
+    return sorted(missing + extra + changed)

@@ -1,0 +1,119 @@
+"""Results by key: the same question is answered once. Complete or absent, for any number of jobs at once.
+
+Jobs on many machines share a store if its file system gives flock to all of them and shows a folder that another has renamed.
+NFS does with its locks (not mounted nolock or local_lock) and lookupcache=positive, Lustre with the mount option flock (not
+localflock). The kernel, or the file server, frees the lock of who dies.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qforge.config.job import ROOT, Job
+from qforge.json_files import read_json, to_json, write_json
+from qforge.store import provenance
+from qforge.store.locks import locked
+
+
+def key_of(parts: Any) -> str:
+    """The key of a result: a hash of everything that decides it."""
+    return hashlib.sha256(json.dumps(json.loads(to_json(parts)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code(*modules: str) -> str:
+    """A hash of these modules and of all of qforge that they import, however far down.
+
+    A change in the code of a stage makes its earlier results another question's answers.
+    """
+    files = sorted(set().union(*map(_imported, modules)))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+@functools.cache
+def _imported(module: str) -> frozenset[Path]:
+    """The files of a module of qforge and of what it imports from qforge, at the top or in a function."""
+    found, waiting = dict[str, Path](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not (file := _file(name)):
+            continue
+        found[name] = file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "qforge":
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+    return frozenset(found.values())
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of qforge; none for what is no module of it."""
+    if module.partition(".")[0] != "qforge":
+        return None
+    place = ROOT / module.replace(".", "/")
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+class Store:
+    """Folders <root>/<stage>/<key>/, each with key.json, what the key was made of, and made.json: when, where, by what, in how
+    many seconds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, stage: str, parts: Any) -> Path | None:
+        """The finished result, or none."""
+        folder = self.place(stage, parts)
+        return folder if folder.is_dir() else None
+
+    def place(self, stage: str, parts: Any) -> Path:
+        """Where a result is, or will be."""
+        return self.root / stage / key_of(parts)
+
+    def get(self, stage: str, parts: Any, build: Callable[[Path], None]) -> tuple[Path, bool]:
+        """The result for `parts`, built by `build(folder)` if it is not there yet; and whether it was.
+
+        Another job that builds the same is waited for. A result appears by rename when it is complete.
+        """
+        final = self.place(stage, parts)
+        if final.is_dir():
+            return final, True
+        with locked(final.with_suffix(".lock")):
+            if final.is_dir():
+                return final, True
+            partial = final.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a job that died: the lock was free
+            partial.mkdir(parents=True)
+            started = time.monotonic()
+            try:
+                build(partial)
+                write_json(partial / "key.json", parts)
+                write_json(partial / "made.json", {**provenance.now(), "seconds": time.monotonic() - started})
+                partial.rename(final)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return final, False
+
+
+def of(job: Job) -> Store:
+    """The job's store: relative to the checkout."""
+    return Store((ROOT / os.path.expanduser(job.store)).resolve())
+
+
+def seconds(folder: Path) -> float:
+    """What a result took to make; 0 for one that was made before this was written down."""
+    return float(read_json(folder / "made.json").get("seconds", 0))
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """A stage's result, with its key and when, where and by which qforge it was made."""
+    return {"key": folder.name, "made": read_json(folder / "made.json"), **read_json(folder / "result.json")}

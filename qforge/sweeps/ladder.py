@@ -1,0 +1,238 @@
+"""The ladder: spend a little more, rung by rung, until the gate accepts the quality. What comes next, and what it bought.
+
+The rungs are data, conf/hydra/sweeper/ladder.yaml; hydra_plugins/qforge/ladder.py launches them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from qforge.config.calibration import Calibration
+from qforge.config.job import Job
+from qforge.json_files import read_json
+from qforge.models import formats
+from qforge.pipeline import fetch
+from qforge.pipeline.run import Run
+from qforge.plan import plan
+from qforge.plan.exemptions import waits
+from qforge.plan.plan import Plan
+from qforge.report import unfinished
+from qforge.sweeps.stopping import QUALITY, End, Row, end_of, numbers
+
+JUDGING = {"evaluate", "judge"}  # the stages without which there is no verdict
+WORDS = {  # values reckoned from the rung below
+    "group_size": re.compile("smaller"),
+    "calib.sequences": re.compile(r"x(\d+)"),
+    "sensitivity.budget_gib": re.compile(r"(\d+)%"),
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a rung sets, by key. A rung keeps what those below it have set."""
+
+    name: str
+    why: str
+    overrides: dict[str, Any]
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """What is set as it stands there, in Hydra's spelling."""
+        given = {key: value for key, value in self.overrides.items() if key not in self.words}
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+
+    @property
+    def words(self) -> dict[str, re.Match[str]]:
+        """What is reckoned from the rung below."""
+        found = {key: word.fullmatch(str(self.overrides[key])) for key, word in WORDS.items() if key in self.overrides}
+        return {key: match for key, match in found.items() if match}
+
+
+@dataclass
+class Step:
+    """A rung of one climb: a job of its own, or skipped."""
+
+    rung: str
+    why: str
+    overrides: list[str] = field(default_factory=list)
+    skipped: str = ""
+    folder: Path | None = None
+    row: Row = field(default_factory=dict)
+
+    def start(self, folder: Path) -> None:
+        """The job will run in `folder`, where nothing of an earlier sweep may be taken for its row."""
+        self.folder = folder
+        (folder / "row.json").unlink(missing_ok=True)
+
+
+class Skip(Exception):
+    """Why a rung needs no job."""
+
+
+class Climb:
+    """One ladder, climbed by one combination of what the user swept."""
+
+    def __init__(
+        self, start: list[str], rungs: Sequence[Rung], job_of: Callable[[list[str]], Job], folder: Path
+    ) -> None:
+        self.start, self.job_of, self.folder = start, job_of, folder
+        self.steps: list[Step] = []
+        self.end: End | None = None
+        self._left, self._overrides = list(rungs), start
+        self._seen: list[tuple[str, Any]] = []  # rungs by what decides their checkpoint
+        refuse(job_of(replaced(start, rungs[0].plain)))
+
+    def next(self) -> Step | None:
+        """The next rung that leads to another checkpoint; none where the climb has ended."""
+        while self._left and not self.end:
+            rung = self._left.pop(0)
+            step = Step(rung.name, rung.why)
+            self.steps.append(step)
+            try:
+                step.overrides = self._set(rung)
+            except Skip as why:
+                step.skipped = str(why)
+                continue
+            self._overrides = step.overrides
+            return step
+        judged = any(step.row.get("criteria") for step in self.steps)
+        self.end = self.end or End("top", "no rung was accepted" if judged else "no rung was judged")
+        return None
+
+    def record(self, step: Step) -> None:
+        """Read how the job of the step ended, and decide whether to climb on."""
+        step.row = row_of(step)
+        self.end = end_of(step.row)
+
+    @property
+    def best(self) -> Step | None:
+        """The accepted rung, or the one with the least loss."""
+        if self.end and self.end.outcome == "accepted":
+            return self.steps[-1]
+        return min(
+            (s for s in self.steps if "loss" in numbers(s.row)), key=lambda s: numbers(s.row)["loss"], default=None
+        )
+
+    def _set(self, rung: Rung) -> list[str]:
+        """The overrides of a rung. Raises Skip where it comes to the checkpoint of a rung below."""
+        below = self.job_of(self._overrides)
+        words = {key: str(self._reckoned(key, word, below)) for key, word in rung.words.items()}
+        overrides = replaced(self._overrides, rung.plain | words)
+        job = self.job_of(overrides)
+        planned = self._plan(job)
+        if isinstance(planned, Plan):
+            made = identity(job, planned)
+            if same := next((name for name, other in self._seen if other == made), None):
+                raise Skip(f"comes to the same checkpoint as {same}")
+            self._seen.append((rung.name, made))
+        return overrides
+
+    def _reckoned(self, key: str, word: re.Match[str], below: Job) -> int | float:
+        if key == "group_size":
+            return self._smaller_group(below)
+        if key == "calib.sequences":
+            return self._more_sequences(int(word[1]), below)
+        return self._budget(int(word[1]), below)
+
+    def _smaller_group(self, below: Job) -> int:
+        """The next smaller group of the method's format that can be planned. Raises Skip where there is none."""
+        now = below.group_size if below.group_size is not None else below.method.group_size
+        sizes = sorted(size for size in formats.FORMATS[below.method.format].group_sizes if size > 0)
+        why = f"{below.method.name} has no group below {now}" if sizes else f"{below.method.name} has no groups"
+        for size in reversed([size for size in sizes if now == -1 or size < (now or 0)]):
+            planned = self._plan(self.job_of(replaced(self._overrides, {"group_size": str(size)})))
+            if isinstance(planned, Plan):
+                return size
+            why = planned
+        raise Skip(why)
+
+    def _more_sequences(self, times: int, below: Job) -> int:
+        """Times as many calibration sequences, as far as the texts go. Raises Skip where there are no more."""
+        if not below.method.calibrated:
+            raise Skip(f"{below.method.name} looks at no text")
+        most = self._most_sequences()
+        if most is not None and most <= below.calib.sequences:
+            raise Skip(f"calib.sequences={below.calib.sequences} is all that the texts give")
+        wanted = times * below.calib.sequences
+        return wanted if most is None else min(wanted, most)
+
+    def _budget(self, percent: int, below: Job) -> float:
+        """Of what quantizing everything saves, in GiB. Raises Skip where nothing can be planned."""
+        planned = self._plan(replace(below, exempt={}))
+        if isinstance(planned, str):
+            raise Skip(planned)
+        return float(f"{percent / 100 * (planned.bf16_bytes - planned.bytes) / 2**30:.3g}")
+
+    def _most_sequences(self) -> int | None:
+        """How many calibration sequences the texts give, if a rung has counted them."""
+        for step in reversed(self.steps):
+            if step.folder and (file := step.folder / "calibrate.json").is_file():
+                texts = read_json(file)["texts"].values()
+                return sum(int(text["sequences"]) - int(text["duplicates"]) for text in texts)
+        return None
+
+    def _plan(self, job: Job) -> Plan | str:
+        """The plan, or why there is none: the job will say so itself, in its row."""
+        try:
+            return plan.make(job, fetch.known_model(Run(job, self.folder)))
+        except ValueError as refusal:
+            return str(refusal)
+
+
+def identity(job: Job, planned: Plan) -> Any:
+    """What decides how a rung is judged: equal for two jobs that differ only in what changes nothing."""
+    calib = job.calib if job.method.calibrated else Calibration()
+    waiting = {name: rule for name, rule in job.exempt.items() if waits(rule)}
+    return planned.identity(), replace(job, exempt=waiting, calib=calib)
+
+
+def replaced(overrides: list[str], by: dict[str, str]) -> list[str]:
+    """The overrides with these keys set, whatever they were."""
+    kept = [o for o in overrides if _key(o) not in by]
+    return [*kept, *(f"{key}={value}" for key, value in by.items())]
+
+
+def refuse(job: Job) -> None:
+    """Refuse a ladder on which no rung could be accepted, or all would be the same. Raises ValueError."""
+    for key, given in (("artifact", job.artifact), ("verify", job.verify), ("serve.keep", job.serve.keep)):
+        if given:
+            raise ValueError(f"search=ladder {key}={given}: every rung is another checkpoint; leave {key} out")
+    if not set(job.stages) >= JUDGING:
+        raise ValueError(
+            f"search=ladder stages={job.stages}: rungs are judged; add evaluate and judge, or leave it out"
+        )
+    if not any(criterion.metric in QUALITY for criterion in job.gate.criteria.values()):
+        raise ValueError(
+            f"search=ladder gate={job.gate.name}: it asks nothing of quality, which is all that a ladder mends; use "
+            "gate=quality or another that does"
+        )
+
+
+def refuse_given(overrides: list[str], rungs: Sequence[Rung]) -> None:
+    """Refuse what the first rung replaces, so that nobody's choice is lost. Raises ValueError."""
+    for override in overrides:
+        if _key(override) in rungs[0].overrides:
+            raise ValueError(
+                f"search=ladder {override}: the ladder sets it, rung by rung; leave it out, or edit "
+                "conf/hydra/sweeper/ladder.yaml"
+            )
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def row_of(step: Step) -> Row:
+    """What the job left: its row, or its plan where only that was asked for."""
+    assert step.folder
+    if (file := step.folder / "row.json").is_file():
+        row: Row = read_json(file)
+        return row
+    if (file := step.folder / "plan.json").is_file() and not unfinished.ends_with_a_row(step.folder):
+        return {"verdict": "planned", "criteria": [], "size": {"bytes": read_json(file)["bytes"]}}
+    return {"verdict": "failed", "criteria": [], "failed": {"reason": "the job ended without a row"}}

@@ -1,0 +1,182 @@
+"""A sweep on SLURM, seen from where it was submitted: it ends when every job has ended, and each has a row.
+
+How a job ended is read from its own folder. SLURM, which calls a raised exception COMPLETED, is asked only whether it still
+has a job, and for a word about one that left nothing. It needs no accounting for that.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobStatus
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from submitit import AutoExecutor
+from submitit import Job as Ran
+from submitit.core.utils import FailedSubmissionError
+
+from qforge.config.compose import typed
+from qforge.config.job import ROOT, Job
+from qforge.console import console
+from qforge.envs import managed
+from qforge.envs.request import REFUSED
+from qforge.json_files import read_json, write_json
+from qforge.pipeline.measure import MEASUREMENTS
+from qforge.pipeline.run import EVAL_ENV, QUANT_ENV
+from qforge.report import unfinished
+
+GENERIC = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
+LOOK = 10  # seconds between two looks into SLURM's queue; it serves the whole cluster
+STATE = re.compile(r"\b(JobState|Reason|ExitCode)=(\S+)")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job of a sweep: what it is told, and where its results go."""
+
+    number: int
+    overrides: list[str]
+    config: DictConfig
+    folder: Path
+
+    @property
+    def job(self) -> Job:
+        """Raises OmegaConf's exceptions for a value that is missing or of another type."""
+        return typed(self.config)
+
+
+def prepare(tasks: Sequence[Task]) -> None:
+    """Make the environments here, since compute nodes may have no network, and remove old rows: none may pass for a new one.
+
+    Raises what making an environment raises.
+    """
+    needed = set[str]()
+    for task in tasks:
+        (task.folder / "row.json").unlink(missing_ok=True)
+        with suppress(OmegaConfBaseException):  # a job that lacks a value will say so itself, in its row
+            needed |= environments(task.job)
+    for name in sorted(needed):
+        managed.managed(name)
+
+
+def environments(job: Job) -> set[str]:
+    """The managed environments in which the stages of a job run."""
+    if job.plan_only:
+        return set()
+    served = job.serve.keep or job.rescore or set(MEASUREMENTS) & set(job.stages)
+    names = {QUANT_ENV, EVAL_ENV, job.method.env, job.runtime.env if served else None}
+    return {name for name in names if name and name not in job.envs}
+
+
+def submit(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], options: dict[str, Any]) -> list[Ran[Any]]:
+    """Submit `work` with each of `arguments`, as one job array; `options` are the launcher's.
+
+    Raises ValueError where SLURM takes no such jobs.
+    """
+    # `work` is found by its import path, wherever the user stands
+    path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    options = {**options, "setup": [path, *(options["setup"] or [])]}
+    given = {name if name in GENERIC else f"slurm_{name}": value for name, value in options.items()}
+    folder, restarts = given.pop("submitit_folder"), given.pop("slurm_max_num_timeout")
+    try:
+        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=restarts)
+        executor.update_parameters(**given)
+        return executor.map_array(work, *zip(*arguments, strict=True))
+    except (RuntimeError, FailedSubmissionError) as error:
+        raise ValueError(
+            f"hydra/launcher=slurm: {error}; submit where sbatch works, and look at hydra.launcher.partition, account, "
+            "gpus_per_node ...; arrays that are too long are cut by hydra.sweeper.max_batch_size"
+        ) from error
+
+
+def wait(jobs: Sequence[Ran[Any]]) -> Iterator[int]:
+    """The place in `jobs` of each job, as it ends."""
+    left = dict(enumerate(jobs))
+    missing, looked = set[str](), time.monotonic()
+    while left:
+        time.sleep(0.5)
+        gone = set[str]()
+        if time.monotonic() - looked > LOOK:
+            present, looked = queued(array_of(jobs)), time.monotonic()
+            absent = {job.job_id for job in left.values()} - present
+            gone, missing = absent & missing, absent  # absent twice: its files have had the time to arrive
+        for place in [p for p, job in left.items() if job.paths.result_pickle.exists() or job.job_id in gone]:
+            del left[place]
+            yield place
+
+
+def array_of(jobs: Sequence[Ran[Any]]) -> str:
+    """The number by which SLURM knows all of them."""
+    return jobs[0].job_id.partition("_")[0]
+
+
+def cancel(jobs: Sequence[Ran[Any]]) -> None:
+    """End those that have not ended."""
+    subprocess.run(["scancel", array_of(jobs)], check=True)
+
+
+def queued(array: str) -> set[str]:
+    """The jobs of an array that SLURM has not done with. While its controller does not answer, waits for it."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
+    while (said := subprocess.run(command, capture_output=True, text=True)).returncode:
+        if "Invalid job id" in said.stderr:  # forgotten, so they have ended
+            return set()
+        console.print(f"SLURM does not answer, waiting: {said.stderr.strip()}", style="yellow", markup=False)
+        time.sleep(LOOK)
+    return set(said.stdout.split())
+
+
+def settle(task: Task, job: Ran[Any]) -> None:
+    """A job has ended: say how, by its row; one that left none gets one that says why."""
+    file = task.folder / "row.json"
+    if not file.exists() and (ending := _ending(job)):
+        _begun(task)
+        verdict, why = ending
+        row = unfinished.row(task.folder, verdict, f"job {job.job_id}: {why}  (logs: {job.paths.folder})")
+        write_json(file, row)
+    how = read_json(file)["verdict"] if file.exists() else "done"  # of a plan there is no row
+    console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim", markup=False)
+
+
+def _begun(task: Task) -> None:
+    """What Hydra writes down when a job begins; for one that never did."""
+    folder = task.folder / ".hydra"
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        OmegaConf.save(task.config, folder / "config.yaml")
+        OmegaConf.save(OmegaConf.create(task.overrides), folder / "overrides.yaml")
+
+
+def _ending(job: Ran[Any]) -> tuple[str, str] | None:
+    """Verdict and reason of a job that left no row: what it said itself, or else what SLURM says. None if it ended well."""
+    if not job.paths.result_pickle.exists():
+        return "failed", _said_by_slurm(job)
+    how, what = pickle.loads(job.paths.result_pickle.read_bytes())
+    if how != "success":
+        return "failed", str(what).strip().splitlines()[-1]  # a traceback
+    if what.status is not JobStatus.COMPLETED:
+        return "failed", str(what._return_value)
+    if code := what.return_value:
+        return "refused" if code == REFUSED else "failed", f"ended with exit code {code}"
+    return None
+
+
+def _said_by_slurm(job: Ran[Any]) -> str:
+    """CANCELLED, TIMEOUT, FAILED ..., SLURM's reason, and the exit code with the signal."""
+    if not job.paths.stderr.exists():  # SLURM has no record of its own for such a job of an array
+        return "it left SLURM's queue before it began, cancelled"
+    command = ["scontrol", "--oneliner", "show", "job", job.job_id]
+    found = dict(STATE.findall(subprocess.run(command, capture_output=True, text=True).stdout))
+    if not found:
+        return "SLURM has forgotten how it ended (MinJobAge)"
+    return f"SLURM says {found['JobState']}, reason {found['Reason']}, exit code {found['ExitCode']}"

@@ -1,0 +1,55 @@
+"""After a sweep: one report of all its rows, with those that failed or were refused.
+
+A sweep is a folder of job folders, each with a row.json, whatever started the jobs and wherever they ran.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from qforge.json_files import read_json, write_json
+from qforge.report import pages, table, terminal, unfinished
+from qforge.report.table import Row
+from qforge.store.timing import alone
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """The row of every job in the folder of a sweep, in the order of the jobs. Of a job that died, why one thinks so."""
+    jobs = [f for f in folder.glob("*") if (f / "row.json").exists() or (f / ".hydra").is_dir()]
+    for job in sorted(jobs, key=lambda f: (not f.name.isdigit(), int(f.name) if f.name.isdigit() else 0, f.name)):
+        if (job / "row.json").exists():
+            yield {**read_json(job / "row.json"), "folder": job.name}
+        elif unfinished.ends_with_a_row(job):
+            yield {**unfinished.row(job, "failed", _last_word(job)), "folder": job.name}
+        elif planned := unfinished.planned(job):
+            yield {**planned, "folder": job.name}
+
+
+def _last_word(job: Path) -> str:
+    logs = sorted(job.glob("*.log"), key=lambda log: log.stat().st_mtime)
+    where = f"the last it wrote is {logs[-1].name}" if logs else "it had begun no stage"
+    return f"the job ended without a result, killed or crashed; {where}. The same command goes on from there"
+
+
+def report(folder: Path, found: list[Row], seconds: float) -> None:
+    """report.html with its CSV and JSON, sweep.json, and a table in the terminal; the table alone where all is planned."""
+    if any(r["verdict"] == "planned" for r in found):
+        return terminal.ranking(table.table(table.with_baselines(found)))
+    columns = pages.html(folder / "report.html", found)
+    keys = [column.key for column in columns]
+    ranked = [dict(zip(keys, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    sweep = {
+        "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in found if "time" in r), 1),
+        "verdicts": Counter(map(table.verdict_of, found)), "same": table.same(found),
+        "rows": [{key: r[key] for key in ("folder", "name", "verdict", "front", "why")} for r in ranked if r["folder"]],
+    }  # fmt: skip
+    write_json(folder / "sweep.json", sweep)
+    terminal.sweep(columns, sweep, folder)
+
+
+def exit_code(found: list[Row]) -> int:
+    """1 if a row failed, 2 if all were refused, else 0: combinations that cannot work are part of a matrix."""
+    verdicts = {r["verdict"] for r in found}
+    return 1 if "failed" in verdicts else 2 if verdicts == {"refused"} else 0

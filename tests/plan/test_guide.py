@@ -1,0 +1,143 @@
+"""method=auto: measured rows decide where there are any, the rule otherwise, and it says which."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.command import ROOT, Cli
+from support.jobs import job
+
+from qforge.plan import evidence, guide, plan
+from qforge.plan.evidence import Measurement
+from qforge.plan.guide import Choice
+
+
+@functools.cache
+def choices(*hardware: str, model: str = "llama3_1_8b") -> list[Choice]:
+    def again(*overrides: str):
+        return job(f"model={model}", *overrides)
+
+    return guide.choices(again, hardware, None)
+
+
+def row(method: str, group: int | None, **speed: float) -> Measurement:
+    streams = {int(name.removeprefix("at")): ratio for name, ratio in speed.items()}
+    return Measurement(
+        "x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, False, streams, streams, {}, "reject"
+    )
+
+
+def advised(found: list[Choice], *hardware: str) -> dict[tuple[str, str], guide.Advice]:
+    return {(a.hw, a.goal): a for a in guide.advice(found, hardware)}
+
+
+def without_rows(found: list[Choice]) -> list[Choice]:
+    return [replace(c, measurements=[]) for c in found]
+
+
+def test_by_rule_4_bits_for_memory_and_one_stream_fp8_for_many() -> None:
+    found = advised(without_rows(choices("h100")), "h100")
+    # rtn has as many bytes, and looks at no data; autoround too, and was never judged
+    assert found["h100", "memory"].method == "gptq"
+    assert found["h100", "a single stream"].method == "gptq"
+    assert found["h100", "many streams"].method == "fp8"
+    assert "by rule, not measured" in found["h100", "many streams"].reason
+
+
+def test_on_blackwell_many_streams_gain_from_fp4_arithmetic() -> None:
+    found = advised(without_rows(choices("b200")), "b200")
+    assert found["b200", "many streams"].method == "nvfp4_w4a4"
+
+
+def test_between_two_days_the_middle_counts() -> None:
+    (gptq,) = [c for c in choices("h100") if c.method == "gptq"]
+    twice = replace(gptq, measurements=[row("gptq", 128, at1=1.05), row("gptq", 128, at1=1.21)])
+    assert twice.speed(1) == pytest.approx(1.13)
+
+
+def test_rows_of_one_model_on_one_hardware_are_compared() -> None:
+    near, other = [row(m, 128, at1=1.2) for m in ("rtn", "gptq")], replace(row("mxfp4", 32, at1=1.6), hw="h200")
+    far = [replace(row(m, 128, at1=2.0), model="n", parameters=10**9) for m in ("rtn", "gptq", "awq")]
+    assert evidence.nearest([*far, other, *near], 7 * 10**9) == near
+
+
+def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -> None:
+    """nvfp4_gptq has nvfp4_llmc's tensors and kernel; of the two it looks at data."""
+    rows = [row("nvfp4_llmc", 16, at1=1.39)]
+    found = [replace(c, measurements=rows if c.method in ("nvfp4_llmc", "nvfp4_gptq") else []) for c in choices("h100")]
+    stream = advised(found, "h100")["h100", "a single stream"]
+    assert stream.method == "nvfp4_gptq"
+    assert stream.reason == "measured on m, bf16 = 1: nvfp4_gptq 1.39, nvfp4_llmc 1.39"
+
+
+def test_what_is_archived_is_left_out_and_its_plan_says_what_to_use() -> None:
+    assert "auto_gptq" not in {c.method for c in choices("h100")}
+    notes = plan.make(job("method=auto_gptq", "hw=h100"), None).notes
+    assert "auto_gptq's library is archived; for anything but a comparison use method=gptqmodel" in notes
+
+
+def test_measured_rows_beat_the_rule() -> None:
+    """What an H200 showed at one and at 64 streams (reference: 7.3B, vLLM 0.26)."""
+    rows = {"nvfp4": row("nvfp4", 16, at1=1.39, at64=0.66), "gptq": row("gptq", 64, at1=1.20, at64=0.95)}
+    found = advised(
+        [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
+    )
+    stream, many = found["h100", "a single stream"], found["h100", "many streams"]
+    assert (stream.method, stream.reason) == ("nvfp4", "measured on m, bf16 = 1: nvfp4 1.39, gptq 1.20")
+    assert many.method == "fp8"  # nothing measured is faster than bf16
+    assert "measured on m, bf16 = 1: gptq 0.95, nvfp4 0.66" in many.reason
+    rows["fp8"] = row("fp8", None, at1=1.1, at64=1.5)
+    found = advised(
+        [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
+    )
+    assert found["h100", "many streams"].reason.startswith("measured on m, bf16 = 1: fp8 1.50")
+
+
+def test_a_difference_within_the_spread_of_the_repeats_is_none() -> None:
+    noisy = replace(row("gptq", 64, at64=1.05), least={64: 0.93})
+    found = advised([replace(c, measurements=[noisy] if c.method == "gptq" else []) for c in choices("h100")], "h100")
+    assert found["h100", "many streams"].method == "fp8"
+
+
+def test_only_rows_of_the_model_nearest_in_size_count() -> None:
+    small, large = replace(row("rtn", 64), parameters=10**9, model="small"), replace(row("rtn", 64), parameters=10**10)
+    assert evidence.nearest([small, large], 2 * 10**9) == [small]
+    assert evidence.nearest([small, large], 8 * 10**9) == [large]
+    assert evidence.nearest([], 8) == []
+    assert evidence.nearest([small, large], 8 * 10**9, experts=True) == []  # other kernels
+
+
+def test_the_portable_case_leaves_out_what_one_of_them_refuses() -> None:
+    found = choices("h100", "mi325x")
+    refused = [c for c in found if c.plan is None]
+    assert {(c.method, c.hw) for c in refused} >= {("nvfp4", "mi325x"), ("nvfp4_llmc", "mi325x")}
+    portable = advised(found, "h100", "mi325x")["h100 + mi325x", "one checkpoint for all"].method.split(", ")
+    assert {"gptq", "awq", "fp8"} <= set(portable)
+    assert "nvfp4" not in portable
+
+
+def test_committed_rows_are_read_as_ratios_to_bf16() -> None:
+    rows = evidence.of_method(evidence.rows(job().hw), "gptq")
+    (found,) = [r for r in rows if r.file == "smollm2_135m-gptq-cpu.json"]
+    file = json.loads((ROOT / "results" / found.file).read_text())
+    ours, bf16 = (file[k]["bench"]["runs"]["4"]["output_throughput"] for k in ("measured", "baseline"))
+    assert found.speed[4] == pytest.approx(ours / bf16)
+    ours, bf16 = (file[k]["evaluate"]["texts"]["wikitext"]["perplexity"] for k in ("measured", "baseline"))
+    assert found.perplexity["wikitext"] == pytest.approx(100 * (ours - bf16) / bf16)
+    assert "group 64 on cpu, vLLM 0.32" in found.source
+
+
+def test_the_command(cli: Cli, tmp_path: Path) -> None:
+    done = cli.succeed("method=auto", "plan_only=true", "model=llama3_1_8b", "hw=[h100,mi325x]")
+    assert "one checkpoint for all" in done.output
+    said = json.loads((done.folder / "guide.json").read_text())
+    assert {c["method"] for c in said["choices"]} >= {"bf16", "gptq", "awq", "nvfp4", "fp8"}
+    assert cli("method=auto").code == 2
+    assert "ranks the methods and runs none; use plan_only=true" in cli("method=auto").output
+    both = cli("method=gptq", "hw=[h100,mi325x]", "plan_only=true")
+    assert both.code == 2
+    assert "hw=[h100,mi325x]: a run is on one hardware; use method=auto" in both.output

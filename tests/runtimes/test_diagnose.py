@@ -1,0 +1,109 @@
+"""A server that does not start ends with cause and remedy: every known error by its text, and many provoked for real."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.command import ROOT
+
+from qforge.runtimes.diagnose import PATTERNS, WRAPPERS, ServerFailed, diagnose
+
+ENTRIES = json.loads(PATTERNS.read_text())
+SAMPLES = json.loads(
+    (ROOT / "tests" / "runtimes" / "vllm_error_samples.json").read_text()
+)  # vLLM's own texts, filled in
+
+
+SPOKEN = "(EngineCore pid=7) ERROR 11-28 23:25:08 [core.py:1100] ValueError: of a kind that nobody has seen\n"
+
+
+def literals(template: str) -> str:
+    """A pattern of what a template says outside its {holes}, which may be nested."""
+    while (flat := re.sub(r"\{[^{}]*\}", "\0", template)) != template:
+        template = flat
+    return re.escape(template).replace("\0", "[\\s\\S]*?") + "$"
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry["id"] for entry in ENTRIES])
+def test_every_known_error_is_diagnosed_as_itself(entry: dict[str, str]) -> None:
+    sample = SAMPLES[entry["id"]]
+    if "template" in entry and "%s" not in entry["template"]:
+        assert re.search(literals(entry["template"]), sample), "the sample is vLLM's text, to the letter"
+    assert entry["cause"] != entry["remedy"] != "As above."
+    log = (
+        f"INFO starting\n(Worker pid=7) ERROR 11-21 [multiproc_executor.py:953] {sample}\nRuntimeError: something later"
+    )
+    found = diagnose(log)
+    if entry["id"] in WRAPPERS:
+        assert re.search(entry["match"], sample)
+        assert found is None
+    else:
+        assert found
+        assert (found.id, found.cause, found.remedy) == (entry["id"], entry["cause"], entry["remedy"])
+        assert found.line in log
+
+
+def test_the_catalogue_has_no_other_samples() -> None:
+    assert list(SAMPLES) == [entry["id"] for entry in ENTRIES]
+    assert len(set(SAMPLES)) == len(ENTRIES) >= 58
+
+
+def test_the_first_known_error_counts_and_wrappers_do_not() -> None:
+    log = (
+        "INFO starting\nRuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+        "ValueError: Marlin does not support group_size = 16. Only group_sizes = [-1, 32, 64, 128] are supported.\n"
+        "torch.OutOfMemoryError: CUDA out of memory\n"
+    )
+    found = diagnose(log)
+    assert found
+    assert found.id == "marlin_group_size"
+    assert diagnose("all is well") is None
+
+
+def test_an_engine_that_was_killed_is_told_by_what_is_missing(tmp_path: Path) -> None:
+    """The server's last lines where its engine was killed while it started: once Python adds warnings, once not."""
+    log = (
+        "(EngineCore pid=7) INFO 11-28 23:25:08 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: m\n"
+        "Traceback (most recent call last):\n"
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+    )
+    warnings = (
+        "multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 leaked semaphore "
+        "objects to clean up at shutdown\n  warnings.warn('resource_tracker: There appear to be %d '"
+    )
+    for text in (log, log + warnings):
+        file = tmp_path / "serve.log"
+        file.write_text(text)
+        failure = ServerFailed("it ended", file)
+        assert "resource_tracker" not in str(failure)
+        found = failure.diagnosis
+        assert found
+        assert found.id == "process_killed"
+        assert found.line.startswith("RuntimeError: Engine core initialization failed.")
+    for text in (log + SPOKEN, log.replace("Traceback", SPOKEN + "Traceback")):
+        assert diagnose(text) is None, "it has said a cause"
+
+
+@pytest.mark.parametrize(
+    ("code", "at_once", "after_its_words"),
+    [
+        ("-9", "process_killed", "process_killed"),
+        ("None", "process_killed", None),
+        ("0", None, None),
+        ("1", None, None),
+    ],
+)
+def test_a_worker_that_dies_after_its_own_words_was_not_killed(
+    code: str, at_once: str | None, after_its_words: str | None
+) -> None:
+    """vLLM says so of a worker that has told its error, too, often before the system knows the exit code (None)."""
+    log = "(EngineCore pid=7) INFO 11-28 23:25:08 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: m\n"
+    died = (
+        "(EngineCore pid=7) ERROR 11-28 23:25:09 [multiproc_executor.py:315] Worker proc VllmWorker-0 died unexpectedly "
+        f"(exit code: {code}), shutting down executor.\n"
+    )
+    found = [diagnose(log + text) for text in (died + SPOKEN, SPOKEN + died)]
+    assert [each and each.id for each in found] == [at_once, after_its_words]

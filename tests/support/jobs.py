@@ -1,0 +1,22 @@
+"""Jobs of the committed configuration."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from qforge.config.compose import CONF, compose
+from qforge.config.job import Job
+
+NEEDED = {
+    "exempt=from_sensitivity": ["sensitivity.budget_gib=0.01"],
+    "model=local": ["model.name=x", "model.path=/x"],
+    "runtime=existing": ["runtime.python=/x"],
+    "runtime=container": ["runtime.container=x"],
+    "runtime=container_ngc": ["hw=h100"],
+    "runtime=vllm": ["hw=h100"],
+}
+
+
+def job(*overrides: str) -> Job:
+    """The job of these overrides, with what some options cannot be without. Composed once, each time a copy."""
+    return deepcopy(compose(CONF, *(e for o in overrides for e in NEEDED.get(o, [])), *overrides))
