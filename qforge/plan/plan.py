@@ -15,7 +15,7 @@ from qforge.models import architectures, metadata, modules
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import TOWERS, Module
-from qforge.plan import experts, feasibility
+from qforge.plan import experts, feasibility, libraries
 from qforge.plan.estimate import Estimates, estimate
 from qforge.plan.exemptions import Hits, exempted, waits
 from qforge.plan.support_matrix import NEWEST, How, Serving
@@ -118,7 +118,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     """
     model = metadata.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config)
-    feasibility.refuse_architecture(job, model.config, tree)
+    libraries.refuse_architecture(job, model.config, tree)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasibility.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)

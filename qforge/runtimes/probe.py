@@ -15,7 +15,7 @@ from qforge.json_files import write_json
 from qforge.store import provenance
 from qforge.store.results import Store, result
 
-LOOK = Path(__file__).parent / "runtimes" / "look.py"
+INVENTORY = Path(__file__).with_name("inventory.py")
 SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a busy disk
 
 
@@ -24,7 +24,7 @@ def probe(job: Job, store: Store) -> dict[str, Any]:
     key = {
         "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "machine": provenance.hardware(),
         "environ": job.runtime.environ,
-        "code": LOOK.read_text(),
+        "code": INVENTORY.read_text(),
     }  # fmt: skip
 
     if known := store.find("probe", key):

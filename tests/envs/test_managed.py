@@ -125,8 +125,8 @@ def test_a_killed_owner_takes_its_processes_along(tmp_path: Path) -> None:
         import sys, time
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from qforge import envs
-        with envs.process(envs.Environment(Path(sys.executable), "x", None), [{str(child)!r}], {{}}):
+        from qforge.envs import process
+        with process.process(process.Environment(Path(sys.executable), "x", None), [{str(child)!r}], {{}}):
             time.sleep(600)"""
     process = subprocess.Popen([sys.executable, "-c", owner])
     deadline = time.monotonic() + 60

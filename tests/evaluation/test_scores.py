@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.jobs import job
 
 from qforge.config.evaluation import eval_files
+from qforge.config.job import repository_path
 from qforge.evaluation import contamination, divergence, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
@@ -76,9 +77,9 @@ def test_a_task_with_filters_keeps_them_in_the_names_of_its_metrics() -> None:
         for doc in (1, 0)
         for name, right in (("strict-match", 0.0), ("flexible-extract", 1.0))
     ]  # fmt: skip
-    metrics = {"alias": "gsm8k", "exact_match,strict-match": 0.0, "exact_match_stderr,strict-match": "N/A",
+    scores = {"alias": "gsm8k", "exact_match,strict-match": 0.0, "exact_match_stderr,strict-match": "N/A",
                "exact_match,flexible-extract": 1.0}  # fmt: skip
-    found = tasks.summary(samples, metrics)
+    found = tasks.summary(samples, scores)
     assert found["samples"] == 2
     assert found["sample_hashes"] == ["0" * 16, "1" * 16]
     assert found["metrics"] == {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}
@@ -173,22 +174,20 @@ def test_windows_longer_than_the_context_are_refused(lengths: str) -> None:
 
 
 def test_calibration_on_wikitext_has_seen_the_kind_of_one_text_and_neither_text_itself() -> None:
-    made = job("method=gptq")
-    found = {name: contamination.seen(made, text) for name, text in made.eval.texts.items()}
-    wikitext, manual = found["wikitext"], found["python_reference"]
-    assert wikitext
-    assert manual
+    texts, shown = job().eval.texts, job().calib.texts
+    files, kinds = [repository_path(text.path) for text in shown.values()], {text.kind for text in shown.values()}
+    wikitext, manual = (
+        contamination.seen(repository_path(texts[name].path), texts[name].kind, files, kinds)
+        for name in ("wikitext", "python_reference")
+    )
     assert (wikitext["kind"], manual["kind"]) == (True, False)
     assert wikitext["overlap"] < 0.001
     assert manual["overlap"] == 0
-    assert contamination.seen(job("method=rtn"), made.eval.texts["wikitext"]) is None
 
 
 def test_a_text_that_was_calibrated_on_is_found_out() -> None:
-    made = job("method=gptq", "eval.texts.wikitext.path=data/texts/wikitext2_calibration.txt")
-    found = contamination.seen(made, made.eval.texts["wikitext"])
-    assert found
-    assert found["overlap"] == 1
+    text = repository_path("data/texts/wikitext2_calibration.txt")
+    assert contamination.seen(text, "encyclopedia", [text], set()) == {"kind": False, "overlap": 1}
 
 
 # -- long context and stability

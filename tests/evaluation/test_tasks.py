@@ -33,8 +33,8 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
-from qforge import tasks
-from qforge.evaluation import Eval
+from qforge.evaluation import tasks
+from qforge.config.evaluation import Eval
 
 def answer(instance):
     if instance.request_type == "generate_until":

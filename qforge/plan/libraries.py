@@ -1,0 +1,49 @@
+"""What a quantizer's library cannot do to an architecture. Every refusal names the key and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qforge.config.job import Job
+from qforge.models.modules import Module
+from qforge.plan.memory import Config
+
+# Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14, ModelOpt 0.47)
+RENAMED = {"mixtral": "experts.N.w1"}
+LESS_ONE = ("gemma3", "gemma3_text")  # store a norm's weight less one
+
+
+def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> None:
+    """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
+    a living one with a mixture of experts."""
+    known, kind = job.method.model_types, str(config.get("model_type"))
+    if kind in LESS_ONE and job.method.rescales:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: it folds scales into norms, and a {kind} stores those less one: "
+            "near -1 bf16 has few digits left for them; use method=gptq"
+        )
+    if known and kind not in known:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
+            f"{kind}; use method={job.method.instead or 'gptq'}"
+        )
+    if known and "rope_parameters" in config and "rope_theta" not in config:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: config.json has rope_parameters, which its library's "
+            "transformers 4 does not read: it would calibrate another model; say rope_theta (and rope_scaling) there too, or "
+            f"use method={job.method.instead or 'gptq'}"
+        )
+    if not any(m.kind == "expert" for m in modules):
+        return
+    if kind in RENAMED and job.method.function and not job.method.streams:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library loads {kind} by transformers and exports the names "
+            f"that experts have there, not {RENAMED[kind]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, which "
+            "keep the names"
+        )
+    mixtures = job.method.mixtures
+    if mixtures is not None and kind not in mixtures:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and of those it is let at "
+            f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
+        )
