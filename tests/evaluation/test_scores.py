@@ -17,6 +17,7 @@ from qforge.config.job import repository_path
 from qforge.evaluation import contamination, divergence, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
+from qforge.judge.metrics import main_metric
 from qforge.pipeline.checks import check
 
 
@@ -84,7 +85,7 @@ def test_a_task_with_filters_keeps_them_in_the_names_of_its_metrics() -> None:
     assert found["sample_hashes"] == ["0" * 16, "1" * 16]
     assert found["metrics"] == {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}
     assert found["per_sample"]["exact_match,flexible-extract"] == [1.0, 1.0]
-    assert metrics.main_metric(found) == "exact_match,strict-match"
+    assert main_metric(found) == "exact_match,strict-match"
 
 
 # -- distributions
