@@ -28,9 +28,9 @@ class Line:
 
     def feed(self, output: str) -> None:
         """Move the bar where `output` (a line, or one update of a tqdm bar) says how far the work is."""
-        found = fraction(output)
-        if found and self._progress and self._task is not None:
-            self._progress.update(self._task, completed=found[0], total=1.0, what=found[1])
+        progress = fraction(output)
+        if progress and self._progress and self._task is not None:
+            self._progress.update(self._task, completed=progress[0], total=1.0, what=progress[1])
 
 
 def fraction(output: str) -> tuple[float, str] | None:
@@ -61,18 +61,18 @@ def progress_line(name: str, detail: str = "") -> Iterator[Line]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as progress:
-            shown = Line(progress, progress.add_task(name, total=None, what=detail))
-            yield shown
+            line = Line(progress, progress.add_task(name, total=None, what=detail))
+            yield line
     else:
         console.print(f"  … {name:10} {detail}", style="dim")
-        shown = Line(None, None)
-        yield shown
-    console.print(f"  [green]✓[/] {name:10} {time.monotonic() - started:6.1f} s  {shown.note or detail}")
+        line = Line(None, None)
+        yield line
+    console.print(f"  [green]✓[/] {name:10} {time.monotonic() - started:6.1f} s  {line.note or detail}")
 
 
-def print_waiting(what: str) -> None:
+def print_waiting(resource: str) -> None:
     """Say that another job has what this one needs."""
-    console.print(f"  [yellow]~[/] waiting for another job that has {what}")
+    console.print(f"  [yellow]~[/] waiting for another job that has {resource}")
 
 
 def print_reused(name: str, detail: str) -> None:

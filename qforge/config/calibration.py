@@ -63,8 +63,8 @@ def check(calib: Calibration) -> None:
         if text.dataset:
             _check_dataset(f"calib.texts.{name}", text.path, text.dataset)
     weights = {name: text.weight for name, text in calib.texts.items()}
-    given = [weight for weight in weights.values() if weight is not None]
-    if any(weight <= 0 for weight in given) or 0 < len(given) < len(weights):
+    weights_given = [weight for weight in weights.values() if weight is not None]
+    if any(weight <= 0 for weight in weights_given) or 0 < len(weights_given) < len(weights):
         raise ValueError(
             f"calib.texts: weights {weights}: give every text one above 0, or none; leave a text out that is not wanted"
         )

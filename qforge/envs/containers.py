@@ -43,19 +43,19 @@ class Container:
 @cache  # asked for every key of a run
 def find(image: str) -> tuple[str, str]:
     """The tool that has the image, and the image's id: a tag may mean another image tomorrow. Raises ValueError for none."""
-    said = {}
+    errors = {}
     for tool in filter(shutil.which, TOOLS):
         command = [tool, "image", "inspect", "--format", "{{.Id}}", image]
-        found = subprocess.run(command, capture_output=True, text=True)
-        if found.returncode == 0:
-            return tool, found.stdout.strip()
-        said[tool] = " ".join(found.stderr.split())
-    if not said:
+        listing = subprocess.run(command, capture_output=True, text=True)
+        if listing.returncode == 0:
+            return tool, listing.stdout.strip()
+        errors[tool] = " ".join(listing.stderr.split())
+    if not errors:
         raise ValueError(
             f"runtime.container={image}: neither podman nor docker is on PATH; install one, or use a runtime with an "
             "environment of its own (vllm, vllm_cpu)"
         )
     raise ValueError(
-        f"runtime.container={image}: it cannot be had here ({'; '.join(f'{t}: {w}' for t, w in said.items())}); get it with "
-        f"`{next(iter(said))} pull {image}`, or use another runtime"
+        f"runtime.container={image}: it cannot be had here ({'; '.join(f'{t}: {w}' for t, w in errors.items())}); get it with "
+        f"`{next(iter(errors))} pull {image}`, or use another runtime"
     )

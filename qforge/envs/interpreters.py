@@ -26,8 +26,8 @@ def named(name: str, job: Job) -> Environment:
 
 def identity(name: str, job: Job) -> str:
     """What decides the versions of the environment `name`, without making it."""
-    given = _given(name, job)
-    return given.identity if given else managed.identity(name)
+    interpreter = _given(name, job)
+    return interpreter.identity if interpreter else managed.identity(name)
 
 
 def of_runtime(job: Job) -> Environment:
@@ -68,10 +68,10 @@ def _contained(job: Job) -> Environment:
     """The image's Python. It reads qforge, the model and the artifact where they are, and writes into the store."""
     tool, image = containers.find(str(job.runtime.container))
     arguments = tuple(job.runtime.container_args)
-    given = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
-    container = Container(tool, image, arguments, (ROOT, *given), (repository_path(job.store),))
-    said = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
-    identity = f"{image}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    paths = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
+    container = Container(tool, image, arguments, (ROOT, *paths), (repository_path(job.store),))
+    settings = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
+    identity = f"{image}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     return Environment(Path(sys.executable), identity, None, job.runtime.environ, container)
 
 
@@ -90,7 +90,7 @@ def _packages(python: str, key: str, environ: tuple[tuple[str, str], ...]) -> st
     each = "'{Name}=={Version}'.format_map(d.metadata)"  # d.name and d.version would each read the file anew
     listing = f"import importlib.metadata as m; print(sorted({each} for d in m.distributions()))"
     own = {**os.environ, "PYTHONPATH": "", **dict(environ)}
-    found = subprocess.run([python, "-c", listing], capture_output=True, text=True, env=own)
-    if found.returncode:
-        raise ValueError(f"{key}={python}: does not start: {found.stderr.strip().splitlines()[-1:]}")
-    return hashlib.sha256(found.stdout.encode()).hexdigest()[:12]
+    completed = subprocess.run([python, "-c", listing], capture_output=True, text=True, env=own)
+    if completed.returncode:
+        raise ValueError(f"{key}={python}: does not start: {completed.stderr.strip().splitlines()[-1:]}")
+    return hashlib.sha256(completed.stdout.encode()).hexdigest()[:12]

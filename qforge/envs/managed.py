@@ -22,8 +22,8 @@ def requirements(name: str) -> Path:
     """The pinned list of a managed environment. Raises ValueError for an unknown one."""
     file = ROOT / "envs" / f"{name}.txt"
     if not file.is_file() or name.endswith(".overrides"):
-        known = sorted(f.stem for f in file.parent.glob("*.txt") if not f.stem.endswith(".overrides"))
-        raise ValueError(f"env={name}: no such environment; choose from {', '.join(known)}")
+        names = sorted(f.stem for f in file.parent.glob("*.txt") if not f.stem.endswith(".overrides"))
+        raise ValueError(f"env={name}: no such environment; choose from {', '.join(names)}")
     return file
 
 

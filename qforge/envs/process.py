@@ -67,8 +67,8 @@ def process(
 
 def _no_proxy() -> str:
     """The hosts that are asked directly, this one among them: stages ask their server on the loopback."""
-    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
-    return given if given == "*" else ",".join(filter(None, [given, "127.0.0.1"]))
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    return hosts if hosts == "*" else ",".join(filter(None, [hosts, "127.0.0.1"]))
 
 
 def end_group(child: subprocess.Popen[bytes], patience: float = 20) -> None:

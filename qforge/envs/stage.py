@@ -47,8 +47,8 @@ def run_stage(
     if code:
         if any("No space left on device" in text for text in last):
             raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")
-        said = last[-1] if last else "it said nothing"
-        raise StageError(f"{name} failed (exit code {code}): {said}  (log: {log})")
+        last_line = last[-1] if last else "it said nothing"
+        raise StageError(f"{name} failed (exit code {code}): {last_line}  (log: {log})")
 
 
 @contextmanager

@@ -45,18 +45,18 @@ def compare(folder: Path, baseline: Path, texts: list[str]) -> dict[str, Any]:
     """The divergence of the model scored in `folder` from the one in `baseline` (folders of evaluate's results)."""
     import numpy as np
 
-    with np.load(folder / FILE) as ours, np.load(baseline / FILE) as theirs:
-        return {name: _text(ours, theirs, name) for name in texts}
+    with np.load(folder / FILE) as own, np.load(baseline / FILE) as reference:
+        return {name: _text(own, reference, name) for name in texts}
 
 
-def _text(ours: Any, theirs: Any, name: str) -> dict[str, Any]:
+def _text(own: Any, baseline: Any, name: str) -> dict[str, Any]:
     import numpy as np
 
-    ids, reference = ours[f"{name}/ids"], theirs[f"{name}/ids"]
+    ids, reference = own[f"{name}/ids"], baseline[f"{name}/ids"]
     assert np.array_equal(ids[:, 0], reference[:, 0]), f"{name}: not the same tokens"
-    kl, rest = token_divergence(reference, theirs[f"{name}/logp"], ids, ours[f"{name}/logp"])
-    agreed = top1_agrees(reference, theirs[f"{name}/logp"], ids)
-    tokens = ours[f"{name}/window_tokens"]
+    kl, rest = token_divergence(reference, baseline[f"{name}/logp"], ids, own[f"{name}/logp"])
+    agreed = top1_agrees(reference, baseline[f"{name}/logp"], ids)
+    tokens = own[f"{name}/window_tokens"]
     cuts = np.cumsum(tokens)[:-1]
     return {
         "kl": float(kl.mean()),

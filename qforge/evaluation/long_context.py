@@ -57,14 +57,14 @@ def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: d
 
     cells = [(name, n, d, i) for name in haystacks for n in settings.lengths for d in settings.depths
              for i in range(settings.per_cell)]  # fmt: skip
-    asked = [prompt(haystacks[name], tokenizer, n, d, f"{name} {n} {d} {i}") for name, n, d, i in cells]
+    prompts = [prompt(haystacks[name], tokenizer, n, d, f"{name} {n} {d} {i}") for name, n, d, i in cells]
 
     def ask(question: tuple[list[int], str]) -> bool:
         return question[1] in scorer.complete(question[0], ANSWER)
 
     with ThreadPoolExecutor(scorer.parallel) as pool:
-        answers = iter(list(tqdm(pool.map(ask, asked), total=len(asked), desc="needles")))
-    found = {
+        answers = iter(list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="needles")))
+    needles = {
         name: [[sum(next(answers) for _ in range(settings.per_cell)) / settings.per_cell for _ in settings.depths]
                for _ in settings.lengths]
         for name in haystacks
@@ -73,8 +73,8 @@ def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: d
         "lengths": settings.lengths,
         "depths": settings.depths,
         "per_cell": settings.per_cell,
-        "prompts_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
-        "found": found,
+        "prompts_sha256": hashlib.sha256(repr(prompts).encode()).hexdigest(),
+        "found": needles,
     }
 
 
@@ -95,8 +95,8 @@ def prompt(haystack: list[str], tokenizer: Any, length: int, depth: float, seed:
     def ids(count: int) -> list[int]:
         text = [haystack[i % len(haystack)] for i in range(count)]
         text.insert(round(depth * count), needle)
-        made: list[int] = tokenizer("\n".join([INTRODUCTION, " ".join(text), question]))["input_ids"]
-        return made
+        tokens: list[int] = tokenizer("\n".join([INTRODUCTION, " ".join(text), question]))["input_ids"]
+        return tokens
 
     most = 1  # of the sentences: doubled until they are too many, then halved between
     while len(ids(most)) <= length:

@@ -52,24 +52,24 @@ class Judge:
 
     def rate(self, *messages: dict[str, str]) -> float | None:
         """The rating that the judge gives, or none."""
-        asked = self.settings
-        body = {"model": asked.model, "messages": messages, "temperature": 0, "max_tokens": asked.judge_tokens}
+        settings = self.settings
+        body = {"model": settings.model, "messages": messages, "temperature": 0, "max_tokens": settings.judge_tokens}
         try:
             reply = self.client.post(
-                f"{str(asked.base_url).rstrip('/')}/chat/completions", json=body
+                f"{str(settings.base_url).rstrip('/')}/chat/completions", json=body
             ).raise_for_status()
         except httpx.HTTPError as error:
             raise Refused(
-                f"eval.judge.base_url={asked.base_url}: model {asked.model!r} does not answer: {error}; the address ends in "
-                f"/v1, and the key, if one is wanted, is taken from the environment variable {KEY}"
+                f"eval.judge.base_url={settings.base_url}: model {settings.model!r} does not answer: {error}; the address ends "
+                f"in /v1, and the key, if one is wanted, is taken from the environment variable {KEY}"
             ) from None
         return rating(str(reply.json()["choices"][0]["message"]["content"]))
 
 
 def rating(reply: str) -> float | None:
     """The rating in a judge's reply, or none where it gives none from 1 to 10."""
-    found = RATING.search(reply)
-    return float(found[1]) if found and 1 <= float(found[1]) <= 10 else None
+    match = RATING.search(reply)
+    return float(match[1]) if match and 1 <= float(match[1]) <= 10 else None
 
 
 def measure(settings: ChatJudge, server: Server) -> dict[str, Any]:
@@ -93,11 +93,11 @@ def measure(settings: ChatJudge, server: Server) -> dict[str, Any]:
 
     with ThreadPoolExecutor(server.parallel) as pool:
         ratings = list(pool.map(talk, lines))
-    given = [value for turns in ratings for value in turns if value is not None]
+    values = [value for turns in ratings for value in turns if value is not None]
     return {
         "judge": settings.model,
         "questions": len(lines),
-        "mean": sum(given) / len(given) if given else None,
-        "unrated": 2 * len(lines) - len(given),
+        "mean": sum(values) / len(values) if values else None,
+        "unrated": 2 * len(lines) - len(values),
         "ratings": ratings,
     }

@@ -72,7 +72,7 @@ class Server:
                 del entry[str(token)]
             top = sorted(entry.items(), key=lambda item: item[1]["rank"])
             ids[row] = [token, *(int(other) for other, _ in top)]
-            logp[row] = [own, *(found["logprob"] for _, found in top)]
+            logp[row] = [own, *(candidate["logprob"] for _, candidate in top)]
         return Scored(losses, ids, logp)
 
     def complete(self, prompt: list[int], tokens: int, to_the_end: bool = False) -> str:

@@ -26,24 +26,24 @@ REPEATED = 0.5  # share of 4-grams
 
 def measure(settings: Eval, server: Server, tokenizer: Any) -> dict[str, Any]:
     """Faults and differences of the answers to the prompts, and what a sustained load did."""
-    asked = settings.stability
-    prompts = repository_path(str(asked.prompts)).read_text().splitlines()
+    options = settings.stability
+    prompts = repository_path(str(options.prompts)).read_text().splitlines()
     ids = [tokens_of(tokenizer, prompt) for prompt in prompts]
     with ThreadPoolExecutor(server.parallel) as pool:
-        rounds = [list(pool.map(lambda p: server.complete(p, asked.tokens), ids)) for _ in range(asked.repeats)]
+        rounds = [list(pool.map(lambda p: server.complete(p, options.tokens), ids)) for _ in range(options.repeats)]
     first = rounds[0]
     faults = [(prompt, fault(text), text) for prompt, text in zip(prompts, first, strict=True)]
     degenerate = [{"prompt": p, "fault": f, "text": text[:200]} for p, f, text in faults if f]
     differing = sum(len(set(texts)) > 1 for texts in zip(*rounds, strict=True))
     return {
         "prompts": len(prompts),
-        "repeats": asked.repeats,
-        "tokens": asked.tokens,
+        "repeats": options.repeats,
+        "tokens": options.tokens,
         "concurrency": server.parallel,
         "degenerate": degenerate,
         "degenerate_share": len(degenerate) / len(prompts),
         "differing_share": differing / len(prompts),
-        "load": _load(settings, server, tokenizer) if asked.load_seconds else None,
+        "load": _load(settings, server, tokenizer) if options.load_seconds else None,
     }
 
 

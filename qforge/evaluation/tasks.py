@@ -38,11 +38,11 @@ def task(settings: Eval, name: str) -> str | dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     file = repository_path(name)
-    ours: dict[str, Any] = load_yaml(file, recursive=False)
-    theirs = Path(lm_eval.tasks.__file__).parent / str(ours.pop("include", ""))
-    base: dict[str, Any] = load_yaml(theirs) if theirs.is_file() else {}
+    content: dict[str, Any] = load_yaml(file, recursive=False)
+    upstream = Path(lm_eval.tasks.__file__).parent / str(content.pop("include", ""))
+    base: dict[str, Any] = load_yaml(upstream) if upstream.is_file() else {}
     data = {split: str(path) for split, path in _data(settings, file).items()}
-    return {**base, **ours, "dataset_kwargs": {"data_files": data}}
+    return {**base, **content, "dataset_kwargs": {"data_files": data}}
 
 
 def run(settings: Eval, model: Any, arguments: Any) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def run(settings: Eval, model: Any, arguments: Any) -> dict[str, Any]:
     with importing():
         from lm_eval import simple_evaluate
 
-    found = simple_evaluate(
+    scores = simple_evaluate(
         model, model_args=arguments, tasks=[task(settings, name) for name in settings.tasks], limit=settings.limit,
         log_samples=True, bootstrap_iters=0,
     )  # fmt: skip
-    return {name: summary(samples, found["results"][name]) for name, samples in found["samples"].items()}
+    return {name: summary(samples, scores["results"][name]) for name, samples in scores["samples"].items()}
 
 
 def summary(samples: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, Any]:

@@ -38,9 +38,9 @@ def members(file: Path) -> list[str]:
 def read(file: Path) -> dict[str, Any]:
     """A file of conf/experiment/ as it is written. Raises ValueError where it is no YAML, or no mapping."""
     try:
-        found = yaml.safe_load(file.read_text()) or {}
+        content = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"conf/experiment/{file.name}: is no YAML: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"conf/experiment/{file.name}: is no mapping; write `key: value` lines")
-    return found
+    return content

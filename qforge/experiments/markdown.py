@@ -22,14 +22,14 @@ SHOWN = 4  # measured rows
 
 def markdown(proposal: Proposal) -> str:
     """The whole part of one proposal that is not refused."""
-    job, asked = proposal.job, proposal.experiment
+    job, experiment = proposal.job, proposal.experiment
     command = f"python run.py {shlex.join(proposal.overrides)}"
     changed = changes(proposal.before, job)
     base = f"experiment={proposal.base}" if proposal.base else "the defaults"
     return "\n".join([
-        f"## {proposal.name}: {asked.name}", "",
-        f"- asks: {asked.question}",
-        f"- expects: {asked.expect}",
+        f"## {proposal.name}: {experiment.name}", "",
+        f"- asks: {experiment.question}",
+        f"- expects: {experiment.expect}",
         f"- is run by `{command}`", "",
         f"**Differs from {base}** in {len(changed)} lines", "", "```diff", *changed, "```", "",
         f"**Plan** for {job.model.name} on {job.hw.name}", "", *_listed(_plan(proposal)), "",

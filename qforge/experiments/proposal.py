@@ -41,7 +41,7 @@ def read(file: Path) -> Proposal:
     """Compose, check and plan the file. Raises one of COMPOSING for what must not become an experiment."""
     conf, name, overrides = conf_of(file), file.stem, _overrides(file)
     job = compose(conf, *overrides)
-    asked = _experiment(job)
+    experiment = _experiment(job)
     check(job)
     if job.method.name == guide.AUTO:
         raise ValueError("method=auto ranks the methods and runs none; name the one that the question is about")
@@ -50,7 +50,7 @@ def read(file: Path) -> Proposal:
     except ValueError as refusal:
         raise ValueError(f"`python run.py {shlex.join(overrides)}` cannot be planned: {refusal}") from refusal
     twins = list(_twins(conf, name, job, planned))
-    if unexpected := [twin for twin, known in twins if not known]:
+    if unexpected := [twin for twin, expected in twins if not expected]:
         raise ValueError(
             f"plans the same checkpoint under the same conditions as experiment={unexpected[0]}; change what it quantizes "
             "or measures, or, where that is what it shows, name the other in `expect`"
@@ -58,7 +58,7 @@ def read(file: Path) -> Proposal:
     base = _base(file)
     rest = [o for o in overrides if o != f"experiment={name}"]
     before = compose(conf, *([f"experiment={base}"] if base else []), *rest)
-    return Proposal(name, asked, overrides, job, planned, base, before, [twin for twin, _ in twins])
+    return Proposal(name, experiment, overrides, job, planned, base, before, [twin for twin, _ in twins])
 
 
 def conf_of(file: Path) -> Path:
@@ -71,20 +71,20 @@ def _overrides(file: Path) -> list[str]:
     text = file.read_text()
     if not text.startswith("# @package _global_"):
         raise ValueError("its first line must be `# @package _global_`: it sets keys of the whole configuration")
-    found, own = COMMAND.search(text), f"experiment={file.stem}"
-    overrides = shlex.split(found[1]) if found else []
+    match, own = COMMAND.search(text), f"experiment={file.stem}"
+    overrides = shlex.split(match[1]) if match else []
     if own not in overrides:
         raise ValueError(f"does not say how it is run; add a line `# python run.py {own} hw=...` below the first")
     return overrides
 
 
 def _experiment(job: Job) -> Experiment:
-    asked = job.experiment
-    if asked is None:
+    experiment = job.experiment
+    if experiment is None:
         raise ValueError("experiment: is missing; say name, question and expect, before anything is measured")
-    if empty := [key for key, value in vars(asked).items() if not value.strip()]:
+    if empty := [key for key, value in vars(experiment).items() if not value.strip()]:
         raise ValueError(f"experiment.{empty[0]}: is empty; say it before anything is measured")
-    return asked
+    return experiment
 
 
 def _base(file: Path) -> str | None:
@@ -98,20 +98,20 @@ def _twins(conf: Path, name: str, job: Job, planned: Plan) -> Iterator[tuple[str
     Hardware and model of the command line belong to no experiment: both are planned on this one's.
     """
     mine = compose(conf, f"experiment={name}")
-    asked = _experiment(mine)
+    own = _experiment(mine)
     for file in sorted((conf / "experiment").glob("*.yaml")):
         try:
             if file.stem == name or lists.members(file):
                 continue
             other = compose(conf, f"experiment={file.stem}")
-            theirs = _experiment(other)
+            experiment = _experiment(other)
         except COMPOSING:  # refused as a proposal of its own
             continue
-        if asked.name == theirs.name:
-            raise ValueError(f"experiment.name={asked.name}: is that of experiment={file.stem}; use another")
+        if own.name == experiment.name:
+            raise ValueError(f"experiment.name={own.name}: is that of experiment={file.stem}; use another")
         there = replace(other, model=job.model, hw=job.hw, runtime=job.runtime)
         if _asked(mine) == _asked(other) and _same(planned, there):
-            yield file.stem, _names(asked, theirs) or _names(theirs, asked)
+            yield file.stem, _names(own, experiment) or _names(experiment, own)
 
 
 def _asked(job: Job) -> tuple[Any, ...]:

@@ -38,9 +38,9 @@ def plan_faults(planned: Plan, artifact: Path) -> Iterator[str]:
     for name in PLANNED:
         if then[name] != now[name]:
             yield f"plan.{name}: {_short(then[name])} when it was made, {_short(now[name])} today"
-    said = formats.detect(read_json(artifact / "config.json"))
-    if said != then["layout"]:
-        yield f"config.json announces {said}, the plan says {then['layout']}"
+    layout = formats.detect(read_json(artifact / "config.json"))
+    if layout != then["layout"]:
+        yield f"config.json announces {layout}, the plan says {then['layout']}"
 
 
 def _short(value: Any) -> str:

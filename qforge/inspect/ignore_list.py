@@ -121,10 +121,10 @@ def prefix_or_suffix(matrix: str, shards: Sequence[str], entries: Sequence[str])
     return _all_or_none(matrix, [listed(name) for name in shards or [matrix]])
 
 
-def _all_or_none(matrix: str, found: Sequence[bool]) -> bool:
-    if any(found) and not all(found):
+def _all_or_none(matrix: str, matches: Sequence[bool]) -> bool:
+    if any(matches) and not all(matches):
         raise ValueError(f"lists some but not all parts of {matrix}, which vLLM computes in one precision")
-    return all(found)
+    return all(matches)
 
 
 MATCHERS: dict[str, Matcher] = {

@@ -106,9 +106,12 @@ def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report)
     unlike = [
         n for n in common if (tensors[n].dtype, tensors[n].shape) != (plan.tensors[n].dtype, plan.tensors[n].shape)
     ]
-    said = [f"{n} is {tensors[n].dtype}{list(tensors[n].shape)}, planned {plan.tensors[n].dtype}{list(plan.tensors[n].shape)}"
-            for n in sorted(unlike)]  # fmt: skip
-    report.add("dtype or shape", said, "another format or group size than planned")
+    differences = [
+        f"{n} is {tensors[n].dtype}{list(tensors[n].shape)}, "
+        f"planned {plan.tensors[n].dtype}{list(plan.tensors[n].shape)}"
+        for n in sorted(unlike)
+    ]
+    report.add("dtype or shape", differences, "another format or group size than planned")
 
 
 def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
@@ -141,13 +144,13 @@ def _finite(tensor: Stored) -> bool:
     return bool(np.isfinite(tensor.read().astype(np.float32)).all())
 
 
-def _same(ours: Stored, theirs: Stored) -> bool:
-    if ours.shape != theirs.shape:
+def _same(stored: Stored, source: Stored) -> bool:
+    if stored.shape != source.shape:
         return False
-    if ours.dtype == theirs.dtype:
-        return _same_bytes(ours, theirs)
-    values = ours.read()
-    return bool((theirs.read().astype(values.dtype) == values).all())
+    if stored.dtype == source.dtype:
+        return _same_bytes(stored, source)
+    values = stored.read()
+    return bool((source.read().astype(values.dtype) == values).all())
 
 
 def _same_bytes(a: Stored, b: Stored) -> bool:
@@ -176,11 +179,11 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
         values = scales.of(name, tensors)
         if plan.signed_scales:
             values = {suffix: abs(signed) for suffix, signed in values.items()}
-        found = scales.faults(values, original, largest, plan.rescales)
-        return [f"{name}.{suffix} ({fault})" for suffix, fault in found.items()]
+        problems = scales.faults(values, original, largest, plan.rescales)
+        return [f"{name}.{suffix} ({fault})" for suffix, fault in problems.items()]
 
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
-        wrong = [fault for found in pool.map(faults, _quantized(plan)) for fault in found]
+        wrong = [fault for problems in pool.map(faults, _quantized(plan)) for fault in problems]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the model would answer garbage")
 
@@ -196,10 +199,10 @@ def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     """The quantization config must be the one vLLM reads, and its ignore list must say what the tensors say."""
     quantization = config.get("quantization_config", {})
-    wanted = FORMATS[plan.layout].quant_method
-    if quantization.get("quant_method") != wanted:
+    method = FORMATS[plan.layout].quant_method
+    if quantization.get("quant_method") != method:
         report.faults.append(
-            f"config.json: quant_method is {quantization.get('quant_method')!r}, {wanted!r} was planned: vLLM would load "
+            f"config.json: quant_method is {quantization.get('quant_method')!r}, {method!r} was planned: vLLM would load "
             "it as something else"
         )
         return
@@ -213,5 +216,5 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     report.add("ignored but packed", sorted(plain & packed), "vLLM would look for plain weights")
     wanting = {m.name for m in linear if m.served} - packed - plain
     report.add("in bf16 but not ignored", sorted(wanting), "vLLM would look for packed weights")
-    if "lm_head" not in quantization.get("ignore", []) and wanted == "modelopt":
+    if "lm_head" not in quantization.get("ignore", []) and method == "modelopt":
         report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")

@@ -34,7 +34,7 @@ def _values(suffix: str, stored: Stored) -> NDArray[Any]:
 
 
 def faults(
-    found: Mapping[str, NDArray[Any]], original: Stored | None, largest: float, rescaled: bool
+    scales: Mapping[str, NDArray[Any]], original: Stored | None, largest: float, rescaled: bool
 ) -> dict[str, str]:
     """What is wrong with the scales of a matrix, by suffix. `original`: the source's weights, where they are at hand.
 
@@ -44,16 +44,16 @@ def faults(
     """
     import numpy as np
 
-    wrong = {suffix: fault for suffix, values in found.items() if (fault := _fault(values, original))}
-    if wrong or not found or original is None:
+    wrong = {suffix: fault for suffix, values in scales.items() if (fault := _fault(values, original))}
+    if wrong or not scales or original is None:
         return wrong
-    suffix, steps = next(iter(found.items()))
-    unit = found.get("weight_scale_2", np.ones(1)) / found.get("weight_global_scale", np.ones(1))
-    reach, wanted = float(steps.max() * unit.max() * largest), _largest(original)
+    suffix, steps = next(iter(scales.items()))
+    unit = scales.get("weight_scale_2", np.ones(1)) / scales.get("weight_global_scale", np.ones(1))
+    reach, original_largest = float(steps.max() * unit.max() * largest), _largest(original)
     slack = SLACK_RESCALED if rescaled else SLACK
-    if wanted / slack <= reach <= wanted * slack:
+    if original_largest / slack <= reach <= original_largest * slack:
         return {}
-    return {suffix: f"weights up to {reach:.1e}, the source has up to {wanted:.1e}"}
+    return {suffix: f"weights up to {reach:.1e}, the source has up to {original_largest:.1e}"}
 
 
 def _largest(tensor: Stored) -> float:

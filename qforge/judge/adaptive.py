@@ -19,8 +19,8 @@ def more(first: Job, now: Job, verdict: dict[str, Any]) -> Job | None:
         return None
     undecided = {METRICS[c["metric"]].grows for c in verdict["criteria"] if c["verdict"] == "inconclusive"}
 
-    def grown(what: str, asked: int, has: int) -> int:
-        return 2 * has if what in undecided and 2 * has <= first.eval.budget * asked else has
+    def grown(what: str, requested: int, available: int) -> int:
+        return 2 * available if what in undecided and 2 * available <= first.eval.budget * requested else available
 
     limit = now.eval.limit and grown("samples", first.eval.limit or 0, now.eval.limit)
     windows = grown("windows", first.eval.windows, now.eval.windows)

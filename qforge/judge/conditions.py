@@ -7,10 +7,10 @@ from typing import Any
 
 def refuse_different(measured: dict[str, Any], baseline: dict[str, Any]) -> None:
     """Raises ValueError that names every condition in which the two differ: such a comparison is not adjusted."""
-    ours, theirs = _conditions(measured), _conditions(baseline)
+    own, reference = _conditions(measured), _conditions(baseline)
     differing = []
-    for stage in ours.keys() & theirs.keys():
-        mine, other = ours[stage], theirs[stage]
+    for stage in own.keys() & reference.keys():
+        mine, other = own[stage], reference[stage]
         names = [name for name in (*mine, *(n for n in other if n not in mine)) if mine.get(name) != other.get(name)]
         differing += [f"{name} ({_short(mine.get(name))} against {_short(other.get(name))})" for name in names]
     if differing:
@@ -27,13 +27,13 @@ def _short(value: Any) -> str:
 
 def _conditions(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What decides a result beside the checkpoint, by stage and name, as the results themselves say."""
-    found = {}
+    conditions = {}
     for stage, of in (("serve", _serve), ("evaluate", _evaluate), ("bench", _bench)):
         result = results[stage]
         if "not_measured" not in result:
             machine = {f"machine.{name}": value for name, value in result["made"]["machine"].items()}
-            found[stage] = {**machine, **of(result)}
-    return found
+            conditions[stage] = {**machine, **of(result)}
+    return conditions
 
 
 def _serve(result: dict[str, Any]) -> dict[str, Any]:
@@ -55,5 +55,5 @@ def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bench(result: dict[str, Any]) -> dict[str, Any]:
-    asked = {f"bench.{name}": result[name] for name in ("input_len", "output_len", "tool")}
-    return {**asked, "bench.concurrency": sorted(map(int, result["runs"]))}
+    settings = {f"bench.{name}": result[name] for name in ("input_len", "output_len", "tool")}
+    return {**settings, "bench.concurrency": sorted(map(int, result["runs"]))}

@@ -48,15 +48,15 @@ def perplexity(criterion: Criterion, measured: Results, baseline: Results) -> It
 
 def long_context(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
     """Increase of the perplexity of long windows in percent, by text."""
-    ours, theirs = (side["evaluate"].get("long_context") or {} for side in (measured, baseline))
-    yield from _perplexities(ours.get("perplexity", {}), theirs.get("perplexity", {}))
+    own, reference = (side["evaluate"].get("long_context") or {} for side in (measured, baseline))
+    yield from _perplexities(own.get("perplexity", {}), reference.get("perplexity", {}))
 
 
-def _perplexities(ours: Results, theirs: Results) -> Iterator[Comparison]:
+def _perplexities(own: Results, reference: Results) -> Iterator[Comparison]:
     import numpy as np
 
-    for name, text in ours.items():
-        other = theirs[name]
+    for name, text in own.items():
+        other = reference[name]
         more, tokens = np.subtract(text["window_loss"], other["window_loss"]), np.array(text["window_tokens"])
         # the ratio of two perplexities over the same tokens: exp of the mean difference in loss
         resampled, windows = bootstrap.ratio(more, tokens)
@@ -65,12 +65,12 @@ def _perplexities(ours: Results, theirs: Results) -> Iterator[Comparison]:
         yield Comparison(name, value, spread, text["perplexity"], other["perplexity"])
 
 
-def divergence(what: str, unit: float, criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
+def divergence(quantity: str, unit: float, criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
     """The mean per token of `what`, times `unit`; windows are drawn."""
     import numpy as np
 
     for name, text in measured["divergence"]["texts"].items():
-        sums, tokens = np.array(text[f"window_{what}"]), np.array(text["window_tokens"])
+        sums, tokens = np.array(text[f"window_{quantity}"]), np.array(text["window_tokens"])
         resampled, windows = bootstrap.ratio(unit * sums, tokens)
         value = unit * float(sums.sum() / tokens.sum())
         yield Comparison(name, value, bootstrap.interval(resampled, windows), value)
@@ -101,29 +101,31 @@ def needles(criterion: Criterion, measured: Results, baseline: Results) -> Itera
     """Drop of the share of needles found in points, by haystack; needles are drawn, each with its cell's mean."""
     import numpy as np
 
-    ours, theirs = ((side["evaluate"].get("long_context") or {}).get("needles") for side in (measured, baseline))
-    if not ours or not theirs:
+    own, reference = ((side["evaluate"].get("long_context") or {}).get("needles") for side in (measured, baseline))
+    if not own or not reference:
         return
-    for name in ours["found"]:
-        pair = [np.repeat(np.ravel(side["found"][name]), side["per_cell"]) for side in (ours, theirs)]
+    for name in own["found"]:
+        pair = [np.repeat(np.ravel(side["found"][name]), side["per_cell"]) for side in (own, reference)]
         lost = pair[1] - pair[0]
         spread = _percent(bootstrap.mean_difference(lost))
         yield Comparison(name, 100 * float(lost.mean()), spread, *(100 * float(side.mean()) for side in pair))
 
 
-def speed(what: str, change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+def speed(
+    quantity: str, change: bool, criterion: Criterion, measured: Results, baseline: Results
+) -> Iterator[Comparison]:
     """The median of `what` over the repeats at a concurrency, or its change in percent; repeats are drawn."""
     import numpy as np
 
     runs = measured["bench"]["runs"]
     at = str(criterion.concurrency or max(runs, key=int))
-    ours = np.array([run[what] for run in runs[at]])
-    values, value, units, other = bootstrap.medians(ours, 0), float(np.median(ours)), len(ours), None
+    own = np.array([run[quantity] for run in runs[at]])
+    values, value, units, other = bootstrap.medians(own, 0), float(np.median(own)), len(own), None
     median = value
     if change:
-        theirs = np.array([run[what] for run in baseline["bench"]["runs"][at]])
-        other, units = float(np.median(theirs)), min(units, len(theirs))
-        values = 100 * (values / bootstrap.medians(theirs, 1) - 1)
+        reference = np.array([run[quantity] for run in baseline["bench"]["runs"][at]])
+        other, units = float(np.median(reference)), min(units, len(reference))
+        values = 100 * (values / bootstrap.medians(reference, 1) - 1)
         value = 100 * (value / other - 1)
     yield Comparison(f"concurrency {at}", value, bootstrap.interval(values, units), median, other)
 
@@ -147,21 +149,21 @@ def degenerate(criterion: Criterion, measured: Results, baseline: Results) -> It
     """More prompts answered with repetition, nothing or no language than by bf16, in points; prompts are drawn."""
     import numpy as np
 
-    ours, theirs = (side["evaluate"].get("stability") for side in (measured, baseline))
-    if ours and theirs:
-        bad = [{found["prompt"] for found in side["degenerate"]} for side in (ours, theirs)]
+    own, reference = (side["evaluate"].get("stability") for side in (measured, baseline))
+    if own and reference:
+        bad = [{answer["prompt"] for answer in side["degenerate"]} for side in (own, reference)]
         new, mended = len(bad[0] - bad[1]), len(bad[1] - bad[0])
-        more = np.array([1.0] * new + [-1.0] * mended + [0.0] * (ours["prompts"] - new - mended))
+        more = np.array([1.0] * new + [-1.0] * mended + [0.0] * (own["prompts"] - new - mended))
         spread = _percent(bootstrap.mean_difference(more))
-        shares = [100 * side["degenerate_share"] for side in (ours, theirs)]
-        yield Comparison(f"{ours['prompts']} prompts", 100 * float(more.mean()), spread, *shares)
+        shares = [100 * side["degenerate_share"] for side in (own, reference)]
+        yield Comparison(f"{own['prompts']} prompts", 100 * float(more.mean()), spread, *shares)
 
 
 def differing(criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
     """Prompts whose greedy text was not the same in every repeat, in percent. A count: no interval but itself."""
-    if found := measured["evaluate"].get("stability"):
-        value = 100 * found["differing_share"]
-        yield Comparison(f"{found['prompts']} prompts, {found['repeats']} times", value, (value, value), value)
+    if stability := measured["evaluate"].get("stability"):
+        value = 100 * stability["differing_share"]
+        yield Comparison(f"{stability['prompts']} prompts, {stability['repeats']} times", value, (value, value), value)
 
 
 def failed(criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:

@@ -44,7 +44,9 @@ def judge(gate: Gate, measured: Results, baseline: Results) -> Results:
 
 def overall(verdicts: set[str]) -> str:
     """The verdict of several criteria."""
-    return next((said for found, said in WORST_FIRST if found in verdicts), "accept" if verdicts else "not_measured")
+    return next(
+        (verdict for single, verdict in WORST_FIRST if single in verdicts), "accept" if verdicts else "not_measured"
+    )
 
 
 def _findings(name: str, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Finding]:

@@ -58,14 +58,14 @@ def detect() -> str:
     names = {known.get(gpu.product) for gpu in gpus}
     if len(names) == 1 and None not in names:
         return str(names.pop())
-    seen = ", ".join(sorted({_text(gpu) for gpu in gpus}))
+    products = ", ".join(sorted({_text(gpu) for gpu in gpus}))
     if None not in names:
         raise ValueError(
-            f"hw=auto: this machine has different GPUs ({seen}); use hw={' or hw='.join(sorted(map(str, names)))}"
+            f"hw=auto: this machine has different GPUs ({products}); use hw={' or hw='.join(sorted(map(str, names)))}"
         )
     like = sorted(f.stem for f in HW.glob("*.yaml") if _hw(f).get("capability") in {g.capability for g in gpus})
     raise ValueError(
-        f"hw=auto: no file in conf/hw is for {seen}; use hw=NAME of the nearest, or write conf/hw/NAME.yaml after "
+        f"hw=auto: no file in conf/hw is for {products}; use hw=NAME of the nearest, or write conf/hw/NAME.yaml after "
         f"{' or '.join(f'conf/hw/{name}.yaml' for name in like) or 'conf/hw/h100.yaml'} with its own product, capability, "
         "memory_gib, bandwidth_gbs and tflops"
     )
@@ -96,8 +96,8 @@ def parse_nvidia_smi(text: str) -> list[Gpu]:
 
 def parse_amd_smi(text: str) -> list[Gpu]:
     """From `amd-smi static --asic --vram --json`: a list, or since ROCm 7 an object with `gpu_data`."""
-    found = json.loads(text)
-    cards = found["gpu_data"] if isinstance(found, dict) else found
+    content = json.loads(text)
+    cards = content["gpu_data"] if isinstance(content, dict) else content
     return [
         Gpu(c["asic"]["market_name"], c["asic"]["target_graphics_version"], c["vram"]["size"]["value"] / 2**10)
         for c in cards

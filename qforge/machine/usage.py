@@ -27,13 +27,13 @@ class Usage:
 
     def summary(self, tokens: int) -> dict[str, float]:
         """Peaks, and the energy for each of `tokens`, idle power included. What was not sampled is not in it."""
-        found = {"peak_resident_gib": max(self.resident_gib)}
+        figures = {"peak_resident_gib": max(self.resident_gib)}
         if self.gpu_gib:
-            found["gpu_peak_gib"] = max(self.gpu_gib)
+            figures["gpu_peak_gib"] = max(self.gpu_gib)
         if self.gpu_watts:
             watts = sum(self.gpu_watts) / len(self.gpu_watts)
-            found |= {"gpu_watts": watts, "gpu_joules_per_token": watts * self.seconds / tokens}
-        return found
+            figures |= {"gpu_watts": watts, "gpu_joules_per_token": watts * self.seconds / tokens}
+        return figures
 
 
 @contextmanager
@@ -72,12 +72,12 @@ def resident_gib(group: int) -> float:
 
 def members(group: int) -> list[psutil.Process]:
     """The processes of a group."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError):
             if os.getpgid(process.pid) == group:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def gpus() -> tuple[float | None, float | None]:

@@ -46,10 +46,10 @@ def leave_alone(model: torch.nn.Module, exempt: set[str]) -> None:
 def save(model: torch.nn.Module, source: Path, out: Path, quantization: dict[str, Any]) -> None:
     """One file, in the dtypes of the format, and the source's config.json with what vLLM reads of the quantization."""
     out.mkdir(parents=True, exist_ok=True)
-    known, tensors = checkpoint.headers(source), {}
+    stored, tensors = checkpoint.headers(source), {}
     for name, value in model.state_dict().items():
         # it adds biases of zeros, and a tied head is the embedding
-        added = (name.endswith(".bias") or name == "lm_head.weight") and name not in known
+        added = (name.endswith(".bias") or name == "lm_head.weight") and name not in stored
         if not added:
             half = torch.float16 if name.endswith(".scales") else torch.bfloat16
             tensors[name] = (value.to(half) if value.dtype == torch.float32 else value).contiguous()

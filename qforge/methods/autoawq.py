@@ -54,10 +54,10 @@ class Sparing(AwqQuantizer):  # type: ignore[misc]
         state = module.state_dict
         module.state_dict = lambda: {name: value.clone() for name, value in state().items()}
         try:
-            found: torch.Tensor = super()._compute_best_scale(x, w, means, module, *more)
+            scale: torch.Tensor = super()._compute_best_scale(x, w, means, module, *more)
         finally:
             del module.state_dict
-        return found
+        return scale
 
     def _search_best_clip(self, layer: Any, named_linears: dict[str, Any], input_feat: Any) -> Any:
         return super()._search_best_clip(layer, self._packed(named_linears), input_feat)

@@ -26,12 +26,12 @@ QUEUES = 3  # of a GPU: each keeps the memory of its batches, and workers of the
 
 def sets(matrices: Iterable[Module]) -> list[list[Module]]:
     """The matrices by what shares NVFP4's global scale: what vLLM computes as one matrix."""
-    found: dict[tuple[Any, ...], list[Module]] = {}
+    groups: dict[tuple[Any, ...], list[Module]] = {}
     for matrix in matrices:
         parent, _, leaf = matrix.name.rpartition(".")
         fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), leaf)
-        found.setdefault((parent, fused, matrix.in_features), []).append(matrix)
-    return list(found.values())
+        groups.setdefault((parent, fused, matrix.in_features), []).append(matrix)
+    return list(groups.values())
 
 
 class Packer:
@@ -94,10 +94,10 @@ class Packer:
         if each is not None:  # the packer had them without the global ones
             packed["weight_scale"] = scale.to(self.args.scale_dtype)
         shared = torch.ones(len(sets)) if shared is None else shared.cpu()
-        found = {name: _on_cpu(tensor) for name, tensor in packed.items()}
+        tensors = {name: _on_cpu(tensor) for name, tensor in packed.items()}
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
-        return found, shared
+        return tensors, shared
 
     def warm_up(self) -> None:
         """Start CUDA and compile the kernels, where there are any."""

@@ -25,22 +25,22 @@ def recipe(method: Method) -> dict[str, Any]:
     if FORMATS[method.format].quant_method == "modelopt":
         return {"modelopt": method.format}
     packing = list(method.args.values())[-1] if method.args else None  # a recipe's last modifier packs
-    found = {key: packing[key] for key in WEIGHTS if key in packing} if isinstance(packing, dict) else {}
-    if not found:
+    scheme = {key: packing[key] for key in WEIGHTS if key in packing} if isinstance(packing, dict) else {}
+    if not scheme:
         raise ValueError(
             f"method={method.name}: sensitivity rounds by llm-compressor's recipes and to ModelOpt's NVFP4; use method=rtn, "
             "fp8 or nvfp4_llmc to measure it"
         )
-    return found
+    return scheme
 
 
 def rounding(method: Method, group_size: int | None) -> Round:
     """The function that rounds."""
-    found = recipe(method)
-    if "modelopt" not in found:
+    scheme = recipe(method)
+    if "modelopt" not in scheme:
         from qforge.methods.packing import Packer
 
-        return Packer(found).round
+        return Packer(scheme).round
 
     import torch
     from modelopt.torch.quantization.qtensor import NVFP4QTensor

@@ -26,16 +26,16 @@ class Routing:
         self.shown: dict[str, torch.Tensor] = {}
         self.handles: list[RemovableHandle] = []
         for name, module in model.named_modules():
-            kept = any(known.startswith(f"{name}.") for known in exempt)  # all experts of a block, or none
+            kept = any(exempted.startswith(f"{name}.") for exempted in exempt)  # all experts of a block, or none
             if name.endswith(".experts") and hasattr(module, "num_experts") and not kept:
                 self._watch(name.removesuffix(".experts"), module, register)
 
     def _watch(self, block: str, experts: Any, register: Register) -> None:
         sent = self.sent[block] = torch.zeros(experts.num_experts, dtype=torch.long)
-        shown = self.shown[block] = torch.zeros_like(sent) if isinstance(experts, nn.ModuleList) else sent
+        processed = self.shown[block] = torch.zeros_like(sent) if isinstance(experts, nn.ModuleList) else sent
         self.handles.append(register(experts, partial(_choices, sent)))
-        if shown is not sent:  # experts that lie in one tensor see what they are sent
-            self.handles += [register(experts[n], partial(_rows, shown[n])) for n in range(len(shown))]
+        if processed is not sent:  # experts that lie in one tensor see what they are sent
+            self.handles += [register(experts[n], partial(_rows, processed[n])) for n in range(len(processed))]
 
     def stop(self) -> None:
         """Count no more."""
@@ -46,10 +46,10 @@ class Routing:
         """Tokens by block and expert as `sent`, the least and the most of `shown`; none where no experts are quantized."""
         if not self.sent:
             return None
-        shown = torch.cat(list(self.shown.values()))
+        processed = torch.cat(list(self.shown.values()))
         return {
             "sent": {block: tokens.tolist() for block, tokens in self.sent.items()},
-            "shown": {"least": int(shown.min()), "most": int(shown.max())},
+            "shown": {"least": int(processed.min()), "most": int(processed.max())},
         }
 
 
@@ -57,5 +57,5 @@ def _choices(sent: torch.Tensor, module: nn.Module, inputs: tuple[torch.Tensor, 
     sent += torch.bincount(inputs[1].flatten().cpu(), minlength=len(sent))
 
 
-def _rows(shown: torch.Tensor, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    shown += inputs[0].shape[0]
+def _rows(counts: torch.Tensor, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    counts += inputs[0].shape[0]

@@ -55,8 +55,8 @@ def _compressed(quantization: dict[str, Any]) -> Unpack:
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationConfig
 
-    known = {key: value for key, value in quantization.items() if key in QuantizationConfig.model_fields}
-    (scheme,) = QuantizationConfig(**known).config_groups.values()
+    fields = {key: value for key, value in quantization.items() if key in QuantizationConfig.model_fields}
+    (scheme,) = QuantizationConfig(**fields).config_groups.values()
     scheme.format = quantization["format"]
     compressor = BaseCompressor.get_value_from_registry(quantization["format"])
     return lambda part: compressor.decompress(part, scheme)["weight"]

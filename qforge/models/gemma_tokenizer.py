@@ -32,7 +32,7 @@ def read(file: Path) -> Any:
         return fields[f"tokenizer.ggml.{name}"].contents()
 
     pieces = [piece.replace(" ", "▁") for piece in value("tokens")]
-    special = {f"{name}_token": pieces[value(f"{theirs}_token_id")] for name, theirs in SPECIAL.items()}
+    special = {f"{name}_token": pieces[value(f"{key}_token_id")] for name, key in SPECIAL.items()}
     pairs = merges(pieces, value("scores"), value("token_type"))
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     return GemmaTokenizer(vocab=vocabulary, merges=pairs, add_bos_token=True, **special)
@@ -49,5 +49,5 @@ def merges(pieces: Sequence[str], scores: Sequence[float], kinds: Sequence[int])
             by_user = kind == Kind.user_defined
             order[piece] = (not by_user, len(piece) if by_user else -score, number)
     pairs = [(piece[:cut], piece[cut:]) for piece in order for cut in range(1, len(piece))]
-    known = [pair for pair in pairs if pair[0] in order and pair[1] in order]
-    return sorted(known, key=lambda pair: (order["".join(pair)], order[pair[0]][-1], order[pair[1]][-1]))
+    pairs_of_tokens = [pair for pair in pairs if pair[0] in order and pair[1] in order]
+    return sorted(pairs_of_tokens, key=lambda pair: (order["".join(pair)], order[pair[0]][-1], order[pair[1]][-1]))

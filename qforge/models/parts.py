@@ -38,11 +38,13 @@ class Part:
 
 def parts(modules: Iterable[Module], unit: Unit) -> list[Part]:
     """The modules, all of which are quantized, in parts; in the model's order."""
-    found: dict[str, Part] = {}
+    parts_by_name: dict[str, Part] = {}
     for module in modules:
         fused = module.fused or module.name
         kind = IN_BLOCK.sub("", fused)
         block: int | str = ALL if module.block is None or unit is Unit.kind else module.block
         name = {Unit.module: fused, Unit.block: f"block {block}", Unit.kind: kind}[unit]
-        found.setdefault(name, Part(name, ALL if unit is Unit.block else kind, block, [])).modules.append(module)
-    return list(found.values())
+        parts_by_name.setdefault(name, Part(name, ALL if unit is Unit.block else kind, block, [])).modules.append(
+            module
+        )
+    return list(parts_by_name.values())

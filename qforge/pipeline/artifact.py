@@ -86,8 +86,8 @@ def _quantized(run: Run, plan: Plan, source: Path) -> Path:
             line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 
     folder = run.get("quantize", key, build, method.name)
-    run.write("quantize.json", made := result(folder))
-    experts.refuse_starved(run.job.calib, made["experts"])
+    run.write("quantize.json", quantized := result(folder))
+    experts.refuse_starved(run.job.calib, quantized["experts"])
     return folder / "artifact"
 
 
@@ -96,11 +96,11 @@ def inspect(run: Run, plan: Plan, artifact: Path, source: Path) -> None:
     if "inspect" not in run.job.stages or artifact == source:
         return
     with progress_line("inspect", run.job.method.name) as line:
-        found = inspect_checkpoint(artifact, plan, source)
-        run.write("inspect.json", asdict(found))
-        if found.faults:
-            raise StageError(f"inspect: {artifact} is not what was planned:\n  " + "\n  ".join(found.faults))
-        line.note = f"{found.checked['tensors']} tensors as planned, {found.bytes / 1e6:.1f} MB"
+        report = inspect_checkpoint(artifact, plan, source)
+        run.write("inspect.json", asdict(report))
+        if report.faults:
+            raise StageError(f"inspect: {artifact} is not what was planned:\n  " + "\n  ".join(report.faults))
+        line.note = f"{report.checked['tensors']} tensors as planned, {report.bytes / 1e6:.1f} MB"
 
 
 def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:

@@ -58,8 +58,8 @@ def run(
         except (ValueError, StageError) as error:
             _note(attempt, error)
             other = (job.runtime.name, job.method.fallback)
-            known = [(each.runtime, each.method) for each in tried]
-            if job.on_failure is OnFailure.fallback and job.method.fallback and other not in known:
+            tried_ways = [(each.runtime, each.method) for each in tried]
+            if job.on_failure is OnFailure.fallback and job.method.fallback and other not in tried_ways:
                 attempt.original_works = original_works(job, folder, isinstance(error, ServerFailed))
                 if attempt.original_works:
                     ways.insert(0, [*way, f"method={job.method.fallback}", "artifact=null"])

@@ -23,9 +23,9 @@ def calibrate(run: Run, source: Path) -> Path:
     for name, text in calib.texts.items():
         if text.dataset:
             _fetch(run, name, text)
-    shown = files(run.job)
+    text_files = files(run.job)
     texts = {
-        name: [hashlib.sha256(shown[name].read_bytes()).hexdigest(), text.weight, text.chat]
+        name: [hashlib.sha256(text_files[name].read_bytes()).hexdigest(), text.weight, text.chat]
         for name, text in calib.texts.items()
     }
     key = {
@@ -33,16 +33,16 @@ def calibrate(run: Run, source: Path) -> Path:
         "tokenizer": checkpoint.small_files(source),
         "code": code("qforge.stages.calibrate"), "env": interpreters.identity(ENV, run.job),
     }  # fmt: skip
-    what = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
+    detail = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
 
-    inputs = {f"text {name}": str(file) for name, file in shown.items()}
+    inputs = {f"text {name}": str(file) for name, file in text_files.items()}
 
     def build(out: Path) -> None:
         where = interpreters.named(ENV, run.job)
-        with progress_line("calibrate", what) as line:
+        with progress_line("calibrate", detail) as line:
             run.stage("calibrate", where, out, line.feed, inputs={"source": str(source), **inputs})
 
-    folder = run.get("calibrate", key, build, what)
+    folder = run.get("calibrate", key, build, detail)
     run.write("calibrate.json", result(folder))
     return folder
 
@@ -65,10 +65,10 @@ def _key(text: Shown) -> dict[str, Any]:
 
 def _fetch(run: Run, name: str, text: Shown) -> None:
     assert text.dataset
-    what = f"{text.dataset.rows} rows of {text.dataset.name}"
+    detail = f"{text.dataset.rows} rows of {text.dataset.name}"
 
     def build(out: Path) -> None:
-        with progress_line("dataset", what) as line:
+        with progress_line("dataset", detail) as line:
             run.stage("dataset", interpreters.named(ENV, run.job), out, line.feed, inputs={"text": name})
 
-    run.get("dataset", _key(text), build, what)
+    run.get("dataset", _key(text), build, detail)

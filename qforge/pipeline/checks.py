@@ -57,20 +57,24 @@ def check(job: Job) -> None:
 
 def _check_symmetry(method: Method) -> None:
     """Plans know the layout by method.format; whether there are zero points is said among the library's options too."""
-    said = _symmetric(method.args)
-    layout = method.format.removesuffix("_asym") + ("" if said else "_asym")
-    if said is not None and method.format in ("int4", "int4_asym", "gptq", "gptq_asym") and layout != method.format:
+    symmetric = _symmetric(method.args)
+    layout = method.format.removesuffix("_asym") + ("" if symmetric else "_asym")
+    if (
+        symmetric is not None
+        and method.format in ("int4", "int4_asym", "gptq", "gptq_asym")
+        and layout != method.format
+    ):
         raise ValueError(
-            f"method={method.name}: its args say {'symmetric' if said else 'asymmetric'}, and method.format={method.format} is "
-            f"not; say method.format={layout} too"
+            f"method={method.name}: its args say {'symmetric' if symmetric else 'asymmetric'}, and "
+            f"method.format={method.format} is not; set method.format={layout} too"
         )
 
 
 def _symmetric(options: dict[str, Any]) -> bool | None:
     for key, value in options.items():
-        found = value if key in ("sym", "symmetric") else _symmetric(value) if isinstance(value, dict) else None
-        if found is not None:
-            return bool(found)
+        symmetric = value if key in ("sym", "symmetric") else _symmetric(value) if isinstance(value, dict) else None
+        if symmetric is not None:
+            return bool(symmetric)
     return None
 
 
@@ -115,23 +119,23 @@ def _check_lengths(job: Job) -> None:
             f"generated), which is {limit}; raise it or shorten eval.context"
         )
     _check_long_context(job, limit)
-    asked = job.bench.input_len + job.bench.output_len
-    if limit is not None and limit < asked:
+    tokens = job.bench.input_len + job.bench.output_len
+    if limit is not None and limit < tokens:
         raise ValueError(
-            f"bench.input_len + bench.output_len = {asked} exceeds runtime.args.max_model_len={limit}; raise it or "
+            f"bench.input_len + bench.output_len = {tokens} exceeds runtime.args.max_model_len={limit}; raise it or "
             "shorten them"
         )
 
 
 def _check_sensitivity(job: Job) -> None:
-    asked, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
-    if waiting and asked.budget_gib is None:
+    settings, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
+    if waiting and settings.budget_gib is None:
         raise ValueError(
             f"{waiting[0]}: say how much the exemptions may add to the quantized checkpoint, in GiB: "
             "sensitivity.budget_gib=0.5"
         )
-    if asked.budget_gib is not None and not 0 < asked.budget_gib < math.inf:
-        raise ValueError(f"sensitivity.budget_gib={asked.budget_gib}: use a size above 0, in GiB")
+    if settings.budget_gib is not None and not 0 < settings.budget_gib < math.inf:
+        raise ValueError(f"sensitivity.budget_gib={settings.budget_gib}: use a size above 0, in GiB")
     if not waiting and "sensitivity" not in job.stages:
         return
     if job.method.function is None:
@@ -144,28 +148,28 @@ def _check_sensitivity(job: Job) -> None:
             f"{waiting[0] if waiting else 'stages=[sensitivity]'} model={job.model.name}: random weights have no quality "
             "that quantizing could take; use a model with weights"
         )
-    if asked.text not in job.eval.texts:
+    if settings.text not in job.eval.texts:
         raise ValueError(
-            f"sensitivity.text={asked.text}: choose from eval.texts: {', '.join(job.eval.texts) or 'none'}"
+            f"sensitivity.text={settings.text}: choose from eval.texts: {', '.join(job.eval.texts) or 'none'}"
         )
     rounding.recipe(job.method)
 
 
 def _check_long_context(job: Job, limit: int | None) -> None:
-    asked = job.eval.long_context
-    if any(not 0 <= depth <= 1 for depth in asked.depths):
-        raise ValueError(f"eval.long_context.depths={asked.depths}: give parts of the text, from 0.0 to 1.0")
-    longest = max(asked.lengths, default=0)
+    settings = job.eval.long_context
+    if any(not 0 <= depth <= 1 for depth in settings.depths):
+        raise ValueError(f"eval.long_context.depths={settings.depths}: give parts of the text, from 0.0 to 1.0")
+    longest = max(settings.lengths, default=0)
     if limit is not None and longest + ANSWER > limit:
         raise ValueError(
             f"eval.long_context.lengths: {longest} tokens and an answer of {ANSWER} need runtime.args.max_model_len="
             f"{longest + ANSWER}, which is {limit}; raise it as far as the model goes, or leave that length out"
         )
-    if asked.lengths and min(asked.lengths) < SHORTEST:
+    if settings.lengths and min(settings.lengths) < SHORTEST:
         raise ValueError(
-            f"eval.long_context.lengths={asked.lengths}: {SHORTEST} tokens are the least that hold a needle"
+            f"eval.long_context.lengths={settings.lengths}: {SHORTEST} tokens are the least that hold a needle"
         )
-    if job.eval.kv_dtypes and (job.runtime.engine is not Engine.vllm or not asked.lengths):
+    if job.eval.kv_dtypes and (job.runtime.engine is not Engine.vllm or not settings.lengths):
         raise ValueError(
             f"eval.kv_dtypes={job.eval.kv_dtypes}: they are compared on long context through vLLM; give "
             "eval.long_context.lengths and a runtime that serves (runtime=vllm or vllm_cpu), or leave them out"

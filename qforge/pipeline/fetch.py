@@ -21,11 +21,11 @@ def known_model(run: Run) -> Path | None:
     if model.path:
         folder = Path(os.path.expanduser(model.path)).absolute()
         if not (folder / "config.json").is_file():
-            what = "has no config.json" if folder.is_dir() else "no such folder"
-            raise ValueError(f"model.path={model.path}: {what}; give the folder of a Hugging Face checkpoint")
+            fault = "has no config.json" if folder.is_dir() else "no such folder"
+            raise ValueError(f"model.path={model.path}: {fault}; give the folder of a Hugging Face checkpoint")
         return folder
-    found = run.store.find("fetch", _key(run))
-    return found / "model" if found else None
+    stored = run.store.find("fetch", _key(run))
+    return stored / "model" if stored else None
 
 
 def fetch(run: Run) -> Path:

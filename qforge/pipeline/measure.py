@@ -39,9 +39,9 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     results: dict[str, Any] = {
         name: {"not_measured": why} for name in MEASUREMENTS if (why := _left_out(run.job, plan, name))
     }
-    wanted = [name for name in MEASUREMENTS if name not in results]
-    keys = _keys(run.job, plan, run.fingerprint(artifact)) if wanted else {}
-    folders = {name: run.store.find(name, keys[name]) for name in wanted}
+    stages = [name for name in MEASUREMENTS if name not in results]
+    keys = _keys(run.job, plan, run.fingerprint(artifact)) if stages else {}
+    folders = {name: run.store.find(name, keys[name]) for name in stages}
     missing = [name for name, folder in folders.items() if folder is None]
     for name, folder in folders.items():
         if folder:
@@ -53,9 +53,9 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
             for name in missing:
                 build = partial(_build, run, name, artifact, environment, server)
                 results[name] = result(run.get(name, keys[name], build, run.job.method.name))
-    elif "serve" in wanted:
+    elif "serve" in stages:
         run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
-    if "evaluate" in wanted:
+    if "evaluate" in stages:
         results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
     for name, text in results["evaluate"].get("texts", {}).items():
         text["seen"] = _seen(run.job, run.job.eval.texts[name])
@@ -68,13 +68,13 @@ def _seen(job: Job, text: Text) -> dict[str, Any] | None:
     """What calibration has seen of a text; none where the method looks at none, or nobody knows what a given one had."""
     if not job.method.calibrated or job.artifact:
         return None
-    kinds = {shown.kind for shown in job.calib.texts.values()}
+    kinds = {calibration_text.kind for calibration_text in job.calib.texts.values()}
     return contamination.seen(repository_path(text.path), text.kind, calibrate.files(job).values(), kinds)
 
 
 def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     """The long context again, by KV cache dtype: each needs a server of its own, and nothing else is scored there."""
-    job, found = run.job, {}
+    job, scores = run.job, {}
     quality = replace(
         job.eval, texts={}, tasks=[], kv_dtypes=[], divergence=replace(job.eval.divergence, windows=0),
         stability=replace(job.eval.stability, prompts=None),
@@ -83,25 +83,25 @@ def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         runtime = replace(job.runtime, args={**job.runtime.args, "kv_cache_dtype": dtype})
         other = replace(job, eval=quality, runtime=runtime, stages=["serve", "evaluate"])
         measured = measure(run.beside(other, f"{run.prefix}kv-{dtype}-"), plan, artifact)
-        found[dtype] = measured["evaluate"].get("long_context")
-    return found
+        scores[dtype] = measured["evaluate"].get("long_context")
+    return scores
 
 
 def compared(run: Run, measured: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
     """divergence.json: how far the model's distributions are from bf16's, or why that is not known."""
     sides = (measured["evaluate"], baseline["evaluate"])
     if missing := next((side["not_measured"] for side in sides if "not_measured" in side), None):
-        found: dict[str, Any] = {"not_measured": missing}
+        divergences: dict[str, Any] = {"not_measured": missing}
     elif not run.job.eval.divergence.windows:
-        found = {"not_measured": "eval.divergence.windows=0 leaves it out"}
+        divergences = {"not_measured": "eval.divergence.windows=0 leaves it out"}
     elif any(sides[1]["texts"][n]["windows_sha256"] != t["windows_sha256"] for n, t in sides[0]["texts"].items()):
-        found = {"not_measured": "the two were not scored on the same windows"}
+        divergences = {"not_measured": "the two were not scored on the same windows"}
     else:
-        ours, theirs = (run.store.root / "evaluate" / side["key"] for side in sides)
-        texts = divergence.compare(ours, theirs, list(sides[0]["texts"]))
-        found = {"top_k": run.job.eval.divergence.top_k, "texts": texts}
-    run.write("divergence.json", found)
-    return found
+        own, reference = (run.store.root / "evaluate" / side["key"] for side in sides)
+        texts = divergence.compare(own, reference, list(sides[0]["texts"]))
+        divergences = {"top_k": run.job.eval.divergence.top_k, "texts": texts}
+    run.write("divergence.json", divergences)
+    return divergences
 
 
 def not_measured(reason: str) -> dict[str, Any]:
@@ -113,9 +113,9 @@ def not_measured(reason: str) -> dict[str, Any]:
 def _alone(run: Run) -> Iterator[None]:
     """One measurement at a time on the same devices: two servers at once would spoil each other's speed."""
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    asked = monotonic()
+    started = monotonic()
     with locked(run.store.root / f"measuring-{socket.gethostname()}-{devices}.lock", waiting=_say_waiting):
-        run.time.waited += monotonic() - asked
+        run.time.waited += monotonic() - started
         yield
 
 
@@ -133,9 +133,9 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
     texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
     # what is done with a result does not decide it, and the long context by KV dtype has results of its own
-    asked = replace(job.eval, adaptive=False, budget=1, kv_dtypes=[])
+    scored = replace(job.eval, adaptive=False, budget=1, kv_dtypes=[])
     evaluated = {
-        "eval": asked,
+        "eval": scored,
         "texts": texts,
         "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
     }

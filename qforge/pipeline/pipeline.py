@@ -100,17 +100,17 @@ def until_decided(
 ) -> tuple[Run, Weighed]:
     """Weigh; with eval.adaptive again, with more of what is undecided. Returns the last job's run and what it found."""
     first = run.job
-    found = weigh(run, planned, checkpoint, source, judged, unplanned)
-    while larger := adaptive.more(first, run.job, found[2]):
+    weighed = weigh(run, planned, checkpoint, source, judged, unplanned)
+    while larger := adaptive.more(first, run.job, weighed[2]):
         grown = {"windows": larger.eval.windows, "samples": larger.eval.limit, "repeats": larger.bench.repeats}
         terminal.warn(f"inconclusive; again with {', '.join(f'{count} {what}' for what, count in grown.items())}")
         try:
-            found = weigh(run.beside(larger), planned, checkpoint, source, judged, unplanned)
+            weighed = weigh(run.beside(larger), planned, checkpoint, source, judged, unplanned)
         except ValueError as refusal:  # a text may have no more windows
             terminal.warn(f"judged by what there is: {refusal}")
             break
         run = run.beside(larger)
-    return run, found
+    return run, weighed
 
 
 def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool, unplanned: str | None) -> Weighed:

@@ -73,7 +73,7 @@ def for_serving(job: Job) -> None:
 def for_quantizing(job: Job) -> None:
     """As many GPUs as calib.devices says."""
     processes = artifact.quantizing_processes(job)
-    if processes > 1 and processes > (found := len(provenance.hardware()["gpus"])):
+    if processes > 1 and processes > (gpus := len(provenance.hardware()["gpus"])):
         raise ValueError(
-            f"calib.devices={processes}: this machine has {found} NVIDIA GPUs; use calib.devices={max(found, 1)}"
+            f"calib.devices={processes}: this machine has {gpus} NVIDIA GPUs; use calib.devices={max(gpus, 1)}"
         )

@@ -47,10 +47,10 @@ class Run:
 
     def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
         """The result for `key`, from the store or built now."""
-        asked = monotonic()
-        folder, known = self.store.get(stage, key, build)
-        if known:
-            self.time.waited += monotonic() - asked
+        started = monotonic()
+        folder, reused = self.store.get(stage, key, build)
+        if reused:
+            self.time.waited += monotonic() - started
             self.reuse(stage, folder, detail)
         else:
             self.time.spend(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))

@@ -28,13 +28,15 @@ def settle(run: Run, planned: Plan, source: Path, vllm: str) -> tuple[Run, Plan]
     job = run.job
     if not asked(job):
         return run, planned
-    found = measure(run, planned, source)
-    losses = choose(losses_of(job, planned, found), budget_bytes(job))
-    run.write("sensitivity.json", {**found, "all": fmean(found["all"]), "parts": [asdict(loss) for loss in losses]})
-    terminal.sensitivity(found, losses)
+    measured = measure(run, planned, source)
+    losses = choose(losses_of(job, planned, measured), budget_bytes(job))
+    run.write(
+        "sensitivity.json", {**measured, "all": fmean(measured["all"]), "parts": [asdict(loss) for loss in losses]}
+    )
+    terminal.sensitivity(measured, losses)
     if not any(map(waits, job.exempt.values())):
         return run, planned
-    run = run.beside(replace(job, exempt=_named(job, losses, fmean(found["all"]))), run.prefix)
+    run = run.beside(replace(job, exempt=_named(job, losses, fmean(measured["all"]))), run.prefix)
     return run, plan.make(run.job, source, vllm)
 
 
@@ -49,14 +51,14 @@ def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
         "env": interpreters.identity(ENV, job), "code": code("qforge.stages.sensitivity"),
     }  # fmt: skip
     where = interpreters.named(ENV, job)
-    what = f"{job.method.name}, {len(parts_of(job, planned))} x {settings.unit.value}"
+    detail = f"{job.method.name}, {len(parts_of(job, planned))} x {settings.unit.value}"
 
     def build(out: Path) -> None:
-        with progress_line(STAGE, what) as line:
+        with progress_line(STAGE, detail) as line:
             run.stage(STAGE, where, out, line.feed, inputs={"source": str(source)}, exempt=planned.ignore)
-            line.note = what
+            line.note = detail
 
-    folder = run.get(STAGE, key, build, what)
+    folder = run.get(STAGE, key, build, detail)
     folder.with_suffix(".journal").unlink(missing_ok=True)
     searches = job.method.calibrated or "algorithm" in job.method.args  # ModelOpt's, for scales
     note = f"{job.method.name} looks for more; this is rounding to nearest in its format" if searches else ""

@@ -59,24 +59,24 @@ def check_runtime(run: Run, unpacked: bool = False) -> str:
     `unpacked`: the checkpoint will be a plain bf16 one, which every runtime reads. Returns its vLLM's version, or the
     newest where it does not say.
     """
-    job, found = run.job, probe.probe(run.job, run.store)
-    run.write("probe.json", found)
+    job, inventory = run.job, probe.probe(run.job, run.store)
+    run.write("probe.json", inventory)
     if job.artifact:
         config = read_json(artifact_step.given(run) / "config.json")
-        probe.check(job, found, config.get("quantization_config", {}).get("quant_method"))
+        probe.check(job, inventory, config.get("quantization_config", {}).get("quant_method"))
     else:
-        probe.check(job, found, None if unpacked else formats.FORMATS[job.method.format].quant_method)
-    console.print(f"  runtime    {job.runtime.name}: {probe.summary(found)}", style="dim", markup=False)
-    return probe.vllm_version(found) or NEWEST
+        probe.check(job, inventory, None if unpacked else formats.FORMATS[job.method.format].quant_method)
+    console.print(f"  runtime    {job.runtime.name}: {probe.summary(inventory)}", style="dim", markup=False)
+    return probe.vllm_version(inventory) or NEWEST
 
 
 @contextmanager
 def server(run: Run, emulated: bool, artifact: Path, environment: Environment) -> Iterator[vllm.Server]:
     """A server for `artifact`, shown in the terminal while it starts."""
     log = run.folder / f"{run.prefix}serve.log"
-    what = f"{run.job.method.name} with {run.job.runtime.name}"
+    detail = f"{run.job.method.name} with {run.job.runtime.name}"
     with ExitStack() as until_done:
-        with progress_line(f"{run.prefix}serve", what) as line:
+        with progress_line(f"{run.prefix}serve", detail) as line:
             running = until_done.enter_context(vllm.serving(run.job, emulated, artifact, environment, log, line.feed))
-            line.note = ", ".join([what, *running.facts["kernels"]])
+            line.note = ", ".join([detail, *running.facts["kernels"]])
         yield running

@@ -23,37 +23,37 @@ from qforge.store import provenance
 SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint may be apart
 
 
-def verify(asked: Job, folder: Path) -> Verified:
+def verify(request: Job, folder: Path) -> Verified:
     """Check the artifact `asked.verify` against what lies in its qforge/. Raises ValueError where that is no artifact."""
-    artifact = Path(str(asked.verify))
-    found = Verified(provenance.verify(artifact), checked=["the hash of every file"])
-    if found.faults:
-        return found  # what has changed is not read
+    artifact = Path(str(request.verify))
+    verified = Verified(provenance.verify(artifact), checked=["the hash of every file"])
+    if verified.faults:
+        return verified  # what has changed is not read
     try:
-        job = replace(read_job(artifact / "qforge/job.json"), store=asked.store)
+        job = replace(read_job(artifact / "qforge/job.json"), store=request.store)
     except OmegaConfBaseException as error:
-        found.differs.append(
+        verified.differs.append(
             f"its job.json is of another version of qforge ({error.full_key}: {str(error).splitlines()[0]}), so that only "
             "the hashes were checked; for the rest use the commit that its row.json names"
         )
-        return found
+        return verified
     run = Run(job, folder)
     source = fetch.known_model(run) if not job.model.path or Path(job.model.path).is_dir() else None
     if source is None and job.model.architecture is None:
-        found.differs.append(f"the model {job.model.name} is not on this machine: only the hashes were checked")
-        return found
+        verified.differs.append(f"the model {job.model.name} is not on this machine: only the hashes were checked")
+        return verified
     planned = plan.make(job, source)
-    found.faults += plan_faults(planned, artifact)
-    found.checked.append("the plan, made anew from its job")
-    found.faults += tensor_faults(planned, artifact, source)
-    found.checked.append(f"every tensor against the plan{' and against the source' if source else ''}")
-    found.differs += [*_versions(artifact, job), *_commit(artifact)]
+    verified.faults += plan_faults(planned, artifact)
+    verified.checked.append("the plan, made anew from its job")
+    verified.faults += tensor_faults(planned, artifact, source)
+    verified.checked.append(f"every tensor against the plan{' and against the source' if source else ''}")
+    verified.differs += [*_versions(artifact, job), *_commit(artifact)]
     if not source:
-        found.differs.append(f"the model {job.model.name} is not on this machine: values were not compared with it")
-    if asked.rescore:
-        found.faults += _score_faults(run, planned, artifact, asked.rescore)
-        found.checked.append(f"the score of {asked.rescore} windows of each text")
-    return found
+        verified.differs.append(f"the model {job.model.name} is not on this machine: values were not compared with it")
+    if request.rescore:
+        verified.faults += _score_faults(run, planned, artifact, request.rescore)
+        verified.checked.append(f"the score of {request.rescore} windows of each text")
+    return verified
 
 
 def _versions(artifact: Path, job: Job) -> Iterator[str]:
@@ -80,11 +80,12 @@ def _score_faults(run: Run, planned: Plan, artifact: Path, windows: int) -> Iter
     then = read_json(file) if file.exists() else {}
     if "texts" not in then:
         raise ValueError(f"verify={artifact} rescore={windows}: its quality was never measured; leave rescore out")
-    asked = run.job.eval
+    settings = run.job.eval
     few = replace(
-        asked, windows=min(windows, asked.windows), tasks=[], kv_dtypes=[], divergence=replace(asked.divergence, windows=0),
-        long_context=replace(asked.long_context, lengths=[]), stability=replace(asked.stability, prompts=None),
-        judge=replace(asked.judge, base_url=None),
+        settings, windows=min(windows, settings.windows), tasks=[], kv_dtypes=[],
+        divergence=replace(settings.divergence, windows=0),
+        long_context=replace(settings.long_context, lengths=[]), stability=replace(settings.stability, prompts=None),
+        judge=replace(settings.judge, base_url=None),
     )  # fmt: skip
     job = replace(run.job, artifact=str(artifact), eval=few, stages=["serve", "evaluate"])
     now = measure(Run(job, run.folder), planned, artifact)["evaluate"]

@@ -39,8 +39,8 @@ class Measurement:
 
     @property
     def source(self) -> str:
-        what = [self.model, f"group {self.group_size}" if self.group_size else "", self.experiment]
-        return f"results/{self.file}: {', '.join(filter(None, what))} on {self.hw}, vLLM {self.vllm}"
+        details = [self.model, f"group {self.group_size}" if self.group_size else "", self.experiment]
+        return f"results/{self.file}: {', '.join(filter(None, details))} on {self.hw}, vLLM {self.vllm}"
 
     @property
     def numbers(self) -> str:
@@ -52,8 +52,8 @@ class Measurement:
 
 def judged(folder: Path = RESULTS) -> list[Measurement]:
     """Every judged row in `folder`."""
-    found = [_measurement(file) for file in sorted(folder.glob("*.json"))]
-    return [m for m in found if m is not None]
+    measurements = [_measurement(file) for file in sorted(folder.glob("*.json"))]
+    return [m for m in measurements if m is not None]
 
 
 def rows(hw: Hardware, folder: Path = RESULTS) -> list[Measurement]:
@@ -92,29 +92,29 @@ def _measurement(file: Path) -> Measurement | None:
     row = read_json(file)
     if not row.get("baseline"):
         return None
-    ours, bf16 = row["measured"], row["baseline"]
-    streams = ours["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
-    texts = ours["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()
+    own, bf16 = row["measured"], row["baseline"]
+    streams = own["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
+    texts = own["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()
     return Measurement(
         file=file.name, model=row["model"], method=row["method"], layout=row["layout"],
         group_size=row["group_size"],
-        hw=row["conditions"]["hw"], vllm=str(ours["serve"].get("version", "?")), parameters=row["size"]["parameters"],
+        hw=row["conditions"]["hw"], vllm=str(own["serve"].get("version", "?")), parameters=row["size"]["parameters"],
         experts=row.get("experts", False),
-        least={int(c): ours["bench"][RANGE][c][0] / bf16["bench"][RANGE][c][1] for c in streams},
-        speed={int(c): _ratio(ours["bench"]["runs"][c], bf16["bench"]["runs"][c], "output_throughput")
+        least={int(c): own["bench"][RANGE][c][0] / bf16["bench"][RANGE][c][1] for c in streams},
+        speed={int(c): _ratio(own["bench"]["runs"][c], bf16["bench"]["runs"][c], "output_throughput")
                for c in sorted(streams, key=int)},
-        perplexity={t: 100 * (_ratio(ours["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)
+        perplexity={t: 100 * (_ratio(own["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)
                     for t in sorted(texts)},
         verdict=row["verdict"],
         experiment=(row.get("experiment") or {}).get("name", ""),
     )  # fmt: skip
 
 
-def _ratio(ours: dict[str, Any], bf16: dict[str, Any], key: str) -> float:
-    return float(ours[key]) / float(bf16[key])
+def _ratio(own: dict[str, Any], bf16: dict[str, Any], key: str) -> float:
+    return float(own[key]) / float(bf16[key])
 
 
 def _capability(hw: str) -> str | None:
     file = ROOT / "conf" / "hw" / f"{hw}.yaml"
-    found = yaml.safe_load(file.read_text()).get("capability") if file.exists() else None
-    return str(found) if found else None
+    capability = yaml.safe_load(file.read_text()).get("capability") if file.exists() else None
+    return str(capability) if capability else None

@@ -38,7 +38,7 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
     Raises ValueError for a rule that can never match this model, for one that catches blocks it does not name, and for one
     that splits what vLLM fuses.
     """
-    found: dict[str, Hits] = {}
+    hits_by_rule: dict[str, Hits] = {}
     taken: dict[str, str] = {}  # module -> the first rule that names it
     last = max((m.block for m in modules if m.block is not None), default=-1)
     for name, rule in rules.items():
@@ -47,14 +47,14 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
                 f"exempt.{name}.match=[]: it names nothing; use a name, re:, role: or block:, or leave the rule out"
             )
         if waits(rule):
-            found[name] = Hits(rule.why, [], [])
+            hits_by_rule[name] = Hits(rule.why, [], [])
             continue
         matched = {m.name: m for pattern in rule.match for m in _matched(modules, name, pattern, last, tied)}
         changes = [m.name for m in matched.values() if m.linear and m.name not in taken]
-        found[name] = Hits(rule.why, list(matched), changes)
+        hits_by_rule[name] = Hits(rule.why, list(matched), changes)
         taken = {**dict.fromkeys(matched, name), **taken}
     _refuse_split(modules, taken)
-    return found
+    return hits_by_rule
 
 
 def _matched(modules: Sequence[Module], rule: str, pattern: str, last: int, tied: bool) -> list[Module]:

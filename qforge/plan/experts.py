@@ -69,9 +69,9 @@ def summary(calib: Calibration, counted: Mapping[str, Any]) -> dict[str, Any]:
     tokens = [t for sent in counted["sent"].values() for t in sent]
     floor = calib.expert_floor or Calibration.expert_floor
     least, middle, starved = min(tokens), median(tokens), sum(t < floor for t in tokens)
-    said = (
+    sentence = (
         f"{starved} of {len(tokens)} experts were sent fewer than {floor} of {counted['tokens']} tokens of calibration "
         f"(least {least}, median {middle:g})"
     )
-    return {"experts": len(tokens), "least": least, "median": middle, "starved": starved, "floor": floor, "said": said,
+    return {"experts": len(tokens), "least": least, "median": middle, "starved": starved, "floor": floor, "said": sentence,
             "tokens": counted["tokens"], "shown": counted["shown"]}  # fmt: skip

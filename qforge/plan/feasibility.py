@@ -62,23 +62,25 @@ def serving(
     _refuse_groups(job, layout, group, quantized)
     _refuse_stacks(job, quantized)
     moe = any(m.kind == "expert" for m in quantized)
-    found = support_matrix.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe, vllm)
+    how_served = support_matrix.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe, vllm)
     if layout.group_sizes and group not in layout.group_sizes:
-        found = Serving(
+        how_served = Serving(
             How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/models/formats.py"
         )
     defect = DEFECTS.get((str(config.get("model_type")), job.method.format))
     if defect and job.runtime.engine is Engine.vllm:
-        found = defect
-    if found.how is not How.refused:
-        return replace(found, beside=support_matrix.beside(found.kernel, _shares(job, config, quantized), vllm))
+        how_served = defect
+    if how_served.how is not How.refused:
+        return replace(
+            how_served, beside=support_matrix.beside(how_served.kernel, _shares(job, config, quantized), vllm)
+        )
     if _measurable(job, layout):
         return Serving(
-            How.simulated, "", f"{found.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so that "
-            "their quality can be measured. Nothing serves them packed: no speed, no memory", found.evidence,
+            How.simulated, "", f"{how_served.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so "
+            "that their quality can be measured. Nothing serves them packed: no speed, no memory", how_served.evidence,
         )  # fmt: skip
     raise ValueError(
-        f"method={job.method.name} hw={job.hw.name}: {found.reason}; use {found.fix}{_all_the_same(layout)}"
+        f"method={job.method.name} hw={job.hw.name}: {how_served.reason}; use {how_served.fix}{_all_the_same(layout)}"
     )
 
 
@@ -89,11 +91,11 @@ def tensor_parallel(
 
     Raises ValueError where the size that the job asks for is not among them.
     """
-    asked = _devices(job)
+    requested = _devices(job)
     kernels = {False: serving.kernel, True: serving.experts_kernel}
     shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
     legal: list[int] = []
-    for size in sorted({*TP_SIZES, asked}):
+    for size in sorted({*TP_SIZES, requested}):
         fault = _cut_heads(config, size)
         if fault is None and (
             bad := support_matrix.first_unservable(shapes, job.method.format, group, kernels, size, vllm)
@@ -101,7 +103,7 @@ def tensor_parallel(
             fault = f"{shapes[bad[0]].name} has {bad[1]}"
         if fault is None:
             legal.append(size)
-        elif size == asked and (job.runtime.engine is Engine.vllm or size == 1):  # transformers knows no other size
+        elif size == requested and (job.runtime.engine is Engine.vllm or size == 1):  # transformers knows no other size
             raise ValueError(_illegal(job, size, fault, legal))
     return legal
 

@@ -55,8 +55,8 @@ class Choice:
         `least`: the slowest repeat over bf16's fastest.
         """
         rows = [m.least if least else m.speed for m in self.measurements if m.speed]
-        found = [row[min(row, key=lambda s: abs(s - streams))] for row in rows]
-        return median(found) if found else None
+        ratios = [row[min(row, key=lambda s: abs(s - streams))] for row in rows]
+        return median(ratios) if ratios else None
 
     def bound(self, many: bool) -> float | None:
         """The bound on tokens/s over bf16's: of one stream, or of the arithmetic, which many streams come to."""
@@ -82,7 +82,7 @@ class Advice:
 def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | None) -> list[Choice]:
     """Every method of conf/method/ planned on every hardware; `again` composes the job with other choices."""
     methods = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml") if file.stem != AUTO)
-    judged, found = {row.method for row in evidence.judged()}, []
+    judged, results = {row.method for row in evidence.judged()}, []
     for hw in hardware:
         for method in methods:
             job = again(f"method={method}", f"hw={hw}", "plan_only=true")
@@ -93,18 +93,20 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
             try:
                 planned = plan.make(job, model)
             except ValueError as refusal:
-                found.append(Choice(method, job.hw.name, None, str(refusal), []))
+                results.append(Choice(method, job.hw.name, None, str(refusal), []))
                 continue
             experts = any(m.kind == "expert" for m in planned.modules)
             rows = evidence.nearest(evidence.rows(job.hw), planned.parameters, experts)
-            known = evidence.of_layout(rows, planned.layout)
-            found.append(Choice(method, job.hw.name, planned, "", known, job.method.calibrated, method in judged))
-    return found
+            measurements = evidence.of_layout(rows, planned.layout)
+            results.append(
+                Choice(method, job.hw.name, planned, "", measurements, job.method.calibrated, method in judged)
+            )
+    return results
 
 
-def advice(found: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
+def advice(choices: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
     """For each hardware the best method by goal; for several, what runs on all of them first."""
-    served = [c for c in found if c.plan and not (c.plan.emulated or c.plan.simulated)]
+    served = [c for c in choices if c.plan and not (c.plan.emulated or c.plan.simulated)]
     everywhere = {c.method for c in served if {o.hw for o in served if o.method == c.method} >= set(hardware)}
     advised = []
     names = ", ".join(sorted(everywhere - {"bf16"}) or sorted(everywhere))
@@ -137,23 +139,25 @@ def _memory(here: Sequence[Choice]) -> Advice:
 
 def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
     """Measured rows first; where none is faster than bf16, the bound of what was not measured; else bf16."""
-    seen = {c.method: ratio for c in here if (ratio := c.speed(streams)) is not None}
-    said = ", ".join(f"{method} {ratio:.2f}" for method, ratio in sorted(seen.items(), key=lambda i: -i[1]))
+    ratios = {c.method: ratio for c in here if (ratio := c.speed(streams)) is not None}
+    figures = ", ".join(f"{method} {ratio:.2f}" for method, ratio in sorted(ratios.items(), key=lambda i: -i[1]))
     of = ", ".join(sorted({m.model for c in here for m in c.measurements}))
     surely = {
-        c.method: seen[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
+        c.method: ratios[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
     }  # beyond the repeats' spread
     if surely:
-        return Advice(here[0].hw, goal, _best(here, surely), f"measured on {of}, bf16 = 1: {said}")
+        return Advice(here[0].hw, goal, _best(here, surely), f"measured on {of}, bf16 = 1: {figures}")
     bounds = {
-        c.method: b for c in here if c.method not in seen and (b := c.bound(streams == MANY)) is not None and b > 1.05
+        c.method: b for c in here if c.method not in ratios and (b := c.bound(streams == MANY)) is not None and b > 1.05
     }
-    what = f"; measured on {of}, bf16 = 1: {said}" if seen else ""
+    detail = f"; measured on {of}, bf16 = 1: {figures}" if ratios else ""
     if bounds:
         method = _best(here, bounds)
         why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
-        return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{what}")
+        return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{detail}")
     why = (
-        f"nothing measured on {of} is surely faster: {said}" if seen else "by rule: weight-only kernels compute in bf16"
+        f"nothing measured on {of} is surely faster: {figures}"
+        if ratios
+        else "by rule: weight-only kernels compute in bf16"
     )
     return Advice(here[0].hw, goal, "bf16", why)

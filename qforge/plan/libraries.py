@@ -16,18 +16,18 @@ LESS_ONE = ("gemma3", "gemma3_text")  # store a norm's weight less one
 def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> None:
     """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
     a living one with a mixture of experts."""
-    known, kind = job.method.model_types, str(config.get("model_type"))
+    supported, kind = job.method.model_types, str(config.get("model_type"))
     if kind in LESS_ONE and job.method.rescales:
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: it folds scales into norms, and a {kind} stores those less one: "
             "near -1 bf16 has few digits left for them; use method=gptq"
         )
-    if known and kind not in known:
+    if supported and kind not in supported:
         raise ValueError(
-            f"method={job.method.name} model={job.model.name}: its library is let at {', '.join(known)} only, and this is a "
+            f"method={job.method.name} model={job.model.name}: its library supports {', '.join(supported)} only, and this is a "
             f"{kind}; use method={job.method.instead or 'gptq'}"
         )
-    if known and "rope_parameters" in config and "rope_theta" not in config:
+    if supported and "rope_parameters" in config and "rope_theta" not in config:
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: config.json has rope_parameters, which its library's "
             "transformers 4 does not read: it would calibrate another model; say rope_theta (and rope_scaling) there too, or "

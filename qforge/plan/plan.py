@@ -65,8 +65,8 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """plan.json: everything but the tensor list, which follows from it."""
         rules = {n: {**vars(h), "modules": h.modules[:SHOWN], "count": len(h.modules)} for n, h in self.rules.items()}
-        shown = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "rules")}
-        return {**shown, "rules": rules, "exempt": self.exempt, "names": self.names}
+        fields = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "rules")}
+        return {**fields, "rules": rules, "exempt": self.exempt, "names": self.names}
 
     def identity(self) -> dict[str, Any]:
         """What decides the artifact: two jobs with equal identity share it."""

@@ -56,14 +56,14 @@ def refuse(job: Job, planned: Plan) -> None:
     if job.sensitivity.budget_gib is None or not asked(job):
         return
     costs = [_extra(part, planned) for part in parts_of(job, planned)]
-    given, least = f"sensitivity.budget_gib={job.sensitivity.budget_gib}", min(costs) / 2**30
+    key, least = f"sensitivity.budget_gib={job.sensitivity.budget_gib}", min(costs) / 2**30
     if budget_bytes(job) < min(costs):
         raise ValueError(
-            f"{given}: the smallest {job.sensitivity.unit.value} costs {least:.2g} GiB more in bf16; use more than that"
+            f"{key}: the smallest {job.sensitivity.unit.value} costs {least:.2g} GiB more in bf16; use more than that"
         )
     if budget_bytes(job) >= sum(costs):
         raise ValueError(
-            f"{given}: leaving everything in bf16 costs {sum(costs) / 2**30:.2g} GiB more, so there is nothing to choose; use "
+            f"{key}: leaving everything in bf16 costs {sum(costs) / 2**30:.2g} GiB more, so there is nothing to choose; use "
             "less, or method=bf16"
         )
 
@@ -91,10 +91,10 @@ def budget_bytes(job: Job) -> int:
     return int((job.sensitivity.budget_gib or 0) * 2**30)
 
 
-def losses_of(job: Job, planned: Plan, found: dict[str, Any]) -> list[Loss]:
-    whole, losses = fmean(found["all"]), []
+def losses_of(job: Job, planned: Plan, measured: dict[str, Any]) -> list[Loss]:
+    whole, losses = fmean(measured["all"]), []
     for part in parts_of(job, planned):
-        alone, without = (fmean(found["parts"][part.name][way]) for way in ("alone", "all_but"))
+        alone, without = (fmean(measured["parts"][part.name][way]) for way in ("alone", "all_but"))
         losses.append(
             Loss(part.name, part.kind, part.block, alone, whole - without, _extra(part, planned), part.patterns)
         )

@@ -46,9 +46,9 @@ class Serving:
 
 def kernels(serving: Serving | Mapping[str, Any]) -> str:
     """All kernels of a `Serving`, or of its JSON, for people."""
-    said = serving if isinstance(serving, Mapping) else vars(serving)
-    odd, experts = (said.get(kind, "") for kind in ("beside", "experts_kernel"))  # older rows have neither
-    parts = (said["kernel"], odd and f"{odd} for sizes it does not take", experts and f"experts: {experts}")
+    fields = serving if isinstance(serving, Mapping) else vars(serving)
+    odd, experts = (fields.get(kind, "") for kind in ("beside", "experts_kernel"))  # older rows have neither
+    parts = (fields["kernel"], odd and f"{odd} for sizes it does not take", experts and f"experts: {experts}")
     return ", ".join(part for part in parts if part)
 
 
@@ -107,13 +107,13 @@ def serving(
     """
     where = platform(hw, runtime)
     linear, experts = (_first(layout, where, group_size, layers, version) for layers in ("linear", "experts"))
-    for found in (experts, linear) if moe else (linear,):
-        if found is None:
+    for row in (experts, linear) if moe else (linear,):
+        if row is None:
             reason = f"nothing is known of {scheme} ({layout}), group {group_size}, on {hw.name} ({where})"
             fix = "another method, group_size or hw, or add the row with its evidence"
             return Serving(How.refused, "", reason, "no row in qforge/plan/support_matrix.yaml", fix)
-        if found.how is How.refused:
-            return found
+        if row.how is How.refused:
+            return row
     assert linear
     if not moe or not experts:
         return linear

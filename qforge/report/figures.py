@@ -37,9 +37,9 @@ def _fastest(keys: list[str]) -> list[str]:
 
 def _latencies(keys: list[str]) -> list[dict[str, Any]]:
     """Throughput and latencies against the number of streams."""
-    asked = [("tokens/s", [("", "tps")])]
-    asked += [(f"{name}, ms", [("p50", f"p50_{s}"), ("p95", f"p95_{s}")]) for s, name in LATENCIES.items()]
-    curves = [_curve(title, "concurrent requests", lines, keys) for title, lines in asked]
+    axes = [("tokens/s", [("", "tps")])]
+    axes += [(f"{name}, ms", [("p50", f"p50_{s}"), ("p95", f"p95_{s}")]) for s, name in LATENCIES.items()]
+    curves = [_curve(title, "concurrent requests", lines, keys) for title, lines in axes]
     return [curve for curve in curves if curve["lines"]]
 
 
@@ -54,12 +54,12 @@ def _positions(keys: list[str]) -> list[dict[str, Any]]:
 
 
 def _curve(title: str, x: str, lines: list[tuple[str, str]], keys: list[str]) -> dict[str, Any]:
-    found = []
+    curve = []
     for label, stem in lines:
         points = [(int(m[1]), i) for i, key in enumerate(keys) if (m := re.fullmatch(rf"{re.escape(stem)}@(\d+)", key))]
         if points:
-            found.append({"label": label, "points": sorted(points)})
-    return {"title": title, "x": x, "lines": found}
+            curve.append({"label": label, "points": sorted(points)})
+    return {"title": title, "x": x, "lines": curve}
 
 
 def bar(criterion: dict[str, Any]) -> dict[str, float] | None:
@@ -83,18 +83,18 @@ def heat(grid: list[list[float | None]]) -> list[list[float | None]]:
 
 def span(grid: list[list[float | None]]) -> tuple[float, float]:
     """The smallest and the largest number of a grid that has one."""
-    known = [value for line in grid for value in line if value is not None]
-    return min(known), max(known)
+    values = [value for line in grid for value in line if value is not None]
+    return min(values), max(values)
 
 
-def sensitivity_maps(found: dict[str, Any]) -> list[dict[str, Any]]:
+def sensitivity_maps(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Two heat maps for the page: by block, and by what vLLM computes as one."""
-    kinds = list(dict.fromkeys(loss["kind"] for loss in found["parts"]))
-    blocks = sorted({loss["block"] for loss in found["parts"]}, key=lambda block: (str(block) == block, block))
-    unit = f"nats per token, over {found['tokens']:,} tokens of {found['text']}"
+    kinds = list(dict.fromkeys(loss["kind"] for loss in measured["parts"]))
+    blocks = sorted({loss["block"] for loss in measured["parts"]}, key=lambda block: (str(block) == block, block))
+    unit = f"nats per token, over {measured['tokens']:,} tokens of {measured['text']}"
     maps = []
     for key, title in (("alone", "KL to bf16 with only this quantized"), ("saved", "KL saved by leaving it in bf16")):
-        cells = {(loss["kind"], loss["block"]): float(f"{loss[key]:.3g}") for loss in found["parts"]}
+        cells = {(loss["kind"], loss["block"]): float(f"{loss[key]:.3g}") for loss in measured["parts"]}
         values = [[cells.get((kind, block)) for block in blocks] for kind in kinds]
         maps.append({"title": title, "unit": unit, "leaves": kinds, "blocks": blocks, "values": values})
     return maps

@@ -12,12 +12,12 @@ Point = tuple[float, float]
 
 def front(points: Iterable[Point]) -> set[Point]:
     """The points that no other one beats, where less is better in both."""
-    found, best = set(), math.inf
+    members, best = set(), math.inf
     for point in sorted(set(points)):
         if point[1] < best:
             best = point[1]
-            found.add(point)
-    return found
+            members.add(point)
+    return members
 
 
 def on_front(first: Sequence[float | None], second: Sequence[float | None], sets: Sequence[str]) -> list[bool]:

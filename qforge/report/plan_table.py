@@ -77,11 +77,11 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
     elif job.method.streams:
         lines.append(("", "quantizing: as a stream, whose memory does not grow with the model"))
     if e.speed and e.bf16_speed:
-        ours, bf16 = e.speed, e.bf16_speed
-        pairs = [("1 stream", ours.decode_1, bf16.decode_1), ("64 streams", ours.decode_64, bf16.decode_64),
-                 ("prefill", ours.prefill, bf16.prefill)]  # fmt: skip
-        said = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
-        lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {said}"))
+        own, bf16 = e.speed, e.bf16_speed
+        pairs = [("1 stream", own.decode_1, bf16.decode_1), ("64 streams", own.decode_64, bf16.decode_64),
+                 ("prefill", own.prefill, bf16.prefill)]  # fmt: skip
+        rates = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
+        lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {rates}"))
     for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
         lines.append(("measured", f"{row.numbers}  [dim]({row.source})[/]"))
     return lines
@@ -112,11 +112,11 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
 def _cells(choice: Choice, planned: Plan) -> list[str]:
     how = planned.serving.how
     bounds = [f"{b:.2f}" if b is not None else "" for b in (choice.bound(many=False), choice.bound(many=True))]
-    seen = [f"{r:.2f} at {s}" for m in choice.measurements for s, r in m.speed.items()]
+    measured = [f"{r:.2f} at {s}" for m in choice.measurements for s, r in m.speed.items()]
     return [
         f"[{COLOURS.get(how, 'yellow')}]{how.value}[/]", support_matrix.kernels(planned.serving),
         f"{planned.bytes / 2**30:.2f}",
-        f"{planned.bits_per_weight:.2f}", *bounds, ", ".join(seen),
+        f"{planned.bits_per_weight:.2f}", *bounds, ", ".join(measured),
     ]  # fmt: skip
 
 

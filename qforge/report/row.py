@@ -94,8 +94,8 @@ def _made(measured: dict[str, Any], quantized: dict[str, Any] | None) -> dict[st
     """Date, machine and commit of the measurements, or of the checkpoint where nothing was measured."""
     stamps = [measured[stage]["made"] for stage in ("evaluate", "bench", "serve") if "made" in measured[stage]]
     stamps += [quantized["made"]] if quantized else []
-    made: dict[str, Any] = stamps[0] if stamps else provenance.now()
-    return {name: made[name] for name in ("date", "machine", "qforge")}
+    stamp: dict[str, Any] = stamps[0] if stamps else provenance.now()
+    return {name: stamp[name] for name in ("date", "machine", "qforge")}
 
 
 def command(folder: Path) -> str:
@@ -166,8 +166,8 @@ def _texts(texts: dict[str, Any]) -> dict[str, Any]:
     return {name: {k: v for k, v in text.items() if not k.startswith("window")} for name, text in texts.items()}
 
 
-def _long(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    return {**found, "perplexity": _texts(found.get("perplexity") or {})} if found else None
+def _long(long_context: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {**long_context, "perplexity": _texts(long_context.get("perplexity") or {})} if long_context else None
 
 
 def _sensitivity(file: Path) -> list[dict[str, Any]]:

@@ -90,11 +90,11 @@ def conditions_of(row: Row) -> str:
 
 def name_of(row: Row) -> str:
     """What people call the row: its experiment, method, group and what it exempts; of a given checkpoint, its folder."""
-    experiment = f"{asked['name']}: " if (asked := row.get("experiment")) else ""
+    experiment = f"{details['name']}: " if (details := row.get("experiment")) else ""
     rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
     group = f" g{row['group_size']}" if row.get("group_size") else ""
-    given = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
-    return f"{experiment}{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + given
+    source = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
+    return f"{experiment}{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + source
 
 
 def table(rows: list[Row]) -> Table:
@@ -116,11 +116,11 @@ def table(rows: list[Row]) -> Table:
     columns[Column("front", "Pareto front")] = pareto.fronts({column.key: values for column, values in columns.items()})
     differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
     ends = {f"tps@{n}" for row in rows if (runs := _runs(row)) for n in (min(runs, key=int), max(runs, key=int))}
-    said = {}
+    labels = {}
     for column, values in columns.items():
-        shown = column.key in ends if column.key.startswith("tps@") else column.shown or column in differing
-        said[replace(column, shown=shown)] = values
-    return {column: said[column] for column in sorted(said, key=lambda c: (not c.shown, PLACES.get(c.key, 2)))}
+        visible = column.key in ends if column.key.startswith("tps@") else column.shown or column in differing
+        labels[replace(column, shown=visible)] = values
+    return {column: labels[column] for column in sorted(labels, key=lambda c: (not c.shown, PLACES.get(c.key, 2)))}
 
 
 def same(rows: list[Row]) -> list[list[str]]:
@@ -159,8 +159,8 @@ def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
         yield Column(key, key, shown=False), conditions.get(key)
     yield Column("date", "date", shown=False), row.get("date")
     for key in ("name", "question", "expect"):
-        asked = (row.get("experiment") or {}).get(key)
-        yield Column("experiment" if key == "name" else key, key, shown=False), asked
+        answer = (row.get("experiment") or {}).get(key)
+        yield Column("experiment" if key == "name" else key, key, shown=False), answer
     yield (
         Column("seconds", "seconds it costs by itself", "s", 0, shown=False),
         alone(row["time"]) if "time" in row else None,
@@ -186,16 +186,16 @@ def _quality(row: Row) -> Iterator[tuple[str, float]]:
     if is_baseline(row):
         yield from (("loss", 0.0), ("drop", 0.0), ("kl", 0.0), ("agreed", 100.0))  # against itself
         return
-    ours, theirs = (((row.get(side) or {}).get("evaluate") or {}) for side in ("measured", "baseline"))
-    if "texts" in ours and "texts" in theirs:
-        lost = {n: 100 * (t["perplexity"] / theirs["texts"][n]["perplexity"] - 1) for n, t in ours["texts"].items()}
+    own, reference = (((row.get(side) or {}).get("evaluate") or {}) for side in ("measured", "baseline"))
+    if "texts" in own and "texts" in reference:
+        lost = {n: 100 * (t["perplexity"] / reference["texts"][n]["perplexity"] - 1) for n, t in own["texts"].items()}
         if lost:
             worst = max(lost, key=lambda name: lost[name])
             yield "loss", lost[worst]
             spread = next((c["interval"] for c in row.get("criteria", []) if c["interval"] and c["of"] == worst), None)
             yield from zip(("low", "high"), spread or (), strict=False)
-        judged = [(n, t["judged"]) for n, t in ours["tasks"].items() if t["judged"]]
-        drops = [theirs["tasks"][n]["metrics"][m] - ours["tasks"][n]["metrics"][m] for n, m in judged]
+        judged = [(n, t["judged"]) for n, t in own["tasks"].items() if t["judged"]]
+        drops = [reference["tasks"][n]["metrics"][m] - own["tasks"][n]["metrics"][m] for n, m in judged]
         if drops:
             yield "drop", 100 * max(drops)
     divergence = ((row.get("measured") or {}).get("divergence") or {}).get("texts")
@@ -235,8 +235,8 @@ def by_position(row: Row) -> Iterator[tuple[str, str, Row]]:
     """Text, KV cache dtype and losses by position: of the long context where it was measured, else of the windows."""
     evaluate = (row.get("measured") or {}).get("evaluate") or {}
     long = {"as served": evaluate.get("long_context"), **(evaluate.get("kv") or {})}
-    found = [(dtype, part["perplexity"]) for dtype, part in long.items() if part and part.get("perplexity")]
-    for dtype, texts in found or [("as served", evaluate.get("texts") or {})]:
+    perplexities = [(dtype, part["perplexity"]) for dtype, part in long.items() if part and part.get("perplexity")]
+    for dtype, texts in perplexities or [("as served", evaluate.get("texts") or {})]:
         for name, text in texts.items():
             if text.get("positions"):
                 yield name, dtype, text["positions"]

@@ -79,18 +79,18 @@ def spent(time: dict[str, dict[str, float]]) -> None:
     )
 
 
-def sweep(columns: tables.Table, found: dict[str, Any], folder: Path) -> None:
+def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
     """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
     ranking(columns)
-    for names in found["same"]:
+    for names in summary["same"]:
         console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
     console.print(
-        f"time: {found['seconds']:.0f} s; the rows one by one, sharing the model alone: {found['alone']:.0f} s"
+        f"time: {summary['seconds']:.0f} s; the rows one by one, sharing the model alone: {summary['alone']:.0f} s"
     )
     console.print(str(folder), style="bold", markup=False)
 
 
-def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:
+def sensitivity(measured: dict[str, Any], losses: list[Loss]) -> None:
     """The parts whose exemption saves most per byte, and which of them are exempted."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("part", "KL alone", "KL saved in bf16", "MB more", "saved per MB", ""):
@@ -105,24 +105,24 @@ def sensitivity(found: dict[str, Any], losses: list[Loss]) -> None:
     chosen = [loss for loss in losses if loss.exempted]
     exempted = f"; exempted: {len(chosen)}, {size_of(sum(loss.extra_bytes for loss in chosen))} more" if chosen else ""
     console.print(
-        f"KL to bf16 {fmean(found['all']):.4f} nats per token with all {len(losses)} quantized, over {found['tokens']:,} "
-        f"tokens of {found['text']}{exempted}",
+        f"KL to bf16 {fmean(measured['all']):.4f} nats per token with all {len(losses)} quantized, over {measured['tokens']:,} "
+        f"tokens of {measured['text']}{exempted}",
         style="dim",
     )
-    if found["note"]:
-        console.print(found["note"], style="dim")
+    if measured["note"]:
+        console.print(measured["note"], style="dim")
 
 
 def ranking(columns: tables.Table) -> None:
     """The table of rows, as many as one looks at, without the columns for which nothing was measured."""
     values: dict[str, list[Any]] = {column.key: values for column, values in columns.items()}
     labels = {key: label for key, label in SWEPT.items() if any(values.get(key, []))}
-    shown = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for key, label in labels.items():
-        shown.add_column(label, justify="left" if isinstance(values[key][0], str) else "right")
+        table.add_column(label, justify="left" if isinstance(values[key][0], str) else "right")
     for cells in islice(zip(*(values[key] for key in labels), strict=True), SHOWN):
-        shown.add_row(*map(_cell, labels, cells))
-    console.print(shown)
+        table.add_row(*map(_cell, labels, cells))
+    console.print(table)
     if (more := len(values["name"]) - SHOWN) > 0:
         console.print(f"{more} more rows")
 
@@ -145,12 +145,12 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return f"{interval[0]:.3g} .. {interval[1]:.3g}" if interval else ""
 
 
-def verified(artifact: str, found: Verified) -> None:
+def verified(artifact: str, result: Verified) -> None:
     """What a check of an artifact found. Raises ValueError where it is not what it was."""
-    if found.faults:
-        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(found.faults))
-    for checked in found.checked:
+    if result.faults:
+        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(result.faults))
+    for checked in result.checked:
         console.print(f"[green]✓[/] {checked}", soft_wrap=True)
-    for difference in found.differs:
+    for difference in result.differs:
         console.print(f"[yellow]~[/] {difference}", soft_wrap=True)
     console.print(f"[green]✓[/] {artifact}: as it was when it was made")

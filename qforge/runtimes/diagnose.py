@@ -29,13 +29,13 @@ class Diagnosis:
 class ServerFailed(StageError):
     """A server that did not start, or ended, or does not answer: what happened, why, what to do, its last words."""
 
-    def __init__(self, what: str, log: Path) -> None:
+    def __init__(self, message: str, log: Path) -> None:
         text = log.read_text(errors="replace")
-        self.diagnosis = found = diagnose(text)
-        parts = [f"serve: {what}"]
-        if found:
-            parts[0] += f": {found.line[:SHOWN]}"
-            parts += [f"  cause: {found.cause}", f"  remedy: {found.remedy}"]
+        self.diagnosis = diagnosis = diagnose(text)
+        parts = [f"serve: {message}"]
+        if diagnosis:
+            parts[0] += f": {diagnosis.line[:SHOWN]}"
+            parts += [f"  cause: {diagnosis.cause}", f"  remedy: {diagnosis.remedy}"]
         last = words(text.splitlines())[-LAST_WORDS:]
         parts += ["  its last words:", *(f"    {line[:SHOWN]}" for line in last), f"  (log: {log})"]
         super().__init__("\n".join(parts))
@@ -43,8 +43,8 @@ class ServerFailed(StageError):
 
 def diagnose(log: str) -> Diagnosis | None:
     """The known error whose line comes first in `log`; later ones follow from it. Of two on one line the catalogue's first."""
-    found = [(match.end(), entry) for entry, pattern in _patterns() if (match := pattern.search(log))]
-    lines = [(log.rfind("\n", 0, end) + 1, entry) for end, entry in found]
+    matches = [(match.end(), entry) for entry, pattern in _patterns() if (match := pattern.search(log))]
+    lines = [(log.rfind("\n", 0, end) + 1, entry) for end, entry in matches]
     if not lines:
         return None
     start, entry = min(lines, key=lambda pair: pair[0])

@@ -29,8 +29,12 @@ def device() -> dict[str, Any]:
     if not torch.cuda.is_available():
         with open("/proc/cpuinfo") as lines:
             flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-        wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
-        return {"platform": "cpu", "name": platform.machine(), "capability": " ".join(f for f in wanted if f in flags)}
+        instructions = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
+        return {
+            "platform": "cpu",
+            "name": platform.machine(),
+            "capability": " ".join(f for f in instructions if f in flags),
+        }
     properties = torch.cuda.get_device_properties(0)
     amd = torch.version.hip is not None
     return {
@@ -53,15 +57,15 @@ def vllm_can() -> dict[str, Any]:
 
 def look(engine: str) -> dict[str, Any]:
     """Versions, device and, for vLLM, what it can; `fault` instead where the engine cannot be imported."""
-    found: dict[str, Any] = {"python": platform.python_version(), "versions": versions()}
+    inventory: dict[str, Any] = {"python": platform.python_version(), "versions": versions()}
     try:
         __import__(engine)
-        found["device"] = device()
+        inventory["device"] = device()
         if engine == "vllm":
-            found["vllm"] = vllm_can()
+            inventory["vllm"] = vllm_can()
     except (ImportError, OSError, AttributeError) as error:  # missing, a shared library of it missing, or too old
-        found["fault"] = f"{type(error).__name__}: {error}"
-    return found
+        inventory["fault"] = f"{type(error).__name__}: {error}"
+    return inventory
 
 
 if __name__ == "__main__":

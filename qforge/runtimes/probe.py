@@ -27,14 +27,14 @@ def probe(job: Job, store: Store) -> dict[str, Any]:
         "code": INVENTORY.read_text(),
     }  # fmt: skip
 
-    if known := store.find("probe", key):
-        return result(known)
-    found = ask(interpreters.of_runtime(job), job.runtime.engine)
-    if "fault" in found:  # which may be mended by the next run
-        return found
+    if stored := store.find("probe", key):
+        return result(stored)
+    inventory = ask(interpreters.of_runtime(job), job.runtime.engine)
+    if "fault" in inventory:  # which may be mended by the next run
+        return inventory
 
     def build(out: Path) -> None:
-        write_json(out / "result.json", found)
+        write_json(out / "result.json", inventory)
 
     return result(store.get("probe", key, build)[0])
 
@@ -47,60 +47,60 @@ def ask(environment: Environment, engine: Engine) -> dict[str, Any]:
             output = child.communicate(timeout=SECONDS)[0].decode(errors="replace")
         except subprocess.TimeoutExpired:
             return {"versions": {}, "fault": f"no answer within {SECONDS} s"}
-    said = output.strip().splitlines() or [""]
-    answer = next((line for line in reversed(said) if line.startswith("{")), None)  # libraries may speak at their end
+    lines = output.strip().splitlines() or [""]
+    answer = next((line for line in reversed(lines) if line.startswith("{")), None)  # libraries may speak at their end
     if child.returncode or not answer:
-        return {"versions": {}, "fault": f"exit code {child.returncode}: {said[-1][-200:]}"}
-    found: dict[str, Any] = json.loads(answer)
-    return found
+        return {"versions": {}, "fault": f"exit code {child.returncode}: {lines[-1][-200:]}"}
+    inventory: dict[str, Any] = json.loads(answer)
+    return inventory
 
 
-def check(job: Job, found: dict[str, Any], method: str | None) -> None:
+def check(job: Job, inventory: dict[str, Any], method: str | None) -> None:
     """Refuse a runtime without the engine, without the checkpoint's quant_method, or on other hardware than planned."""
     runtime, engine = job.runtime, job.runtime.engine.value
-    given = {"python": runtime.python, "container": runtime.container}
-    where = next((f"runtime.{key}={value}" for key, value in given.items() if value), f"runtime={runtime.name}")
-    if fault := found.get("fault"):
+    sources = {"python": runtime.python, "container": runtime.container}
+    where = next((f"runtime.{key}={value}" for key, value in sources.items() if value), f"runtime={runtime.name}")
+    if fault := inventory.get("fault"):
         raise ValueError(
             f"{where}: {engine} cannot be imported there ({fault}); install it in that Python, give another one, or use "
             "a runtime with an environment of its own (vllm, vllm_cpu, transformers)"
         )
     if job.runtime.engine is not Engine.vllm:
         return
-    version = found["versions"].get("vllm") or found["versions"].get("vllm-cpu", "of unknown version")
-    known = found["vllm"]["methods"]
-    if method and method not in known:
+    version = inventory["versions"].get("vllm") or inventory["versions"].get("vllm-cpu", "of unknown version")
+    methods = inventory["vllm"]["methods"]
+    if method and method not in methods:
         raise ValueError(
             f"{where}: vLLM {version} there does not read checkpoints with quant_method {method}, it has "
-            f"{', '.join(known)}; use another method=, or a vLLM that does"
+            f"{', '.join(methods)}; use another method=, or a vLLM that does"
         )
-    _check_device(job, where, found["device"], found["vllm"]["built_for"])
+    _check_device(job, where, inventory["device"], inventory["vllm"]["built_for"])
 
 
-def vllm_version(found: dict[str, Any]) -> str | None:
+def vllm_version(inventory: dict[str, Any]) -> str | None:
     """Of the vLLM there. None where it is none, or one built from sources that do not say which they are."""
-    version = found["versions"].get("vllm") or found["versions"].get("vllm-cpu", "")
+    version = inventory["versions"].get("vllm") or inventory["versions"].get("vllm-cpu", "")
     return version if re.match(r"\d+\.\d+", version) and not version.startswith("0.1.dev") else None
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(inventory: dict[str, Any]) -> str:
     """Versions and device in one line."""
-    device = found["device"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    device = inventory["device"]
+    versions = ", ".join(f"{name} {version}" for name, version in inventory["versions"].items())
     return f"{versions}; {device['platform']} {device['name']} {device['capability']}"
 
 
 def _check_device(job: Job, where: str, device: dict[str, Any], built_for: str) -> None:
-    wanted = job.hw.vendor.value
+    vendor = job.hw.vendor.value
     if (built_for == "cpu") != (job.hw.vendor is Vendor.cpu):
         raise ValueError(
-            f"hw={job.hw.name} {where}: its vLLM runs on {built_for or 'no device here'}, the plan is for {wanted}; use a "
+            f"hw={job.hw.name} {where}: its vLLM runs on {built_for or 'no device here'}, the plan is for {vendor}; use a "
             "runtime built for it, or the hw that is here"
         )
     if job.hw.vendor is Vendor.cpu:
         return
-    if (wanted, job.hw.capability) != (device["platform"], device["capability"]):
+    if (vendor, job.hw.capability) != (device["platform"], device["capability"]):
         raise ValueError(
-            f"hw={job.hw.name}: the plan is for {wanted} {job.hw.capability}, {where} sees {device['name']} "
+            f"hw={job.hw.name}: the plan is for {vendor} {job.hw.capability}, {where} sees {device['name']} "
             f"({device['platform']} {device['capability']}); choose the hw that is here, or only plan with plan_only=true"
         )

@@ -51,8 +51,8 @@ class Server:
     @property
     def group(self) -> int:
         """Of its processes, as it says itself: in a container that is not the group of the command that started it."""
-        said = re.search(r"^process group (\d+)$", self.log.read_text(errors="replace"), re.MULTILINE)
-        return int(said[1]) if said else self.process.pid
+        match = re.search(r"^process group (\d+)$", self.log.read_text(errors="replace"), re.MULTILINE)
+        return int(match[1]) if match else self.process.pid
 
     @property
     def headers(self) -> dict[str, str]:
@@ -79,8 +79,8 @@ def serving(
                 if _gone(server):  # then what the client says is not the cause
                     raise ServerFailed("the server ended while it was used", log) from None
                 if isinstance(error, httpx.HTTPError):
-                    said = f"{type(error).__name__} {error}".strip()
-                    raise ServerFailed(f"the server does not answer as it should ({said})", log) from None
+                    reason = f"{type(error).__name__} {error}".strip()
+                    raise ServerFailed(f"the server does not answer as it should ({reason})", log) from None
                 raise
 
 
@@ -137,14 +137,14 @@ def check_port(port: int | None) -> None:
     _port(port)
 
 
-def _port(wanted: int | None) -> int:
+def _port(port: int | None) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
         try:
-            probe.bind(("127.0.0.1", wanted or 0))
+            probe.bind(("127.0.0.1", port or 0))
         except OSError as error:
             raise ValueError(
-                f"serve.port={wanted}: {error.strerror}; choose another, or leave it out for a free one"
+                f"serve.port={port}: {error.strerror}; choose another, or leave it out for a free one"
             ) from None
         return int(probe.getsockname()[1])
 
@@ -192,8 +192,8 @@ def _first(pattern: re.Pattern[str], text: str) -> str | None:
 def _kernel(line: str) -> str | None:
     """The log's own words where it names a linear kernel or an MoE backend."""
     match = re.search(r"(?:Using|Selected) ('?\w*(?:Kernel|Experts)\b.*|'\w+' \w+ MoE backend.*)", line)
-    if "FP4" in line and (said := re.search(r"leveraging the (\w+) kernel", line)):
-        return f"{said[1]} kernel for FP4 weights"  # all that is said of a ModelOpt checkpoint on Hopper
+    if "FP4" in line and (named := re.search(r"leveraging the (\w+) kernel", line)):
+        return f"{named[1]} kernel for FP4 weights"  # all that is said of a ModelOpt checkpoint on Hopper
     return match[1].partition(" out of potential")[0].strip(" .") if match else None
 
 

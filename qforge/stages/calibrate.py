@@ -74,8 +74,8 @@ def _tokens(tokenizer: Any, name: str, text: Shown, content: str) -> list[int]:
             raise Refused(
                 f'calib.texts.{name}: line {number} is no {{"messages": [...]}}; give a conversation per line'
             ) from None
-        said = tokenizer.apply_chat_template(messages, tokenize=False)
-        ids += tokenizer(said, add_special_tokens=False)["input_ids"]
+        conversation = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids += tokenizer(conversation, add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -19,26 +19,32 @@ def dataset(request: Request) -> dict[str, Any]:
     from datasets import load_dataset
 
     name = request.inputs["text"]
-    shown = request.job.calib.texts[name]
-    asked = shown.dataset
-    assert asked
+    text = request.job.calib.texts[name]
+    settings = text.dataset
+    assert settings
     key = f"calib.texts.{name}.dataset"
     try:
-        rows = load_dataset(asked.name, asked.config, split=asked.split, revision=asked.revision, streaming=True)
-        taken = list(islice(rows, asked.rows))
+        rows = load_dataset(
+            settings.name, settings.config, split=settings.split, revision=settings.revision, streaming=True
+        )
+        taken = list(islice(rows, settings.rows))
     except (OSError, ValueError, RuntimeError) as error:
         raise Refused(
-            f"{key}={asked.name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); check its name, "
-            "config, split and revision, the network and HF_TOKEN, or give a file instead: path"
+            f"{key}={settings.name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); check its "
+            "name, config, split and revision, the network and HF_TOKEN, or give a file instead: path"
         ) from None
-    if not taken or asked.column not in taken[0]:
-        raise Refused(f"{key}.column={asked.column}: {asked.name} has {', '.join(taken[0]) if taken else 'no rows'}")
-    column = [row[asked.column] for row in taken]
-    if not shown.chat and not all(isinstance(said, str) for said in column):
-        raise Refused(f"{key}.column={asked.column}: is no text; give another column, or chat=true for conversations")
-    lines = [json.dumps({"messages": said}) for said in column] if shown.chat else column
+    if not taken or settings.column not in taken[0]:
+        raise Refused(
+            f"{key}.column={settings.column}: {settings.name} has {', '.join(taken[0]) if taken else 'no rows'}"
+        )
+    column = [row[settings.column] for row in taken]
+    if not text.chat and not all(isinstance(conversation, str) for conversation in column):
+        raise Refused(
+            f"{key}.column={settings.column}: is no text; give another column, or chat=true for conversations"
+        )
+    lines = [json.dumps({"messages": conversation}) for conversation in column] if text.chat else column
     Path(request.out, "text").write_text(content := "\n".join(lines))
-    return {"rows": len(column), "sha256": hashlib.sha256(content.encode()).hexdigest(), "dataset": asked}
+    return {"rows": len(column), "sha256": hashlib.sha256(content.encode()).hexdigest(), "dataset": settings}
 
 
 if __name__ == "__main__":

@@ -79,10 +79,10 @@ def _texts(request: Request, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
             return scorer.score(window[1], job.divergence.top_k if window[0] < job.divergence.windows else 0)
 
         with ThreadPoolExecutor(scorer.parallel) as pool:
-            found = list(tqdm(pool.map(score, enumerate(cut)), total=len(cut), desc=f"perplexity {name}"))
-        compared[name] = found[: job.divergence.windows]
+            scores = list(tqdm(pool.map(score, enumerate(cut)), total=len(cut), desc=f"perplexity {name}"))
+        compared[name] = scores[: job.divergence.windows]
         results[name] = {
-            **summary([window.losses for window in found]),
+            **summary([window.losses for window in scores]),
             "kind": text.kind,
             "sha256": hashlib.sha256(content).hexdigest(),
             "windows_sha256": hashlib.sha256(repr(cut).encode()).hexdigest(),

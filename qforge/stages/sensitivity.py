@@ -127,28 +127,28 @@ class Subject:
 
     def divergence(self) -> list[float]:
         """KL(bf16 || model) in nats, the mean over the tokens of each window."""
-        found = []
+        divergences = []
         for window, bf16 in zip(self.windows, self.bf16, strict=True):
             q, p = (logits.float().log_softmax(-1) for logits in (self._logits(window), bf16))
-            found.append(float(kl_div(q, p, reduction="batchmean", log_target=True)))
-        return found
+            divergences.append(float(kl_div(q, p, reduction="batchmean", log_target=True)))
+        return divergences
 
     def rounded(self, matrices: list[Module]) -> Weights:
         """What the method would store of these matrices, from what they hold now."""
-        found: Weights = {}
+        weights: Weights = {}
         for members in sets(matrices):
             names = [m.name for m in members]
             together = self.round(torch.cat([self.weights[name].detach() for name in names]))
-            found |= zip(names, together.split([m.out_features for m in members]), strict=True)
-        return found
+            weights |= zip(names, together.split([m.out_features for m in members]), strict=True)
+        return weights
 
     def stored(self, matrices: list[Module]) -> Weights:
         """What the checkpoint holds of these matrices, in bf16."""
-        found: Weights = {}
+        weights: Weights = {}
         for matrix in matrices:
             with safe_open(self.tensors[matrix.tensor].file, "pt") as file:
-                found[matrix.name] = file.get_tensor(matrix.tensor).to(self.model.device, torch.bfloat16)
-        return found
+                weights[matrix.name] = file.get_tensor(matrix.tensor).to(self.model.device, torch.bfloat16)
+        return weights
 
     def put(self, values: Weights) -> None:
         """Replace the weights of these matrices."""
@@ -187,15 +187,15 @@ def _elsewhere(name: str) -> Refused:
 
 def _windows(job: Job, tokenizer: Any) -> list[list[int]]:
     """Of the last quarter of the text: what is chosen here is judged by windows from its start."""
-    asked = job.sensitivity
-    text = repository_path(job.eval.texts[asked.text].path).read_text()
+    settings = job.sensitivity
+    text = repository_path(job.eval.texts[settings.text].path).read_text()
     tail = text[text.find("\n", 3 * len(text) // 4) + 1 :]
     try:
-        return windows(tail, tokenizer, [asked.length], asked.windows)
+        return windows(tail, tokenizer, [settings.length], settings.windows)
     except Refused:
         raise Refused(
-            f"sensitivity.windows={asked.windows} sensitivity.length={asked.length}: the last quarter of {asked.text} is "
-            "shorter; ask for fewer or shorter ones, or choose another sensitivity.text"
+            f"sensitivity.windows={settings.windows} sensitivity.length={settings.length}: the last quarter of {settings.text} "
+            "is shorter; ask for fewer or shorter ones, or choose another sensitivity.text"
         ) from None
 
 

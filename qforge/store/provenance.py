@@ -43,8 +43,8 @@ def _gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True)
-    return found.stdout.strip().splitlines() if found.returncode == 0 else []
+    listing = subprocess.run(query, capture_output=True, text=True)
+    return listing.stdout.strip().splitlines() if listing.returncode == 0 else []
 
 
 def commit() -> dict[str, Any]:
@@ -78,8 +78,8 @@ def verify(artifact: Path) -> list[str]:
     """
     if not (artifact / HASHES).is_file():
         raise ValueError(f"verify={artifact}: no {HASHES} in it, so it is no artifact of qforge")
-    said, found = json_files.read_json(artifact / HASHES), file_hashes(artifact)
-    missing = [f"{name}: missing" for name in said.keys() - found.keys()]
-    extra = [f"{name}: not there when it was made" for name in found.keys() - said.keys()]
-    changed = [f"{name}: changed" for name in said.keys() & found.keys() if said[name] != found[name]]
+    recorded, hashes = json_files.read_json(artifact / HASHES), file_hashes(artifact)
+    missing = [f"{name}: missing" for name in recorded.keys() - hashes.keys()]
+    extra = [f"{name}: not there when it was made" for name in hashes.keys() - recorded.keys()]
+    changed = [f"{name}: changed" for name in recorded.keys() & hashes.keys() if recorded[name] != hashes[name]]
     return sorted(missing + extra + changed)

@@ -41,18 +41,18 @@ def code(*modules: str) -> str:
 @functools.cache
 def _imported(module: str) -> frozenset[Path]:
     """The files of a module of qforge and of what it imports from qforge, at the top or in a function."""
-    found, waiting = dict[str, Path](), [module]
+    files, waiting = dict[str, Path](), [module]
     while waiting:
         name = waiting.pop()
-        if name in found or not (file := _file(name)):
+        if name in files or not (file := _file(name)):
             continue
-        found[name] = file
+        files[name] = file
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "qforge":
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
-    return frozenset(found.values())
+    return frozenset(files.values())
 
 
 def _file(module: str) -> Path | None:

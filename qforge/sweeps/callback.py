@@ -37,6 +37,6 @@ class Report(Callback):
         """The report, if there is any row."""
         from qforge.sweeps import summary
 
-        if found := list(summary.rows(self.folder)):
-            summary.report(self.folder, found, time.monotonic() - self.started)
-            ended.append(summary.exit_code(found))
+        if rows := list(summary.rows(self.folder)):
+            summary.report(self.folder, rows, time.monotonic() - self.started)
+            ended.append(summary.exit_code(rows))

@@ -43,14 +43,16 @@ class Rung:
     @property
     def plain(self) -> dict[str, str]:
         """What is set as it stands there, in Hydra's spelling."""
-        given = {key: value for key, value in self.overrides.items() if key not in self.words}
-        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+        overrides = {key: value for key, value in self.overrides.items() if key not in self.words}
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in overrides.items()}
 
     @property
     def words(self) -> dict[str, re.Match[str]]:
         """What is reckoned from the rung below."""
-        found = {key: word.fullmatch(str(self.overrides[key])) for key, word in WORDS.items() if key in self.overrides}
-        return {key: match for key, match in found.items() if match}
+        matches = {
+            key: word.fullmatch(str(self.overrides[key])) for key, word in WORDS.items() if key in self.overrides
+        }
+        return {key: match for key, match in matches.items() if match}
 
 
 @dataclass
@@ -158,8 +160,8 @@ class Climb:
         most = self._most_sequences()
         if most is not None and most <= below.calib.sequences:
             raise Skip(f"calib.sequences={below.calib.sequences} is all that the texts give")
-        wanted = times * below.calib.sequences
-        return wanted if most is None else min(wanted, most)
+        sequences = times * below.calib.sequences
+        return sequences if most is None else min(sequences, most)
 
     def _budget(self, percent: int, below: Job) -> float:
         """Of what quantizing everything saves, in GiB. Raises Skip where nothing can be planned."""
@@ -199,9 +201,9 @@ def replaced(overrides: list[str], by: dict[str, str]) -> list[str]:
 
 def refuse(job: Job) -> None:
     """Refuse a ladder on which no rung could be accepted, or all would be the same. Raises ValueError."""
-    for key, given in (("artifact", job.artifact), ("verify", job.verify), ("serve.keep", job.serve.keep)):
-        if given:
-            raise ValueError(f"search=ladder {key}={given}: every rung is another checkpoint; leave {key} out")
+    for key, value in (("artifact", job.artifact), ("verify", job.verify), ("serve.keep", job.serve.keep)):
+        if value:
+            raise ValueError(f"search=ladder {key}={value}: every rung is another checkpoint; leave {key} out")
     if not set(job.stages) >= JUDGING:
         raise ValueError(
             f"search=ladder stages={job.stages}: rungs are judged; add evaluate and judge, or leave it out"

@@ -73,11 +73,11 @@ def _table(climb: Climb) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("rung", "job", "verdict", "quality", *(title for title, _, _ in SHOWN.values())):
         table.add_column(name)
-    for step, found in bought(climb.steps):
+    for step, gain in bought(climb.steps):
         where = step.folder.name if step.folder else "-"
         verdict = "skipped" if step.skipped else step.row["verdict"]
         quality = quality_of(step.row) if step.row.get("criteria") else ""
-        cells = [_cell(key, found["measured"], found["bought"]) for key in SHOWN]
+        cells = [_cell(key, gain["measured"], gain["bought"]) for key in SHOWN]
         table.add_row(step.rung, where, f"[bold {COLOURS.get(verdict, 'yellow')}]{verdict}[/]", quality, *cells)
     return table
 

@@ -86,11 +86,11 @@ def submit(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], optio
     # `work` is found by its import path, wherever the user stands
     path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     options = {**options, "setup": [path, *(options["setup"] or [])]}
-    given = {name if name in GENERIC else f"slurm_{name}": value for name, value in options.items()}
-    folder, restarts = given.pop("submitit_folder"), given.pop("slurm_max_num_timeout")
+    parameters = {name if name in GENERIC else f"slurm_{name}": value for name, value in options.items()}
+    folder, restarts = parameters.pop("submitit_folder"), parameters.pop("slurm_max_num_timeout")
     try:
         executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=restarts)
-        executor.update_parameters(**given)
+        executor.update_parameters(**parameters)
         return executor.map_array(work, *zip(*arguments, strict=True))
     except (RuntimeError, FailedSubmissionError) as error:
         raise ValueError(
@@ -128,12 +128,12 @@ def cancel(jobs: Sequence[Ran[Any]]) -> None:
 def queued(array: str) -> set[str]:
     """The jobs of an array that SLURM has not done with. While its controller does not answer, waits for it."""
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
-    while (said := subprocess.run(command, capture_output=True, text=True)).returncode:
-        if "Invalid job id" in said.stderr:  # forgotten, so they have ended
+    while (listing := subprocess.run(command, capture_output=True, text=True)).returncode:
+        if "Invalid job id" in listing.stderr:  # forgotten, so they have ended
             return set()
-        console.print(f"SLURM does not answer, waiting: {said.stderr.strip()}", style="yellow", markup=False)
+        console.print(f"SLURM does not answer, waiting: {listing.stderr.strip()}", style="yellow", markup=False)
         time.sleep(LOOK)
-    return set(said.stdout.split())
+    return set(listing.stdout.split())
 
 
 def settle(task: Task, job: Ran[Any]) -> None:
@@ -161,12 +161,12 @@ def _ending(job: Ran[Any]) -> tuple[str, str] | None:
     """Verdict and reason of a job that left no row: what it said itself, or else what SLURM says. None if it ended well."""
     if not job.paths.result_pickle.exists():
         return "failed", _said_by_slurm(job)
-    how, what = pickle.loads(job.paths.result_pickle.read_bytes())
+    how, value = pickle.loads(job.paths.result_pickle.read_bytes())
     if how != "success":
-        return "failed", str(what).strip().splitlines()[-1]  # a traceback
-    if what.status is not JobStatus.COMPLETED:
-        return "failed", str(what._return_value)
-    if code := what.return_value:
+        return "failed", str(value).strip().splitlines()[-1]  # a traceback
+    if value.status is not JobStatus.COMPLETED:
+        return "failed", str(value._return_value)
+    if code := value.return_value:
         return "refused" if code == REFUSED else "failed", f"ended with exit code {code}"
     return None
 
@@ -176,7 +176,7 @@ def _said_by_slurm(job: Ran[Any]) -> str:
     if not job.paths.stderr.exists():  # SLURM has no record of its own for such a job of an array
         return "it left SLURM's queue before it began, cancelled"
     command = ["scontrol", "--oneliner", "show", "job", job.job_id]
-    found = dict(STATE.findall(subprocess.run(command, capture_output=True, text=True).stdout))
-    if not found:
+    fields = dict(STATE.findall(subprocess.run(command, capture_output=True, text=True).stdout))
+    if not fields:
         return "SLURM has forgotten how it ended (MinJobAge)"
-    return f"SLURM says {found['JobState']}, reason {found['Reason']}, exit code {found['ExitCode']}"
+    return f"SLURM says {fields['JobState']}, reason {fields['Reason']}, exit code {fields['ExitCode']}"

@@ -65,15 +65,15 @@ def numbers(row: Row) -> dict[str, float]:
     loss: above bf16's, and kl: from bf16, both in nats per token, the mean over the texts; bytes of the checkpoint;
     tokens_per_second at the most streams.
     """
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     measured, baseline = row.get("measured", {}), row.get("baseline") or {}
-    texts, theirs = (side.get("evaluate", {}).get("texts", {}) for side in (measured, baseline))
-    if texts and theirs:
-        found["loss"] = fmean(log(text["perplexity"] / theirs[name]["perplexity"]) for name, text in texts.items())
+    texts, reference = (side.get("evaluate", {}).get("texts", {}) for side in (measured, baseline))
+    if texts and reference:
+        figures["loss"] = fmean(log(text["perplexity"] / reference[name]["perplexity"]) for name, text in texts.items())
     if divergences := measured.get("divergence", {}).get("texts"):
-        found["kl"] = fmean(text["kl"] for text in divergences.values())
+        figures["kl"] = fmean(text["kl"] for text in divergences.values())
     if size := row.get("size"):
-        found["bytes"] = size["bytes"]
+        figures["bytes"] = size["bytes"]
     if runs := measured.get("bench", {}).get("runs"):
-        found["tokens_per_second"] = runs[max(runs, key=int)]["output_throughput"]
-    return found
+        figures["tokens_per_second"] = runs[max(runs, key=int)]["output_throughput"]
+    return figures

@@ -33,23 +33,23 @@ def _last_word(job: Path) -> str:
     return f"the job ended without a result, killed or crashed; {where}. The same command goes on from there"
 
 
-def report(folder: Path, found: list[Row], seconds: float) -> None:
+def report(folder: Path, sweep_rows: list[Row], seconds: float) -> None:
     """report.html with its CSV and JSON, sweep.json, and a table in the terminal; the table alone where all is planned."""
-    if any(r["verdict"] == "planned" for r in found):
-        return terminal.ranking(table.table(table.with_baselines(found)))
-    columns = pages.html(folder / "report.html", found)
+    if any(r["verdict"] == "planned" for r in sweep_rows):
+        return terminal.ranking(table.table(table.with_baselines(sweep_rows)))
+    columns = pages.html(folder / "report.html", sweep_rows)
     keys = [column.key for column in columns]
     ranked = [dict(zip(keys, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     sweep = {
-        "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in found if "time" in r), 1),
-        "verdicts": Counter(map(table.verdict_of, found)), "same": table.same(found),
+        "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in sweep_rows if "time" in r), 1),
+        "verdicts": Counter(map(table.verdict_of, sweep_rows)), "same": table.same(sweep_rows),
         "rows": [{key: r[key] for key in ("folder", "name", "verdict", "front", "why")} for r in ranked if r["folder"]],
     }  # fmt: skip
     write_json(folder / "sweep.json", sweep)
     terminal.sweep(columns, sweep, folder)
 
 
-def exit_code(found: list[Row]) -> int:
+def exit_code(sweep_rows: list[Row]) -> int:
     """1 if a row failed, 2 if all were refused, else 0: combinations that cannot work are part of a matrix."""
-    verdicts = {r["verdict"] for r in found}
+    verdicts = {r["verdict"] for r in sweep_rows}
     return 1 if "failed" in verdicts else 2 if verdicts == {"refused"} else 0
