@@ -129,7 +129,7 @@ def run(command: Command, folder: str, debug: bool) -> int:
         reason = f"{error}; free some space and run again" if full else str(error)
         return _end(out, "failed", reason, 2 if full else 1, debug)
     except KeyboardInterrupt:
-        reason = "what was finished is kept, and the same command goes on from there"
+        reason = "finished results are kept; run the same command again to continue"
         _end(out, "interrupted", reason, 130, debug)
         raise  # a sweep must not go on with its next row
     console.print(str(out), style="bold", markup=False)

@@ -66,7 +66,7 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
             assert returned.hydra_cfg
             Path(returned.hydra_cfg.hydra.runtime.output_dir, "row.json").unlink(missing_ok=True)
             time.sleep(KILL_WAIT)
-            raise RuntimeError(f"SLURM asked the job to end (SIGTERM), and {KILL_WAIT} s later it was still there")
+            raise RuntimeError(f"SLURM sent SIGTERM, and {KILL_WAIT} s later the job was still running")
         return returned
 
     def _task(self, number: int, overrides: list[str]) -> slurm.Task:

@@ -78,5 +78,5 @@ def _check_dataset(key: str, path: str, dataset: Dataset) -> None:
     if not os.path.isdir(os.path.expanduser(dataset.name)) and not COMMIT.fullmatch(dataset.revision or ""):
         raise ValueError(
             f"{key}.dataset.revision={dataset.revision}: give the commit of {dataset.name} (40 hexadecimal digits, under Files "
-            "and History on the hub), so that the same command shows the same text tomorrow"
+            "and History on the hub), so that the same command always uses the same text"
         )

@@ -82,7 +82,7 @@ class Method:
     unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
     signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
-    model_types: list[str] = field(default_factory=list)  # of config.json, that it is let at; empty: all
+    model_types: list[str] = field(default_factory=list)  # of config.json, that the library supports; empty: all
     mixtures: list[str] | None = None  # of these, the mixtures of experts; none: all, empty: no mixture
     instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback

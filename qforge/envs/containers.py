@@ -56,6 +56,6 @@ def find(image: str) -> tuple[str, str]:
             "environment of its own (vllm, vllm_cpu)"
         )
     raise ValueError(
-        f"runtime.container={image}: it cannot be had here ({'; '.join(f'{t}: {w}' for t, w in errors.items())}); get it with "
-        f"`{next(iter(errors))} pull {image}`, or use another runtime"
+        f"runtime.container={image}: it is not available here ({'; '.join(f'{t}: {w}' for t, w in errors.items())}); get it "
+        f"with `{next(iter(errors))} pull {image}`, or use another runtime"
     )

@@ -80,7 +80,7 @@ def _given(name: str, job: Job) -> Environment | None:
         return None
     environ = dict(job.envs[name])
     if "python" not in environ:
-        raise ValueError(f"envs.{name}: says nothing of the interpreter; add +envs.{name}.python=PATH")
+        raise ValueError(f"envs.{name}: does not name the interpreter; add +envs.{name}.python=PATH")
     return existing(environ.pop("python"), environ, f"envs.{name}.python")
 
 

@@ -44,7 +44,7 @@ def managed(name: str) -> Environment:
         if _reads(ready) != environment.identity or not environment.python.exists():
             if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # on a compute node there may be no network
                 raise ValueError(
-                    f"env={name}: not made, and jobs on a cluster make none; make it where you submit: "
+                    f"env={name}: not made yet, and a job on a compute node makes none; make it on the host that submits: "
                     f".venv/bin/python -m qforge.envs {name}"
                 )
             _make(name, file, folder)

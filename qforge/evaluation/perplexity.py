@@ -38,8 +38,8 @@ def windows(text: str, tokenizer: Any, lengths: list[int], count: int) -> list[l
     if len(ids) < ends[-1]:
         enough = sum(end <= len(ids) for end in ends[1:])
         raise Refused(
-            f"eval.windows={count} of {', '.join(map(str, lengths))} tokens (eval.context, eval.lengths) were asked for, the "
-            f"text has {len(ids)} tokens; ask for at most {enough} windows, or add a longer text"
+            f"eval.windows={count} of {', '.join(map(str, lengths))} tokens (eval.context, eval.lengths) were requested, the "
+            f"text has {len(ids)} tokens; use at most {enough} windows, or add a longer text"
         )
     return [[*bos, *ids[start:end]] for start, end in pairwise(ends)]
 

@@ -40,7 +40,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"conf/experiment/{file.name}: is no YAML: {error}") from error
+        raise ValueError(f"conf/experiment/{file.name}: is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"conf/experiment/{file.name}: is no mapping; write `key: value` lines")
+        raise ValueError(f"conf/experiment/{file.name}: is not a mapping; write `key: value` lines")
     return content

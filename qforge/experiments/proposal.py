@@ -74,16 +74,16 @@ def _overrides(file: Path) -> list[str]:
     match, own = COMMAND.search(text), f"experiment={file.stem}"
     overrides = shlex.split(match[1]) if match else []
     if own not in overrides:
-        raise ValueError(f"does not say how it is run; add a line `# python run.py {own} hw=...` below the first")
+        raise ValueError(f"does not name its command; add a line `# python run.py {own} hw=...` below the first")
     return overrides
 
 
 def _experiment(job: Job) -> Experiment:
     experiment = job.experiment
     if experiment is None:
-        raise ValueError("experiment: is missing; say name, question and expect, before anything is measured")
+        raise ValueError("experiment: is missing; write name, question and expect before anything is measured")
     if empty := [key for key, value in vars(experiment).items() if not value.strip()]:
-        raise ValueError(f"experiment.{empty[0]}: is empty; say it before anything is measured")
+        raise ValueError(f"experiment.{empty[0]}: is empty; write it before anything is measured")
     return experiment
 
 

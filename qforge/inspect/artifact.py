@@ -40,7 +40,7 @@ def plan_faults(planned: Plan, artifact: Path) -> Iterator[str]:
             yield f"plan.{name}: {_short(then[name])} when it was made, {_short(now[name])} today"
     layout = formats.detect(read_json(artifact / "config.json"))
     if layout != then["layout"]:
-        yield f"config.json announces {layout}, the plan says {then['layout']}"
+        yield f"config.json says {layout}, the plan says {then['layout']}"
 
 
 def _short(value: Any) -> str:

@@ -125,11 +125,11 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
         kept = [name for name in kept if block_of(name) not in blocks]
     changed = [name for name in kept if not _same(tensors[name], source[name])]
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
-    report.add("changed", changed, "not quantized, yet not the source's values")
+    report.add("changed", changed, "not quantized, but their values differ from the source")
     floats = [n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in ("BF16", "F16", "F32")]
     broken = [name for name in sorted(floats) if not _finite(tensors[name])]
     report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
-    report.add("not finite", broken, "NaN or infinity: the model would answer garbage")
+    report.add("not finite", broken, "NaN or infinity: the output would be garbage")
 
 
 def block_of(name: str) -> str | None:
@@ -185,7 +185,7 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
         wrong = [fault for problems in pool.map(faults, _quantized(plan)) for fault in problems]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
-    report.add("scales", wrong, "the model would answer garbage")
+    report.add("scales", wrong, "the output would be garbage")
 
 
 def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:

@@ -16,7 +16,7 @@ def refuse_different(measured: dict[str, Any], baseline: dict[str, Any]) -> None
     if differing:
         raise ValueError(
             f"judge: the model and bf16 were not measured under the same conditions: {', '.join(sorted(set(differing)))}; "
-            "no fair comparison: measure both in one run"
+            "they cannot be compared; measure both in one run"
         )
 
 

@@ -59,7 +59,7 @@ def _findings(name: str, criterion: Criterion, measured: Results, baseline: Resu
     comparisons = list(metric.compare(criterion, measured, baseline))
     if not comparisons:
         tasks = f" with one of {', '.join(TASK_METRICS)}" if criterion.metric == "task_drop_points" else ""
-        reason = f"{metric.stage} was told to measure nothing for it{tasks}"
+        reason = f"{metric.stage} was configured to measure nothing for it{tasks}"
         yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
     for c in comparisons:
         verdict, reason = _verdict(criterion, c.interval)

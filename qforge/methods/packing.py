@@ -46,7 +46,9 @@ class Packer:
         (self.scheme,) = resolved.config_groups.values()
         self.args = self.scheme.weights
         if self.args.observer != "memoryless_minmax":
-            raise ValueError(f"method.args: observer={self.args.observer}: only min-max scales can be made row by row")
+            raise ValueError(
+                f"method.args: observer={self.args.observer}: only min-max scales can be computed row by row"
+            )
         self.scheme.format = CompressionFormat(self.scheme.format or infer_module_format(torch.nn.Linear, self.scheme))
         # as llm-compressor describes a model whose matrices share one scheme
         done = {"config_groups": {"group_0": self.scheme}, "quantization_status": QuantizationStatus.COMPRESSED}

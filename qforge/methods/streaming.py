@@ -92,7 +92,9 @@ class Stream:
 
     def _refuse(self, matrices: list[Module]) -> None:
         if not self.packer.args.symmetric:
-            raise ValueError("method.args: symmetric=false: zero points lie across rows, which are not packed together")
+            raise ValueError(
+                "method.args: symmetric=false: zero points are packed across rows, and this method packs row by row"
+            )
         for matrix in matrices:
             if matrix.stack > 1:
                 raise ValueError(

@@ -112,16 +112,14 @@ def _header(file: Path) -> Iterator[tuple[str, Stored]]:
         try:
             header = json.loads(stream.read(length))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file}: its safetensors header is no JSON ({error})") from None
+            raise ValueError(f"{file}: its safetensors header is not JSON ({error})") from None
     if not isinstance(header, dict):
-        raise ValueError(f"{file}: its safetensors header is no JSON object; use a file that was saved whole")
+        raise ValueError(f"{file}: its safetensors header is not a JSON object; use a complete file")
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-            raise ValueError(
-                f"{file}: its safetensors header says too little of {name}; use a file that was saved whole"
-            )
+            raise ValueError(f"{file}: its safetensors header is incomplete at {name}; use a complete file")
         begin, end = entry["data_offsets"]
         if entry["dtype"] not in BYTES:
             raise ValueError(f"{file}: {name} has dtype {entry['dtype']}, which qforge does not know")

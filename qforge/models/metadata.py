@@ -39,7 +39,7 @@ def read(model: Model, folder: Path | None) -> Source:
         origin = f"the headers of {model.hub} on the hub (its weights are not fetched yet)"
     else:
         raise ValueError(
-            f"model={model.name}: there is nothing to plan from; give model.path=FOLDER, or for a model that is "
+            f"model={model.name}: no config.json to plan from; give model.path=FOLDER, or for a model that is "
             "fetched later model.architecture=CONFIG_JSON"
         )
     _refuse(model, config, origin)
@@ -70,6 +70,6 @@ def _refuse(model: Model, config: dict[str, Any], origin: str) -> None:
     if own_code and config.get("model_type") not in architectures.FAMILIES and not model.trust_remote_code:
         classes = ", ".join(sorted(map(str, own_code.values())))
         raise ValueError(
-            f"model={model.name}: its config.json names code of its own, which would run when the model is loaded: "
-            f"{classes}; read it, and if you trust it use model.trust_remote_code=true"
+            f"model={model.name}: its config.json names Python code, which runs when the model is loaded: "
+            f"{classes}; read it, and if you trust it set model.trust_remote_code=true"
         )

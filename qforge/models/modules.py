@@ -33,11 +33,11 @@ TOWERS = {
 BLOCK, NUMBER = re.compile(r"\.layers\.(\d+)\."), re.compile(r"(\d+)")
 TOWER = re.compile(rf"(?:model\.|thinker\.)?({'|'.join(TOWERS)})\.")
 
-UNSEEN = "calibration and evaluation are text, which never runs through it, so nothing would show the damage"
+UNSEEN = "calibration and evaluation are text, which does not pass through it, so no test would show the damage"
 KEPT = {
     "router": "it decides which experts run, and vLLM builds it unquantized",
-    "embedding": "it is looked up, not multiplied, and most kernels read no 4-bit embedding",
-    "head": "its errors go straight into the logits, and few kernels read a 4-bit head",
+    "embedding": "it is a table that is looked up, and most kernels have no 4-bit embedding",
+    "head": "its errors go directly into the logits, and few kernels have a 4-bit head",
     **dict.fromkeys(TOWERS.values(), UNSEEN),
 }
 

@@ -53,7 +53,7 @@ def run(
         tried.append(attempt)
         try:
             go(job, folder)
-            attempt.outcome, attempt.why = "taken", "its plan, its probe and its load succeeded"
+            attempt.outcome, attempt.why = "taken", "plan, probe and load succeeded"
             return
         except (ValueError, StageError) as error:
             _note(attempt, error)
@@ -86,7 +86,7 @@ def _note(attempt: Attempt, error: Exception) -> None:
 
 
 def _say(attempt: Attempt, following: list[str]) -> None:
-    works = {True: "; the original works there", False: "; nor does the original work there", None: ""}
+    works = {True: "; the original works there", False: "; the original fails there too", None: ""}
     console.print(
         f"runtime={attempt.runtime} method={attempt.method} {attempt.outcome}: {attempt.why}"
         f"{works[attempt.original_works]}\nnext: {' '.join(following)}",

@@ -22,10 +22,10 @@ def check(job: Job) -> None:
     stages = [*STAGES, *ON_REQUEST]
     unknown = [s for s in job.stages if s not in stages]
     if unknown:
-        raise ValueError(f"stages: {unknown[0]!r} is no stage; choose from {', '.join(stages)}")
+        raise ValueError(f"stages: {unknown[0]!r} is not a stage; choose from {', '.join(stages)}")
     if job.group_size is not None and job.group_size != -1 and job.group_size < 16:
         raise ValueError(
-            f"group_size={job.group_size}: no kernel serves it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
+            f"group_size={job.group_size}: no kernel supports it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
         )
     if [job.runtime.env, job.runtime.python, job.runtime.container].count(None) != 2:
         raise ValueError(
@@ -140,13 +140,13 @@ def _check_sensitivity(job: Job) -> None:
         return
     if job.method.function is None:
         raise ValueError(
-            f"{waiting[0] if waiting else 'stages=[sensitivity]'} method={job.method.name}: nothing is quantized, so there is "
-            "nothing to measure; use a method that quantizes"
+            f"{waiting[0] if waiting else 'stages=[sensitivity]'} method={job.method.name}: quantizes nothing; use a "
+            "method that does"
         )
     if job.model.random:
         raise ValueError(
             f"{waiting[0] if waiting else 'stages=[sensitivity]'} model={job.model.name}: random weights have no quality "
-            "that quantizing could take; use a model with weights"
+            "to measure; use a model with real weights"
         )
     if settings.text not in job.eval.texts:
         raise ValueError(
@@ -163,11 +163,11 @@ def _check_long_context(job: Job, limit: int | None) -> None:
     if limit is not None and longest + ANSWER > limit:
         raise ValueError(
             f"eval.long_context.lengths: {longest} tokens and an answer of {ANSWER} need runtime.args.max_model_len="
-            f"{longest + ANSWER}, which is {limit}; raise it as far as the model goes, or leave that length out"
+            f"{longest + ANSWER}, which is {limit}; raise it up to the model's limit, or leave that length out"
         )
     if settings.lengths and min(settings.lengths) < SHORTEST:
         raise ValueError(
-            f"eval.long_context.lengths={settings.lengths}: {SHORTEST} tokens are the least that hold a needle"
+            f"eval.long_context.lengths={settings.lengths}: {SHORTEST} tokens are the minimum for a prompt with a needle"
         )
     if job.eval.kv_dtypes and (job.runtime.engine is not Engine.vllm or not settings.lengths):
         raise ValueError(
@@ -175,10 +175,12 @@ def _check_long_context(job: Job, limit: int | None) -> None:
             "eval.long_context.lengths and a runtime that serves (runtime=vllm or vllm_cpu), or leave them out"
         )
     if job.eval.stability.prompts and job.eval.stability.load_seconds and not job.eval.texts:
-        raise ValueError("eval.stability.load_seconds: the load is made of eval.texts; give a text, or 0 seconds")
+        raise ValueError(
+            "eval.stability.load_seconds: the load is generated from eval.texts; give a text, or 0 seconds"
+        )
     if job.eval.stability.prompts and job.eval.stability.tokens >= job.eval.context:
         raise ValueError(
-            f"eval.stability.tokens={job.eval.stability.tokens}: the answers must leave room in eval.context="
+            f"eval.stability.tokens={job.eval.stability.tokens}: the answers must be shorter than eval.context="
             f"{job.eval.context}; ask for fewer"
         )
 
@@ -205,7 +207,7 @@ def _check_engine(job: Job) -> None:
         raise ValueError(f"runtime.args.gpu_memory_utilization={part}: use a part of the memory, above 0 and up to 1")
     if cache in ("bf16", "fp16", "half"):
         raise ValueError(
-            f"runtime.args.kv_cache_dtype={cache}: vLLM has no such spelling; use auto, bfloat16, float16 or fp8"
+            f"runtime.args.kv_cache_dtype={cache}: vLLM does not know this dtype; use auto, bfloat16, float16 or fp8"
         )
 
 

@@ -150,7 +150,7 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
     if stage not in job.stages:
         return f"stages={job.stages} leaves it out"
     if job.runtime.engine is Engine.transformers and stage != "evaluate":
-        return "runtime=transformers is no server; speed is measured through vLLM only"
+        return "runtime=transformers does not serve; speed is measured through vLLM only"
     if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
     if stage == "evaluate" and job.model.random:

@@ -107,7 +107,7 @@ def until_decided(
         try:
             weighed = weigh(run.beside(larger), planned, checkpoint, source, judged, unplanned)
         except ValueError as refusal:  # a text may have no more windows
-            terminal.warn(f"judged by what there is: {refusal}")
+            terminal.warn(f"judged by the measurements so far: {refusal}")
             break
         run = run.beside(larger)
     return run, weighed
@@ -137,7 +137,7 @@ def baseline_refusal(job: Job, run: Run) -> str | None:
     try:
         plan.make(bf16_of(job), fetch.known_model(run))
     except ValueError as refusal:
-        terminal.warn(f"bf16 cannot be measured here, so nothing will be judged against it: {refusal}")
+        terminal.warn(f"bf16 cannot be measured here, so there is no baseline: {refusal}")
         return str(refusal)
     return None
 
@@ -151,6 +151,6 @@ def original_works(job: Job, folder: Path, load: bool) -> bool:
             with serve.server(run, planned.emulated, fetch.fetch(run), interpreters.of_runtime(run.job)):
                 pass
     except (ValueError, ServerFailed) as error:
-        terminal.warn(f"the original does not work there either: {error}")
+        terminal.warn(f"the original fails there too: {error}")
         return False
     return True

@@ -61,7 +61,11 @@ def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
     folder = run.get(STAGE, key, build, detail)
     folder.with_suffix(".journal").unlink(missing_ok=True)
     searches = job.method.calibrated or "algorithm" in job.method.args  # ModelOpt's, for scales
-    note = f"{job.method.name} looks for more; this is rounding to nearest in its format" if searches else ""
+    note = (
+        f"{job.method.name} also searches for better values; this measurement rounds to nearest in its format"
+        if searches
+        else ""
+    )
     return {
         **result(folder), "method": job.method.name, "group_size": planned.group_size, "unit": settings.unit.value,
         "text": settings.text, "windows": settings.windows, "length": settings.length, "note": note,
@@ -72,7 +76,7 @@ def _named(job: Job, losses: list[Loss], whole: float) -> dict[str, Rule]:
     """The job's rules; what waited names what was chosen, or goes where nothing is worth it."""
     chosen = [loss for loss in losses if loss.exempted]
     if not chosen:
-        terminal.warn("exempt: leaving a part in bf16 saves nothing that was measured, so none is exempted")
+        terminal.warn("exempt: keeping a part in bf16 reduces no measured loss, so none is exempted")
         return {name: rule for name, rule in job.exempt.items() if not waits(rule)}
     saved, size = [loss.saved for loss in chosen], sum(loss.extra_bytes for loss in chosen)
     why = (

@@ -44,7 +44,7 @@ def verify(request: Job, folder: Path) -> Verified:
         return verified
     planned = plan.make(job, source)
     verified.faults += plan_faults(planned, artifact)
-    verified.checked.append("the plan, made anew from its job")
+    verified.checked.append("the plan, recomputed from its job")
     verified.faults += tensor_faults(planned, artifact, source)
     verified.checked.append(f"every tensor against the plan{' and against the source' if source else ''}")
     verified.differs += [*_versions(artifact, job), *_commit(artifact)]
@@ -79,7 +79,7 @@ def _score_faults(run: Run, planned: Plan, artifact: Path, windows: int) -> Iter
     file = artifact / "qforge/evaluate.json"
     then = read_json(file) if file.exists() else {}
     if "texts" not in then:
-        raise ValueError(f"verify={artifact} rescore={windows}: its quality was never measured; leave rescore out")
+        raise ValueError(f"verify={artifact} rescore={windows}: it has no measured quality; leave rescore out")
     settings = run.job.eval
     few = replace(
         settings, windows=min(windows, settings.windows), tasks=[], kv_dtypes=[],

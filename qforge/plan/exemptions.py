@@ -78,7 +78,7 @@ def _refuse_more_blocks(rule: str, pattern: str, blocks: set[int]) -> None:
         more = sorted(str(b) for b in blocks if str(b).startswith(number) and str(b) not in numbers)
         if int(number) in blocks and more:
             raise ValueError(
-                f"exempt.{rule}: {pattern!r} catches not only block {number} but also {_some(more)}; use "
+                f"exempt.{rule}: {pattern!r} matches not only block {number} but also {_some(more)}; use "
                 rf"layers\.{number}\. with both dots escaped, or block:{number}"
             )
 

@@ -17,7 +17,7 @@ from qforge.config.job import Job
 from qforge.models.modules import Module
 
 SHOWN = 3  # starved experts that a message names
-ANYWAY = "calib.expert_floor=0 to go on anyway"
+ANYWAY = "calib.expert_floor=0 to continue anyway"
 
 
 def number(config: Mapping[str, Any]) -> int:
@@ -26,7 +26,7 @@ def number(config: Mapping[str, Any]) -> int:
 
 
 def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module]) -> None:
-    """Refuse a floor that not even routers without preferences could reach, and counting on several GPUs.
+    """Refuse a floor that not even routers that choose evenly could reach, and counting on several GPUs.
 
     `config`: the language model's.
     """
@@ -45,7 +45,7 @@ def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module])
         raise ValueError(
             f"calib.expert_floor={calib.expert_floor}: {calib.sequences} sequences of {calib.length} tokens, each sent to "
             f"{chosen} of {count} experts, are {share:.0f} per expert; use calib.sequences={enough} or more (several times "
-            f"that, since routers have preferences), or {ANYWAY}"
+            f"that, since routers do not choose evenly), or {ANYWAY}"
         )
 
 

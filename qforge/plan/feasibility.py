@@ -52,7 +52,7 @@ def _measurable(job: Job, layout: Format) -> bool:
 
 
 def _all_the_same(layout: Format) -> str:
-    return ", or unservable=measure to measure its quality all the same" if layout.unpacks else ""
+    return ", or unservable=measure to measure its quality without serving it" if layout.unpacks else ""
 
 
 def serving(
@@ -115,7 +115,7 @@ def _cut_heads(config: Config, size: int) -> str | None:
     if heads % size:
         return f"{heads} attention heads are not divisible by {size} devices"
     if "kv_lora_rank" not in config and kv_heads % size and size % kv_heads:
-        return f"{kv_heads} KV heads can neither be divided over nor copied to {size} devices"
+        return f"{kv_heads} KV heads can be neither divided over nor replicated on {size} devices"
     return None
 
 
@@ -173,7 +173,7 @@ def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str
     stacked = [m.name for m in modules if m.stack > 1 and m.linear and m.name in kept]
     if stacked and job.method.function:
         raise ValueError(
-            f"exempt: {stacked[0]} holds all experts of its layer in one tensor, which {job.method.name} takes apart; use "
+            f"exempt: {stacked[0]} holds all experts of its layer in one tensor, which {job.method.name} splits; use "
             "rules that leave experts to be quantized"
         )
 
@@ -208,7 +208,7 @@ def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]
             f"runtime.args.max_model_len={limit} or less"
         )
     if memory.largest_concurrency == 0:
-        smaller = " or +runtime.args.kv_cache_dtype=fp8, at what it costs" if memory.kv_dtype == "auto" else ""
+        smaller = " or +runtime.args.kv_cache_dtype=fp8, which costs quality" if memory.kv_dtype == "auto" else ""
         raise ValueError(
             f"runtime.args.max_model_len={memory.context} hw={job.hw.name}: beside {memory.weights:.1f} GiB of weights the "
             f"KV cache of one sequence does not fit; use runtime.args.max_model_len={memory.largest_context} or less, more "

@@ -156,7 +156,7 @@ def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
         why = "by rule, not measured: at most" if streams == 1 else "by rule, not measured: arithmetic at most"
         return Advice(here[0].hw, goal, method, f"{why} {bounds[method]:.1f} times bf16's{detail}")
     why = (
-        f"nothing measured on {of} is surely faster: {figures}"
+        f"nothing measured on {of} is faster beyond its interval: {figures}"
         if ratios
         else "by rule: weight-only kernels compute in bf16"
     )

@@ -19,8 +19,8 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
     supported, kind = job.method.model_types, str(config.get("model_type"))
     if kind in LESS_ONE and job.method.rescales:
         raise ValueError(
-            f"method={job.method.name} model={job.model.name}: it folds scales into norms, and a {kind} stores those less one: "
-            "near -1 bf16 has few digits left for them; use method=gptq"
+            f"method={job.method.name} model={job.model.name}: it folds scales into norms, and a {kind} stores norm weights "
+            "minus one: near -1 bf16 has too little precision; use method=gptq"
         )
     if supported and kind not in supported:
         raise ValueError(
@@ -30,7 +30,7 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
     if supported and "rope_parameters" in config and "rope_theta" not in config:
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: config.json has rope_parameters, which its library's "
-            "transformers 4 does not read: it would calibrate another model; say rope_theta (and rope_scaling) there too, or "
+            "transformers 4 does not read: it would calibrate another model; add rope_theta (and rope_scaling) to it, or "
             f"use method={job.method.instead or 'gptq'}"
         )
     if not any(m.kind == "expert" for m in modules):
@@ -44,6 +44,6 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
     mixtures = job.method.mixtures
     if mixtures is not None and kind not in mixtures:
         raise ValueError(
-            f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and of those it is let at "
+            f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and its library was run only on "
             f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
         )

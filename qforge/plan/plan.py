@@ -212,7 +212,7 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
         if not hits.changes and not waits(job.exempt[rule])
     ]
     notes += [
-        f"exempt.{rule} is measured before anything is quantized; it will add up to {job.sensitivity.budget_gib} GiB"
+        f"exempt.{rule} is measured before anything is quantized; it adds up to {job.sensitivity.budget_gib} GiB"
         for rule in rules
         if waits(job.exempt[rule])
     ]
@@ -220,10 +220,10 @@ def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bo
     if (
         job.sensitivity.budget_gib is not None and not spent
     ):  # no refusal: a sweep compares with rows that spend nothing
-        notes.append("sensitivity.budget_gib changes nothing: no rule spends it, as exempt=from_sensitivity would")
+        notes.append("sensitivity.budget_gib changes nothing: no rule uses it; exempt=from_sensitivity does")
     if job.method.instead:
         notes.append(
-            f"{job.method.name}'s library is archived; for anything but a comparison use method={job.method.instead}"
+            f"{job.method.name}'s library is archived; for other than a comparison use method={job.method.instead}"
         )
     if tied:
         notes.append("the head is the embedding (tied weights), which stays in bf16")
@@ -242,6 +242,6 @@ def _cache_notes(job: Job) -> list[str]:
     if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
         return []
     return [
-        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict says what it costs (one perplexity "
+        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict shows its cost (one perplexity "
         "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context by eval.kv_dtypes"
     ]

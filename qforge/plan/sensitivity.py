@@ -63,7 +63,7 @@ def refuse(job: Job, planned: Plan) -> None:
         )
     if budget_bytes(job) >= sum(costs):
         raise ValueError(
-            f"{key}: leaving everything in bf16 costs {sum(costs) / 2**30:.2g} GiB more, so there is nothing to choose; use "
+            f"{key}: leaving everything in bf16 costs {sum(costs) / 2**30:.2g} GiB more, so everything fits; use "
             "less, or method=bf16"
         )
 

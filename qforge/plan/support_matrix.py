@@ -109,7 +109,7 @@ def serving(
     linear, experts = (_first(layout, where, group_size, layers, version) for layers in ("linear", "experts"))
     for row in (experts, linear) if moe else (linear,):
         if row is None:
-            reason = f"nothing is known of {scheme} ({layout}), group {group_size}, on {hw.name} ({where})"
+            reason = f"no row for {scheme} ({layout}), group {group_size}, on {hw.name} ({where})"
             fix = "another method, group_size or hw, or add the row with its evidence"
             return Serving(How.refused, "", reason, "no row in qforge/plan/support_matrix.yaml", fix)
         if row.how is How.refused:

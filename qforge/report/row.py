@@ -154,12 +154,12 @@ def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
         elif not evaluate["stability"].get("load"):
             yield "sustained load"
         if not evaluate.get("chat"):
-            yield "conversation: no judge has read its answers"
+            yield "conversation: no judge rated its answers"
         yield f"other kinds of text than {' and '.join(text['kind'] for text in evaluate['texts'].values())}"
     if "runs" in bench:
         yield f"speed on other hardware than {job.hw.name}, beyond {max(bench['runs'], key=int)} concurrent requests, and at \
 other lengths than {bench['input_len']} tokens in and {bench['output_len']} out"
-    yield "safety, bias and everything else that bf16 itself was not asked here"
+    yield "safety, bias and everything else that was not measured for bf16 either"
 
 
 def _texts(texts: dict[str, Any]) -> dict[str, Any]:

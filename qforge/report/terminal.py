@@ -83,9 +83,9 @@ def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
     """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
     ranking(columns)
     for names in summary["same"]:
-        console.print(f"one checkpoint, by equal plans: {', '.join(names)}", markup=False)
+        console.print(f"the same checkpoint, by equal plans: {', '.join(names)}", markup=False)
     console.print(
-        f"time: {summary['seconds']:.0f} s; the rows one by one, sharing the model alone: {summary['alone']:.0f} s"
+        f"time: {summary['seconds']:.0f} s; the rows one by one, sharing only the model: {summary['alone']:.0f} s"
     )
     console.print(str(folder), style="bold", markup=False)
 
@@ -148,9 +148,9 @@ def _interval(interval: tuple[float, float] | None) -> str:
 def verified(artifact: str, result: Verified) -> None:
     """What a check of an artifact found. Raises ValueError where it is not what it was."""
     if result.faults:
-        raise ValueError(f"verify={artifact}: not what it was when it was made:\n  " + "\n  ".join(result.faults))
+        raise ValueError(f"verify={artifact}: changed since it was made:\n  " + "\n  ".join(result.faults))
     for checked in result.checked:
         console.print(f"[green]✓[/] {checked}", soft_wrap=True)
     for difference in result.differs:
         console.print(f"[yellow]~[/] {difference}", soft_wrap=True)
-    console.print(f"[green]✓[/] {artifact}: as it was when it was made")
+    console.print(f"[green]✓[/] {artifact}: unchanged since it was made")

@@ -80,7 +80,7 @@ def serving(
                     raise ServerFailed("the server ended while it was used", log) from None
                 if isinstance(error, httpx.HTTPError):
                     reason = f"{type(error).__name__} {error}".strip()
-                    raise ServerFailed(f"the server does not answer as it should ({reason})", log) from None
+                    raise ServerFailed(f"the server's answer is not valid ({reason})", log) from None
                 raise
 
 

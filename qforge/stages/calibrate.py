@@ -122,7 +122,7 @@ def _sample(
 ) -> list[Sequence]:
     if len(pool) < count:
         raise Refused(
-            f"calib.sequences={calib.sequences} of {calib.length} tokens: {count} were asked for{why}, the texts give "
+            f"calib.sequences={calib.sequences} of {calib.length} tokens: {count} were requested{why}, the texts give "
             f"{len(pool)}; add a text or ask for fewer or shorter ones"
         )
     return chosen.sample(pool, count)

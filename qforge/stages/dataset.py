@@ -40,7 +40,7 @@ def dataset(request: Request) -> dict[str, Any]:
     column = [row[settings.column] for row in taken]
     if not text.chat and not all(isinstance(conversation, str) for conversation in column):
         raise Refused(
-            f"{key}.column={settings.column}: is no text; give another column, or chat=true for conversations"
+            f"{key}.column={settings.column}: is not text; give another column, or chat=true for conversations"
         )
     lines = [json.dumps({"messages": conversation}) for conversation in column] if text.chat else column
     Path(request.out, "text").write_text(content := "\n".join(lines))

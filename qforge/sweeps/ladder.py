@@ -156,10 +156,10 @@ class Climb:
     def _more_sequences(self, times: int, below: Job) -> int:
         """Times as many calibration sequences, as far as the texts go. Raises Skip where there are no more."""
         if not below.method.calibrated:
-            raise Skip(f"{below.method.name} looks at no text")
+            raise Skip(f"{below.method.name} uses no text")
         most = self._most_sequences()
         if most is not None and most <= below.calib.sequences:
-            raise Skip(f"calib.sequences={below.calib.sequences} is all that the texts give")
+            raise Skip(f"calib.sequences={below.calib.sequences} is all that the texts provide")
         sequences = times * below.calib.sequences
         return sequences if most is None else min(sequences, most)
 
@@ -206,12 +206,12 @@ def refuse(job: Job) -> None:
             raise ValueError(f"search=ladder {key}={value}: every rung is another checkpoint; leave {key} out")
     if not set(job.stages) >= JUDGING:
         raise ValueError(
-            f"search=ladder stages={job.stages}: rungs are judged; add evaluate and judge, or leave it out"
+            f"search=ladder stages={job.stages}: rungs are judged; add evaluate and judge, or leave stages out"
         )
     if not any(criterion.metric in QUALITY for criterion in job.gate.criteria.values()):
         raise ValueError(
-            f"search=ladder gate={job.gate.name}: it asks nothing of quality, which is all that a ladder mends; use "
-            "gate=quality or another that does"
+            f"search=ladder gate={job.gate.name}: it has no quality criterion, and a ladder improves only quality; use "
+            "gate=quality or another that has one"
         )
 
 

@@ -95,7 +95,7 @@ def _ending(climb: Climb) -> str:
     if climb.end.outcome == "accepted":
         assert best
         return f"accepted: {best.rung}, {best.folder}"
-    least = f"; the least loss has {best.rung}, {best.folder}" if best else ""
+    least = f"; the lowest loss is {best.rung}'s, {best.folder}" if best else ""
     undecided = any(s.row and quality_of(s.row) == "inconclusive" for s in climb.steps)
     more = "; some were inconclusive: eval.adaptive=true measures more of what is undecided" if undecided else ""
     return f"{climb.end.outcome.replace('_', ' ')}: {climb.end.why}{least}{more}"

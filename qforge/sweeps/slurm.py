@@ -174,9 +174,9 @@ def _ending(job: Ran[Any]) -> tuple[str, str] | None:
 def _said_by_slurm(job: Ran[Any]) -> str:
     """CANCELLED, TIMEOUT, FAILED ..., SLURM's reason, and the exit code with the signal."""
     if not job.paths.stderr.exists():  # SLURM has no record of its own for such a job of an array
-        return "it left SLURM's queue before it began, cancelled"
+        return "it was cancelled before it started"
     command = ["scontrol", "--oneliner", "show", "job", job.job_id]
     fields = dict(STATE.findall(subprocess.run(command, capture_output=True, text=True).stdout))
     if not fields:
-        return "SLURM has forgotten how it ended (MinJobAge)"
+        return "SLURM no longer knows how it ended (MinJobAge)"
     return f"SLURM says {fields['JobState']}, reason {fields['Reason']}, exit code {fields['ExitCode']}"

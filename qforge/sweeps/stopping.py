@@ -38,7 +38,9 @@ def end_of(row: Row) -> End | None:
         return End(quality, "; ".join(missed(row, True)) or "nothing was judged")
     if quality == "accept":
         others = "; ".join(missed(row, False))
-        return End("beyond_quality", f"all of the quality passes; what misses is not mended by more bits: {others}")
+        return End(
+            "beyond_quality", f"all quality criteria pass; more bits do not change the criteria that fail: {others}"
+        )
     return None
 
 

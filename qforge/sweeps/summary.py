@@ -29,8 +29,8 @@ def rows(folder: Path) -> Iterator[Row]:
 
 def _last_word(job: Path) -> str:
     logs = sorted(job.glob("*.log"), key=lambda log: log.stat().st_mtime)
-    where = f"the last it wrote is {logs[-1].name}" if logs else "it had begun no stage"
-    return f"the job ended without a result, killed or crashed; {where}. The same command goes on from there"
+    where = f"the last log is {logs[-1].name}" if logs else "it had begun no stage"
+    return f"the job ended without a result, killed or crashed; {where}. Run the same command again to continue"
 
 
 def report(folder: Path, sweep_rows: list[Row], seconds: float) -> None:

@@ -41,7 +41,7 @@ def refused(done: Finished, *words: str) -> None:
         (["hw=mi325x"], ["hw=mi325x: this machine has no amd GPU", "plan_only=true"]),
         (["method=fp8", "group_size=64"], ["group_size=64 method=fp8: fp8 has no groups"]),
         (["model=local", "model.name=x", "model.path=/no/such/folder"], ["model.path=/no/such/folder: no such folder"]),
-        (["model=local", "model.name=x"], ["model=x: there is nothing to plan from; give model.path=FOLDER"]),
+        (["model=local", "model.name=x"], ["model=x: no config.json to plan from; give model.path=FOLDER"]),
         (["exempt=boundary", "exempt.first_block.match=[block:40]"], ["exempt.first_block: 'block:40' matches no module"]),
         (["exempt.lm_head.match=['re:.*q_proj']"], ["exempt.lm_head", "exempt all of them or none"]),
         (["artifact=/no/such/artifact"], ["artifact=/no/such/artifact: no checkpoint there"]),

@@ -146,7 +146,7 @@ def test_the_matrix_is_the_strategys() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages=[quantise]"], "stages: 'quantise' is no stage; choose from quantize"),
+        (["stages=[quantise]"], "stages: 'quantise' is not a stage; choose from quantize"),
         (["eval.context=4096"], "needs runtime.args.max_model_len > 4096"),
         (["bench.input_len=3000"], "exceeds runtime.args.max_model_len=2048"),
         (["gate.criteria.speed.concurrency=64"], "is not measured: bench.concurrency=[1, 4]"),
@@ -160,7 +160,10 @@ def test_the_matrix_is_the_strategys() -> None:
         (["+runtime.args.tensor_parallel_size=0"], "tensor_parallel_size=0: use a number of devices, 1 or more"),
         (["+runtime.args.tensor_parallel_size=auto"], "tensor_parallel_size=auto: use a number of devices"),
         (["+runtime.args.gpu_memory_utilization=1.5"], "gpu_memory_utilization=1.5: use a part of the memory"),
-        (["+runtime.args.kv_cache_dtype=bf16"], "kv_cache_dtype=bf16: vLLM has no such spelling; use auto, bfloat16"),
+        (
+            ["+runtime.args.kv_cache_dtype=bf16"],
+            "kv_cache_dtype=bf16: vLLM does not know this dtype; use auto, bfloat16",
+        ),
         (["hw=h100", "runtime=vllm_cpu"], "runtime=vllm_cpu is for cpu, hw=h100 is nvidia"),
         (["runtime.python=/x"], "runtime=vllm_cpu: give either runtime.env"),
         (["runtime.env=null"], "runtime.python (a path) or runtime.container (an image)"),

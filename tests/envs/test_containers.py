@@ -50,7 +50,7 @@ def test_no_image_says_what_each_tool_said(tools: Path) -> None:
     said = (
         "podman: Error: x: image not known; docker: Cannot connect to the Docker daemon); get it with `podman pull x`"
     )
-    with pytest.raises(ValueError, match=re.escape(f"runtime.container=x: it cannot be had here ({said}")):
+    with pytest.raises(ValueError, match=re.escape(f"runtime.container=x: it is not available here ({said}")):
         interpreters.check(job("runtime=container", "runtime.container=x"))
 
 

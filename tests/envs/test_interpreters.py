@@ -34,7 +34,7 @@ def test_an_interpreter_that_is_none() -> None:
 
 
 def test_an_interpreter_that_is_not_named() -> None:
-    with pytest.raises(ValueError, match=r"envs.quant: says nothing of the interpreter; add \+envs.quant.python=PATH"):
+    with pytest.raises(ValueError, match=r"envs.quant: does not name the interpreter; add \+envs.quant.python=PATH"):
         interpreters.named("quant", job("+envs.quant.PYTHONPATH=/somewhere"))
 
 

@@ -231,7 +231,7 @@ def test_degenerate_text_is_known(text: str, said: str | None) -> None:
     ("override", "words"),
     [
         ("eval.long_context.lengths=[4096]", r"4096 tokens .* need runtime\.args\.max_model_len=4112, which is 2048"),
-        ("eval.long_context.lengths=[32]", r"128 tokens are the least that hold a needle"),
+        ("eval.long_context.lengths=[32]", r"128 tokens are the minimum for a prompt with a needle"),
         ("eval.long_context.depths=[50]", r"eval\.long_context\.depths=\[50.0\]: give parts of the text"),
         ("eval.kv_dtypes=[fp8]", r"eval\.kv_dtypes=\['fp8'\]: .* give eval\.long_context\.lengths"),
         ("eval.stability.tokens=1024", r"eval\.stability\.tokens=1024: the answers must leave room"),

@@ -77,7 +77,7 @@ def test_without_a_base_the_diff_is_against_the_defaults(propose: Propose) -> No
         (["experiment: {name: N1, question: ' ', expect: Less.}"], "experiment.question: is empty; say it before"),
         (["grup_size: 32", ASKS], "Key 'grup_size' not in 'Job'"),
         (["defaults: [override /method: gtpq]", ASKS], "Could not find 'method/gtpq'"),
-        (["- a1"], "is no mapping; write `key: value` lines"),
+        (["- a1"], "is not a mapping; write `key: value` lines"),
         (["experiment: {name: a: b"], "is no YAML"),
         (["experiments: [a1, a9]"], "experiments: a9: no such file in conf/experiment/"),
         (["bench: {repeats: 0}", ASKS], "bench.repeats=0: at least 1 is needed"),
@@ -100,7 +100,7 @@ def test_a_bad_one_is_refused_with_its_reason(propose: Propose, lines: list[str]
     ("head", "message"),
     [
         ("# python run.py experiment={name}\n", "its first line must be `# @package _global_`"),
-        ("# @package _global_\n", "does not say how it is run; add a line `# python run.py experiment="),
+        ("# @package _global_\n", "does not name its command; add a line `# python run.py experiment="),
         ("# @package _global_\n# python run.py experiment=b3\n", "does not say how it is run"),
         ("# @package _global_\n# python run.py experiment={name} hw=mi325x\n", "use method=gptq or method=awq"),
     ],

@@ -91,7 +91,7 @@ def test_a_criterion_that_finds_nothing_is_not_passed() -> None:
     nothing["evaluate"]["tasks"] = base["evaluate"]["tasks"] = {}
     found = verdict.judge(GATE, nothing, base)
     assert found["verdict"] == "not_measured"
-    assert "evaluate was told to measure nothing for it" in found["criteria"][1]["reason"]
+    assert "evaluate was configured to measure nothing for it" in found["criteria"][1]["reason"]
 
 
 @pytest.mark.parametrize("metric", METRICS)

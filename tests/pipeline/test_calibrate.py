@@ -119,7 +119,7 @@ def test_two_sources_one_of_them_conversations(model: Path, tmp_path: Path) -> N
         (Dataset("somebody/nothing", "0" * 40, rows=1), "somebody/nothing: cannot be read ("),
         (Dataset("{folder}", split="valid", rows=1), "cannot be read (Bad split: valid. Available splits: ['train']"),
         (Dataset("{folder}", column="said", rows=1), "dataset.column=said: {folder} has text, n"),
-        (Dataset("{folder}", column="n", rows=1), "dataset.column=n: is no text; give another column, or chat=true"),
+        (Dataset("{folder}", column="n", rows=1), "dataset.column=n: is not text; give another column, or chat=true"),
     ],
 )
 def test_a_data_set_that_cannot_be_had_is_refused_in_its_librarys_words(

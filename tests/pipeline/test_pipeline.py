@@ -163,7 +163,7 @@ def test_the_artifact_is_complete_in_itself_and_verifies(cli: Cli, whole: Finish
     (artifact / "new").touch()
     done = cli(f"verify={artifact}")
     assert done.code == 2
-    for said in ("config.json: changed", "tokenizer.json: missing", "new: not there when it was made"):
+    for said in ("config.json: changed", "tokenizer.json: missing", "new: added since it was made"):
         assert said in done.output
 
 

@@ -241,7 +241,7 @@ def test_experts_in_one_tensor_are_refused() -> None:
 def test_a_rule_that_waits_changes_nothing_and_the_plan_says_so() -> None:
     waiting, plain = (plan.make(job("method=rtn", f"exempt={name}"), None) for name in ("from_sensitivity", "lm_head"))
     assert waiting.identity() == plain.identity()
-    assert "exempt.sensitive is measured before anything is quantized; it will add up to 0.01 GiB" in waiting.notes
+    assert "exempt.sensitive is measured before anything is quantized; it adds up to 0.01 GiB" in waiting.notes
 
 
 def test_methods_that_round_alike_share_a_measurement() -> None:

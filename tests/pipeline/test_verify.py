@@ -97,7 +97,7 @@ def test_an_artifact_of_another_version_is_checked_by_its_hashes(cli: Cli, forge
 def test_a_score_that_was_never_measured_is_not_repeated(cli: Cli, rtn: Finished) -> None:
     done = cli(f"verify={rtn.folder / 'artifact'}", "rescore=2")
     assert done.code == 2
-    assert "rescore=2: its quality was never measured; leave rescore out" in done.output
+    assert "rescore=2: it has no measured quality; leave rescore out" in done.output
 
 
 @pytest.mark.real

@@ -64,7 +64,7 @@ def test_the_head_of_a_tied_model_is_its_embedding() -> None:
         (
             "llama3_1_8b",
             "re:model.layers.1.*",
-            r"catches not only block 1 but also 10, 11, 12 and 7 more; use layers",
+            r"matches not only block 1 but also 10, 11, 12 and 7 more; use layers",
         ),
         ("llama3_1_8b", "re:(", "is no regular expression"),
         (

@@ -106,10 +106,10 @@ def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Pat
          "calib.expert_floor=32: 4 sequences of 64 tokens, each sent to 8 of 128 experts, are 16 per expert; use "
          "calib.sequences=8 or more"),
         (["method=gptq", "calib.devices=2"], "calib.devices=2: what experts are sent is counted on one GPU"),
-        (["method=gptqmodel"], "qwen3_moe is a mixture of experts, and of those it is let at none; use method=gptq, or rtn"),
-        (["method=auto_gptq"], "its library is let at llama, mistral, qwen2 only, and this is a qwen3_moe"),
+        (["method=gptqmodel"], "qwen3_moe is a mixture of experts, and its library was run only on none; use method=gptq"),
+        (["method=auto_gptq"], "its library supports llama, mistral, qwen2 only, and this is a qwen3_moe"),
         (["method=awq", "model=gpt_oss_20b", "group_size=32"],
-         "gpt_oss is a mixture of experts, and of those it is let at qwen3_moe; use"),
+         "gpt_oss is a mixture of experts, and its library was run only on qwen3_moe; use"),
         (["method=gptq", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
         (["method=nvfp4", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
     ],

@@ -41,7 +41,7 @@ def without_rows(found: list[Choice]) -> list[Choice]:
 
 def test_by_rule_4_bits_for_memory_and_one_stream_fp8_for_many() -> None:
     found = advised(without_rows(choices("h100")), "h100")
-    # rtn has as many bytes, and looks at no data; autoround too, and was never judged
+    # rtn has as many bytes, and uses no data; autoround too, and was never judged
     assert found["h100", "memory"].method == "gptq"
     assert found["h100", "a single stream"].method == "gptq"
     assert found["h100", "many streams"].method == "fp8"
@@ -77,7 +77,7 @@ def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -
 def test_what_is_archived_is_left_out_and_its_plan_says_what_to_use() -> None:
     assert "auto_gptq" not in {c.method for c in choices("h100")}
     notes = plan.make(job("method=auto_gptq", "hw=h100"), None).notes
-    assert "auto_gptq's library is archived; for anything but a comparison use method=gptqmodel" in notes
+    assert "auto_gptq's library is archived; for other than a comparison use method=gptqmodel" in notes
 
 
 def test_measured_rows_beat_the_rule() -> None:

@@ -72,7 +72,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
         (
             ["model=llama3_1_70b", "hw=l40s", "runtime.args.max_model_len=100000"],
             r"max_model_len=100000 hw=l40s: beside .* does not fit; use .*max_model_len=\d+ or less, .*"
-            r"or \+runtime\.args\.kv_cache_dtype=fp8, at what it costs$",
+            r"or \+runtime\.args\.kv_cache_dtype=fp8, which costs quality$",
         ),
         (["model=smollm2_135m", "group_size=128"], "576 inputs, which 128 does not divide .* use group_size=32 or 64"),
         (["model=phi4", "hw=h100", "+runtime.args.tensor_parallel_size=4"], "10 KV heads can neither be divided"),

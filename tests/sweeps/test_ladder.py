@@ -130,7 +130,7 @@ def test_a_rung_that_changes_nothing_is_skipped(tmp_path: Path) -> None:
     ladder = climb(tmp_path, "method=rtn", "group_size=32", rows=lambda _: measured("rtn"), rungs=embeddings)
     assert found(ladder) == {
         "minimal": ["exempt=lm_head"], "embeddings": "comes to the same checkpoint as minimal",
-        "smaller_group": "rtn has no group below 32", "more_calibration": "rtn looks at no text",
+        "smaller_group": "rtn has no group below 32", "more_calibration": "rtn uses no text",
     }  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_overrides_replace_whatever_was_given_for_the_key() -> None:
     ("overrides", "message"),
     [
         (["artifact=/x"], "search=ladder artifact=/x: every rung is another checkpoint; leave artifact out"),
-        (["stages=[quantize,inspect]"], "rungs are judged; add evaluate and judge, or leave it out"),
+        (["stages=[quantize,inspect]"], "rungs are judged; add evaluate and judge, or leave stages out"),
         (
             ["~gate.criteria.perplexity", "~gate.criteria.task"],
             "search=ladder gate=default: it asks nothing of quality, which is all that a ladder mends; use gate=quality",
@@ -195,7 +195,7 @@ def test_every_combination_climbs_its_own_ladder(cli: Cli, model: Path, tmp_path
     assert done.code == 0, done.output
     rtn, fp8 = done.json("ladder")["climbs"]
     ends = [rung.get("verdict") or rung["skipped"] for rung in rtn["rungs"]]
-    assert ends == [*["planned"] * 4, "rtn looks at no text", "planned"]
+    assert ends == [*["planned"] * 4, "rtn uses no text", "planned"]
     assert [rung.get("folder") for rung in rtn["rungs"]] == ["0", "2", "4", "6", None, "8"]
     assert fp8["rungs"][3]["skipped"] == "fp8 has no groups"
     assert rtn["rungs"][1]["bought"]["bytes"] > 0
@@ -216,7 +216,7 @@ def test_a_real_climb(cli: Cli, model: Path, tmp_path: Path) -> None:
     (told,) = done.json("ladder")["climbs"]
     assert (told["outcome"], told["best"]) == ("top", "smaller_group")
     minimal, smaller, calibration = told["rungs"]
-    assert calibration["skipped"] == "rtn looks at no text"
+    assert calibration["skipped"] == "rtn uses no text"
     assert minimal["quality"] == "reject"
     assert smaller["bought"]["loss"] < 0
     assert smaller["bought"]["kl"] < 0 < smaller["bought"]["bytes"]

@@ -42,7 +42,7 @@ def test_refused_rows_stand_beside_good_ones_and_equal_plans_are_one_checkpoint(
     rows = {"RTN: rtn g64": "not_measured", "RTN: rtn g128": "refused"}
     assert names(tmp_path) == rows
     assert done.output.count("RTN: rtn g128  refused") == 2
-    assert "one checkpoint, by equal plans: RTN: rtn g64 (0), RTN: rtn g64 (1)" in done.output
+    assert "the same checkpoint, by equal plans: RTN: rtn g64 (0), RTN: rtn g64 (1)" in done.output
     assert done.output.strip().endswith(str(tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "group_size=128: model.layers.0.mlp.gate_proj has 576 inputs" in page
