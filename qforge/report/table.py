@@ -23,6 +23,7 @@ Cell = float | str | None
 Table = dict["Column", list[Cell]]
 VERDICTS = ("baseline", "planned", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
 PLACES = {"name": 0, "verdict": 0, "model": 1, "hw": 1, "runtime": 1, "why": 3}  # of shown columns; all others between
+LOSS = "perplexity_increase_percent"  # the metric whose interval bounds the perplexity lost
 LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
 
 
@@ -192,8 +193,8 @@ def _quality(row: Row) -> Iterator[tuple[str, float]]:
         if lost:
             worst = max(lost, key=lambda name: lost[name])
             yield "loss", lost[worst]
-            spread = next((c["interval"] for c in row.get("criteria", []) if c["interval"] and c["of"] == worst), None)
-            yield from zip(("low", "high"), spread or (), strict=False)
+            bounds = {c["of"]: c["interval"] for c in row.get("criteria", []) if c["metric"] == LOSS}
+            yield from zip(("low", "high"), bounds.get(worst) or (), strict=False)
         judged = [(n, t["judged"]) for n, t in own["tasks"].items() if t["judged"]]
         drops = [reference["tasks"][n]["metrics"][m] - own["tasks"][n]["metrics"][m] for n, m in judged]
         if drops:
