@@ -132,7 +132,7 @@ def run(command: Command, folder: str, debug: bool) -> int:
         reason = "finished results are kept; run the same command again to continue"
         _end(out, "interrupted", reason, 130, debug)
         raise  # a sweep must not go on with its next row
-    console.print(str(out), style="bold", markup=False)
+    console.print(str(out), style="bold")
     return 0
 
 
@@ -142,6 +142,6 @@ def _end(folder: Path, how: str, why: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     separator = ";" if how == "interrupted" else ":"
-    console.print(f"{how}{separator} {why}", style="yellow" if how == "interrupted" else "bold red", markup=False)
+    console.print(f"{how}{separator} {why}", style="yellow" if how == "interrupted" else "bold red")
     unfinished.leave(folder, "failed" if how == "interrupted" else how, f"{how}{separator} {why}")
     return code

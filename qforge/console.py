@@ -9,12 +9,15 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 # The libraries report through tqdm; llm-compressor's sequential pipeline numbers its bars: "(3/31): Calibrating".
 TQDM = re.compile(r"(?P<what>[^\r\n:%|]*?)\s*:?\s*(?P<percent>\d+)%\|")
 NUMBERED = re.compile(r"\((?P<step>\d+)/(?P<steps>\d+)\):\s*(?P<what>\w+)")
 
-console = Console(highlight=False, soft_wrap=True)
+# Without markup and emoji: much of what is printed is the user's (names, reasons, patterns such as [qkv]_proj). What has a
+# colour of its own is a Text.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 if not console.is_terminal:
     console.width = 120  # a log file or CI; rich would take 80
 
@@ -54,9 +57,9 @@ def progress_line(name: str, detail: str = "") -> Iterator[Line]:
     if console.is_terminal:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description:10}"),
+            TextColumn("{task.description:10}", markup=False),
             BarColumn(24),
-            TextColumn("{task.fields[what]}", style="dim"),
+            TextColumn("{task.fields[what]}", style="dim", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -67,14 +70,18 @@ def progress_line(name: str, detail: str = "") -> Iterator[Line]:
         console.print(f"  … {name:10} {detail}", style="dim")
         line = Line(None, None)
         yield line
-    console.print(f"  [green]✓[/] {name:10} {time.monotonic() - started:6.1f} s  {line.note or detail}")
+    _print_marked("✓", "green", f"{name:10} {time.monotonic() - started:6.1f} s  {line.note or detail}")
 
 
 def print_waiting(resource: str) -> None:
     """Say that another job has what this one needs."""
-    console.print(f"  [yellow]~[/] waiting for another job that has {resource}")
+    _print_marked("~", "yellow", f"waiting for another job that has {resource}")
 
 
 def print_reused(name: str, detail: str) -> None:
     """Say that a stage's result was there already."""
-    console.print(f"  [cyan]=[/] {name:10}  reused  {detail}")
+    _print_marked("=", "cyan", f"{name:10}  reused  {detail}")
+
+
+def _print_marked(mark: str, colour: str, message: str) -> None:
+    console.print(Text.assemble("  ", (mark, colour), f" {message}"))

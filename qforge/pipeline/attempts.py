@@ -91,7 +91,6 @@ def _say(attempt: Attempt, following: list[str]) -> None:
         f"runtime={attempt.runtime} method={attempt.method} {attempt.outcome}: {attempt.why}"
         f"{works[attempt.original_works]}\nnext: {' '.join(following)}",
         style="yellow",
-        markup=False,
     )
 
 

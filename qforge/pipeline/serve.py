@@ -28,7 +28,6 @@ def print_address(server: Server) -> None:
         f"curl {server.base_url}/v1/chat/completions -H 'Authorization: Bearer {server.api_key}' "
         f"-H 'Content-Type: application/json' -d '{{\"model\": \"{MODEL}\", \"messages\": "
         "[{\"role\": \"user\", \"content\": \"Hello\"}]}'",
-        markup=False,
     )  # fmt: skip
 
 
@@ -66,7 +65,7 @@ def check_runtime(run: Run, unpacked: bool = False) -> str:
         probe.check(job, inventory, config.get("quantization_config", {}).get("quant_method"))
     else:
         probe.check(job, inventory, None if unpacked else formats.FORMATS[job.method.format].quant_method)
-    console.print(f"  runtime    {job.runtime.name}: {probe.summary(inventory)}", style="dim", markup=False)
+    console.print(f"  runtime    {job.runtime.name}: {probe.summary(inventory)}", style="dim")
     return probe.vllm_version(inventory) or NEWEST
 
 

@@ -28,8 +28,9 @@ def plan(planned: Plan, job: Job) -> None:
     table.add_row("method", f"{planned.method}: {job.method.summary} ({planned.layout}{group})")
     table.add_row("modules", _parts(planned))
     for rule, hits in planned.rules.items():
-        effect = f"{len(hits.changes)} kept in bf16" if hits.changes else "[yellow]changes nothing[/]"
-        table.add_row(f"exempt.{rule}", f"{effect}, {len(hits.modules)} matched ({_some(hits.modules)}): {hits.why}")
+        effect = (f"{len(hits.changes)} kept in bf16", "") if hits.changes else ("changes nothing", "yellow")
+        matched = f", {len(hits.modules)} matched ({_some(hits.modules)}): {hits.why}"
+        table.add_row(f"exempt.{rule}", Text.assemble(effect, matched))
     saved = f", bf16 {size(planned.bf16_bytes)}" if planned.quantized else ""
     table.add_row("size", f"{size(planned.bytes)}{saved}, {planned.bits_per_weight:.2f} bits per weight")
     table.add_row("served", _served(planned, job))
@@ -54,23 +55,31 @@ def _parts(planned: Plan) -> Table:
     return table
 
 
-def _served(planned: Plan, job: Job) -> str:
+def _served(planned: Plan, job: Job) -> Text:
     serving = planned.serving
-    how = f"[{COLOURS.get(serving.how, 'yellow')}]{serving.how.value}[/] on {job.hw.name} with {job.runtime.name}"
-    return ", ".join(part for part in (how, support_matrix.kernels(serving), serving.reason) if part)
+    where = f" on {job.hw.name} with {job.runtime.name}"
+    rest = ", ".join(part for part in (where, support_matrix.kernels(serving), serving.reason) if part)
+    return _coloured(serving.how) + rest
 
 
-def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
+def _coloured(how: How) -> Text:
+    return Text.assemble((how.value, COLOURS.get(how, "yellow")))
+
+
+def _expected(planned: Plan, job: Job) -> list[tuple[str, str | Text]]:
     """Estimates, and said to be; then what was measured of this method on such hardware."""
     e = planned.estimates
     m = e.memory
     each = f"on each of {m.devices} devices " if m.devices > 1 else ""
-    lines = [(
+    fits = ("fits", "green") if m.fits else ("does not fit at once", "yellow")
+    lines: list[tuple[str, str | Text]] = [(
         "memory", f"estimate {each}in GiB: weights {m.weights:.2f}, activations {m.activations:.2f}, KV cache "
         f"{m.kv_cache:.2f} ({m.concurrency} x {m.context} tokens, {m.kv_dtype}), of {m.budget:.1f} that vLLM may take",
     ), (
-        "", f"{'[green]fits[/]' if m.fits else '[yellow]does not fit at once[/]'}; at most {m.largest_context:,} tokens "
-        f"of context for {m.concurrency} at once, or {m.largest_concurrency:,} at once with {m.context:,} tokens each",
+        "", Text.assemble(
+            fits, f"; at most {m.largest_context:,} tokens of context for {m.concurrency} at once, or "
+            f"{m.largest_concurrency:,} at once with {m.context:,} tokens each",
+        ),
     )]  # fmt: skip
     if e.quantizing_gib is not None:
         lines.append(("", f"quantizing: about {e.quantizing_gib:.1f} GiB besides the libraries"))
@@ -83,7 +92,7 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str]]:
         rates = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {rates}"))
     for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
-        lines.append(("measured", f"{row.numbers}  [dim]({row.source})[/]"))
+        lines.append(("measured", Text.assemble(f"{row.numbers}  ", (f"({row.source})", "dim"))))
     return lines
 
 
@@ -98,23 +107,23 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     console.print(table)
     for choice in choices:
         if choice.plan is None:
-            console.print(f"[red]refused[/] {choice.refusal}")
+            console.print(Text.assemble(("refused", "red"), f" {choice.refusal}"))
     console.print(
         "at most, 1: the roofline's bound for one stream; arithmetic: the kernel's rate; both over bf16's, no prediction",
         style="dim",
     )
     for advised in advice:
-        console.print(f"[bold]{advised.hw}[/], {advised.goal}: [bold green]{advised.method}[/], {advised.reason}")
+        method = (advised.method, "bold green")
+        console.print(Text.assemble((advised.hw, "bold"), f", {advised.goal}: ", method, f", {advised.reason}"))
     for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
         console.print(source, style="dim")
 
 
-def _cells(choice: Choice, planned: Plan) -> list[str]:
-    how = planned.serving.how
+def _cells(choice: Choice, planned: Plan) -> list[str | Text]:
     bounds = [f"{b:.2f}" if b is not None else "" for b in (choice.bound(many=False), choice.bound(many=True))]
     measured = [f"{r:.2f} at {s}" for m in choice.measurements for s, r in m.speed.items()]
     return [
-        f"[{COLOURS.get(how, 'yellow')}]{how.value}[/]", support_matrix.kernels(planned.serving),
+        _coloured(planned.serving.how), support_matrix.kernels(planned.serving),
         f"{planned.bytes / 2**30:.2f}",
         f"{planned.bits_per_weight:.2f}", *bounds, ", ".join(measured),
     ]  # fmt: skip

@@ -29,7 +29,7 @@ COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
 
 def warn(message: str) -> None:
     """What the user should know before the work begins."""
-    console.print(message, style="yellow", markup=False)
+    console.print(message, style="yellow")
 
 
 def headline(stage: str, result: dict[str, Any]) -> str:
@@ -53,15 +53,16 @@ def row(result: dict[str, Any]) -> None:
             table.add_row(
                 c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]),
                 f"{_number(c['value'])} {METRICS[c['metric']].unit}" if c["value"] is not None else "",
-                _interval(c["interval"]), sign(c["threshold"]), _coloured(c["verdict"]),
+                _interval(c["interval"]), sign(c["threshold"]), coloured(c["verdict"]),
             )  # fmt: skip
             if c["reason"]:
                 table.add_row("", c["reason"], style="dim")
         console.print(table)
     size = result["size"]
     console.print(
-        f"{_coloured(result['verdict'])}  {result['model']} {result['method']}: {size_of(size['bytes'])} "
-        f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
+        coloured(result["verdict"])
+        + f"  {result['model']} {result['method']}: {size_of(size['bytes'])} "
+        + f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
     )
     if counted := (result["quantize"] or {}).get("experts"):
         console.print(counted["said"], style="yellow" if counted["starved"] else "dim")
@@ -83,11 +84,11 @@ def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
     """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
     ranking(columns)
     for names in summary["same"]:
-        console.print(f"the same checkpoint, by equal plans: {', '.join(names)}", markup=False)
+        console.print(f"the same checkpoint, by equal plans: {', '.join(names)}")
     console.print(
         f"time: {summary['seconds']:.0f} s; the rows one by one, sharing only the model: {summary['alone']:.0f} s"
     )
-    console.print(str(folder), style="bold", markup=False)
+    console.print(str(folder), style="bold")
 
 
 def sensitivity(measured: dict[str, Any], losses: list[Loss]) -> None:
@@ -129,12 +130,13 @@ def ranking(columns: tables.Table) -> None:
 
 def _cell(key: str, value: str | float | None) -> str | Text:
     if key == "verdict":
-        return _coloured(str(value))
-    return Text(value) if isinstance(value, str) else _number(value)
+        return coloured(str(value))
+    return value if isinstance(value, str) else _number(value)
 
 
-def _coloured(verdict: str) -> str:
-    return f"[bold {COLOURS.get(verdict, 'yellow')}]{verdict}[/]"
+def coloured(verdict: str) -> Text:
+    """A verdict in its colour."""
+    return Text.assemble((verdict, f"bold {COLOURS.get(verdict, 'yellow')}"))
 
 
 def _number(value: float | None) -> str:
@@ -150,7 +152,7 @@ def verified(artifact: str, result: Verified) -> None:
     if result.faults:
         raise ValueError(f"verify={artifact}: changed since it was made:\n  " + "\n  ".join(result.faults))
     for checked in result.checked:
-        console.print(f"[green]✓[/] {checked}", soft_wrap=True)
+        console.print(Text.assemble(("✓", "green"), f" {checked}"))
     for difference in result.differs:
-        console.print(f"[yellow]~[/] {difference}", soft_wrap=True)
-    console.print(f"[green]✓[/] {artifact}: unchanged since it was made")
+        console.print(Text.assemble(("~", "yellow"), f" {difference}"))
+    console.print(Text.assemble(("✓", "green"), f" {artifact}: unchanged since it was made"))

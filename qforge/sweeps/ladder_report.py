@@ -11,7 +11,7 @@ from rich.table import Table
 
 from qforge.console import console
 from qforge.json_files import write_json
-from qforge.report.terminal import COLOURS
+from qforge.report.terminal import coloured
 from qforge.sweeps.ladder import Climb, Step
 from qforge.sweeps.stopping import missed, numbers, quality_of
 
@@ -61,12 +61,12 @@ def show(climbs: Sequence[Climb]) -> None:
     """One table per climb, and how it ended."""
     for climb in climbs:
         if climb.start and len(climbs) > 1:
-            console.print(" ".join(climb.start), style="bold", markup=False)
+            console.print(" ".join(climb.start), style="bold")
         console.print(_table(climb))
         for step in climb.steps:
             if why := reason(step):
-                console.print(f"{step.rung}: {why}", style="dim", markup=False)
-        console.print(_ending(climb), markup=False)
+                console.print(f"{step.rung}: {why}", style="dim")
+        console.print(_ending(climb))
 
 
 def _table(climb: Climb) -> Table:
@@ -78,7 +78,7 @@ def _table(climb: Climb) -> Table:
         verdict = "skipped" if step.skipped else step.row["verdict"]
         quality = quality_of(step.row) if step.row.get("criteria") else ""
         cells = [_cell(key, gain["measured"], gain["bought"]) for key in SHOWN]
-        table.add_row(step.rung, where, f"[bold {COLOURS.get(verdict, 'yellow')}]{verdict}[/]", quality, *cells)
+        table.add_row(step.rung, where, coloured(verdict), quality, *cells)
     return table
 
 

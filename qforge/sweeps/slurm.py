@@ -131,7 +131,7 @@ def queued(array: str) -> set[str]:
     while (listing := subprocess.run(command, capture_output=True, text=True)).returncode:
         if "Invalid job id" in listing.stderr:  # forgotten, so they have ended
             return set()
-        console.print(f"SLURM does not answer, waiting: {listing.stderr.strip()}", style="yellow", markup=False)
+        console.print(f"SLURM does not answer, waiting: {listing.stderr.strip()}", style="yellow")
         time.sleep(LOOK)
     return set(listing.stdout.split())
 
@@ -145,7 +145,7 @@ def settle(task: Task, job: Ran[Any]) -> None:
         row = unfinished.row(task.folder, verdict, f"job {job.job_id}: {why}  (logs: {job.paths.folder})")
         write_json(file, row)
     how = read_json(file)["verdict"] if file.exists() else "done"  # of a plan there is no row
-    console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim", markup=False)
+    console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim")
 
 
 def _begun(task: Task) -> None:
