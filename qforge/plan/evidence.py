@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from typing import Any
 import yaml
 
 from qforge.config.job import ROOT, Hardware
+from qforge.console import console
 from qforge.json_files import read_json
+from qforge.models.formats import FORMATS
 
 RESULTS = ROOT / "results"
 RANGE = "tokens_per_second_range"
@@ -51,8 +54,8 @@ class Measurement:
 
 
 def judged(folder: Path = RESULTS) -> list[Measurement]:
-    """Every judged row in `folder`."""
-    measurements = [_measurement(file) for file in sorted(folder.glob("*.json"))]
+    """Every judged row in `folder`. A file that is no row is skipped with a warning: a plan does not depend on it."""
+    measurements = [_readable(file) for file in sorted(folder.glob("*.json"))]
     return [m for m in measurements if m is not None]
 
 
@@ -88,10 +91,24 @@ def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool 
     return [m for m in of_model if m.hw == hw]
 
 
+@functools.cache  # asked several times in a run: one warning, one reading
+def _readable(file: Path) -> Measurement | None:
+    """The measurement in `file`; none where nothing in it was judged, or where it is malformed."""
+    try:
+        return _measurement(file)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        why = str(error) if isinstance(error, ValueError) else f"{file}: {type(error).__name__} {error}"
+        console.print(f"results: not used as evidence, it is no row of qforge: {why}", style="yellow", markup=False)
+        return None
+
+
 def _measurement(file: Path) -> Measurement | None:
+    """Raises ValueError, KeyError, TypeError, AttributeError or ZeroDivisionError for what is no row."""
     row = read_json(file)
     if not row.get("baseline"):
         return None
+    if row["layout"] not in FORMATS:
+        raise ValueError(f"{file}: layout={row['layout']}: unknown")
     own, bf16 = row["measured"], row["baseline"]
     streams = own["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
     texts = own["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()

@@ -1,0 +1,35 @@
+"""Committed rows as evidence for plans."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.command import ROOT
+
+from qforge.plan import evidence
+
+GOOD = ROOT / "results" / "qwen2_5_coder_1_5b-gptq-h200.json"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", '{"baseline": 1}', '{"baseline": {"bench": {}}, "measured": []}',
+        pytest.param(json.dumps({**json.loads(GOOD.read_text()), "conditions": None}), id="without conditions"),
+        pytest.param(json.dumps({**json.loads(GOOD.read_text()), "layout": "int5"}), id="unknown layout"),
+        pytest.param(json.dumps({**json.loads(GOOD.read_text()), "baseline": {"bench": {}, "evaluate": []}}), id="a list"),
+    ],
+)  # fmt: skip
+def test_a_malformed_row_is_skipped_and_named_once(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(GOOD, tmp_path / "good.json")
+    (tmp_path / "bad.json").write_text(text)
+    assert [m.file for m in evidence.judged(tmp_path)] == ["good.json"]
+    assert [m.file for m in evidence.judged(tmp_path)] == ["good.json"]
+    said = capsys.readouterr().out
+    assert said.count("not used as evidence, it is no row of qforge") == 1
+    assert "bad.json" in said
