@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from qforge.machine.identity import deciding
+
 
 def refuse_different(measured: dict[str, Any], baseline: dict[str, Any]) -> None:
     """Raises ValueError that names every condition in which the two differ: such a comparison is not adjusted."""
@@ -31,13 +33,20 @@ def _conditions(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for stage, of in (("serve", _serve), ("evaluate", _evaluate), ("bench", _bench)):
         result = results[stage]
         if "not_measured" not in result:
-            machine = {f"machine.{name}": value for name, value in result["made"]["machine"].items()}
+            machine = {f"machine.{name}": value for name, value in deciding(result["made"]["machine"]).items()}
             conditions[stage] = {**machine, **of(result)}
     return conditions
 
 
+def software(results: dict[str, Any]) -> dict[str, Any]:
+    """The versions of what served and scored, as the results themselves say; nothing of what was not measured."""
+    serve, evaluate = (results.get(stage) or {} for stage in ("serve", "evaluate"))
+    served = {"the version of vLLM": serve["version"]} if "version" in serve else {}
+    return served | {f"the version of {name}": version for name, version in evaluate.get("versions", {}).items()}
+
+
 def _serve(result: dict[str, Any]) -> dict[str, Any]:
-    return {"the version of vLLM": result["version"], "the KV cache's dtype": result.get("kv_cache_dtype")}
+    return {**software({"serve": result}), "the KV cache's dtype": result.get("kv_cache_dtype")}
 
 
 def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +59,7 @@ def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
         **{f"the prompts of {name}": task["prompt_hashes"] for name, task in result["tasks"].items()},
         **{f"the long text {name}": text["windows_sha256"] for name, text in long.get("perplexity", {}).items()},
         "the needles' prompts": (long.get("needles") or {}).get("prompts_sha256"),
-        **{f"the version of {name}": version for name, version in result["versions"].items()},
+        **software({"evaluate": result}),
     }
 
 

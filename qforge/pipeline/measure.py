@@ -20,14 +20,13 @@ from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.evaluation import contamination, divergence, tasks
 from qforge.json_files import read_json, write_json
-from qforge.machine import usage
+from qforge.machine import identity, usage
 from qforge.pipeline import calibrate
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
 from qforge.plan.plan import Plan
 from qforge.report import terminal
 from qforge.runtimes import probe, vllm
-from qforge.store import provenance
 from qforge.store.locks import locked
 from qforge.store.results import code, key_of, result
 
@@ -127,7 +126,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     env = interpreters.runtime_identity(job)
     served = {
         "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
-        "machine": provenance.hardware(), "emulated": plan.emulated,
+        "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
         "code": code("qforge.runtimes.vllm", "qforge.runtimes.vllm_server", "qforge.runtimes.fp4_emulation"),
     }  # fmt: skip
     files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from qforge.config.job import Engine, Job, Vendor
 from qforge.envs import interpreters
+from qforge.machine import identity
 from qforge.pipeline import artifact, fetch
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
 from qforge.plan.plan import Plan
 from qforge.runtimes import vllm
-from qforge.store import provenance
 
 DEVICE_FILES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
@@ -73,7 +73,7 @@ def for_serving(job: Job) -> None:
 def for_quantizing(job: Job) -> None:
     """As many GPUs as calib.devices says."""
     processes = artifact.quantizing_processes(job)
-    if processes > 1 and processes > (gpus := len(provenance.hardware()["gpus"])):
+    if processes > 1 and processes > (gpus := len(identity.machine()["gpus"])):
         raise ValueError(
             f"calib.devices={processes}: this machine has {gpus} NVIDIA GPUs; use calib.devices={max(gpus, 1)}"
         )

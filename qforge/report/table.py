@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qforge.judge.conditions import software
+from qforge.machine.identity import deciding
 from qforge.report import pareto
 from qforge.report.reasons import why
 from qforge.store.timing import alone
@@ -79,13 +81,9 @@ def _throughput(row: Row) -> float | None:
 
 
 def conditions_of(row: Row) -> str:
-    """A short name of what two rows must share to be compared: model, machine, runtime, lengths; not the method.
-
-    Not the machine's memory either: a small virtual machine's grows while it is used.
-    """
+    """A short name of what two rows must share to be compared: model, machine, runtime, versions, lengths; not the method."""
     conditions = {k: v for k, v in row.get("conditions", {}).items() if k != "calibrated_on"}
-    machine = {k: v for k, v in (row.get("machine") or {}).items() if k != "memory_gib"}
-    shared = [row["model"], conditions, machine]
+    shared = [row["model"], conditions, deciding(row.get("machine") or {}), software(row.get("measured") or {})]
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
 
 

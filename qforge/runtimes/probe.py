@@ -12,7 +12,7 @@ from qforge.config.job import Engine, Job, Vendor
 from qforge.envs import interpreters, process
 from qforge.envs.process import Environment
 from qforge.json_files import write_json
-from qforge.store import provenance
+from qforge.machine import identity
 from qforge.store.results import Store, result
 
 INVENTORY = Path(__file__).with_name("inventory.py")
@@ -22,9 +22,8 @@ SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a b
 def probe(job: Job, store: Store) -> dict[str, Any]:
     """What `look` finds in the runtime's interpreter; asked once per environment and machine, then known."""
     key = {
-        "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "machine": provenance.hardware(),
-        "environ": job.runtime.environ,
-        "code": INVENTORY.read_text(),
+        "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "environ": job.runtime.environ,
+        "machine": identity.deciding(identity.machine()), "code": INVENTORY.read_text(),
     }  # fmt: skip
 
     if stored := store.find("probe", key):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from qforge import __version__, json_files
 from qforge.config.job import ROOT
+from qforge.machine import identity
 
 HASHES = "qforge/hashes.json"
 
@@ -23,28 +20,7 @@ HASHES = "qforge/hashes.json"
 def now() -> dict[str, Any]:
     """Date, machine and qforge: what a result is stamped with when it is made."""
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    return {"date": today, "machine": machine(), "qforge": commit()}
-
-
-def machine() -> dict[str, Any]:
-    """The machine under this process, as the system names it."""
-    return {**hardware(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)}
-
-
-def hardware() -> dict[str, Any]:
-    """What decides results of this machine. Not its memory: a small virtual machine's grows while it is used."""
-    with open("/proc/cpuinfo") as lines:
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cpu": model, "cores": psutil.cpu_count(), "gpus": _gpus(), "system": platform.platform()}
-
-
-@cache  # a run asks several times, and they do not change
-def _gpus() -> list[str]:
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    listing = subprocess.run(query, capture_output=True, text=True)
-    return listing.stdout.strip().splitlines() if listing.returncode == 0 else []
+    return {"date": today, "machine": identity.machine(), "qforge": commit()}
 
 
 def commit() -> dict[str, Any]:

@@ -82,12 +82,6 @@ def test_every_stage_runs_in_the_given_interpreter_and_nothing_is_made(cli: Cli,
     assert "Random weights: speed and memory only." in (done.folder / "report.html").read_text()
 
 
-def test_memory_that_grows_is_no_other_machine() -> None:
-    """A virtual machine that is given memory as it uses it measured bf16 once per method."""
-    assert "memory_gib" in provenance.machine()
-    assert "memory_gib" not in provenance.hardware()
-
-
 def test_a_machine_without_git_says_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.commit()["commit"] is None
