@@ -43,7 +43,7 @@ def test_weights_decide_from_which_text_the_sequences_come() -> None:
     drawn = _draw(pools, Calibration("x", texts, 40, 1, seed=1))
     assert sum(s[0] >= 0 for s in drawn) == 30
     assert len(set(drawn)) == 40
-    with pytest.raises(Refused, match=r"120 were asked for by calib.texts.a.weight, the texts give 100; add a text"):
+    with pytest.raises(Refused, match=r"120 were requested by calib.texts.a.weight, the texts give 100; add a text"):
         _draw(pools, Calibration("x", texts, 160, 1))
 
 

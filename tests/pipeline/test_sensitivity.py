@@ -195,7 +195,7 @@ WAITING = "exempt=from_sensitivity"
     [
         ([WAITING, "sensitivity.budget_gib=null"], "exempt.sensitive: say how much the exemptions may add"),
         ([WAITING, "sensitivity.budget_gib=0"], "sensitivity.budget_gib=0.0: use a size above 0, in GiB"),
-        ([WAITING, "method=bf16"], "exempt.sensitive method=bf16: nothing is quantized, so there is nothing to measure"),
+        ([WAITING, "method=bf16"], "exempt.sensitive method=bf16: quantizes nothing; use a method that does"),
         (["stages=[sensitivity]", "method=auto"], r"stages=\[sensitivity\] method=auto: nothing is quantized"),
         (["stages=[sensitivity]", "model=qwen3_8b_random"], "model=qwen3_8b_random: random weights have no quality"),
         (["stages=[sensitivity]", "sensitivity.text=poems"], "sensitivity.text=poems: choose from eval.texts: wikitext, py"),
