@@ -9,7 +9,7 @@ from typing import Any
 
 from qforge.inspect.inspect import inspect
 from qforge.json_files import read_json
-from qforge.models import formats
+from qforge.models import quantization_config
 from qforge.models.checkpoint import headers
 from qforge.plan.plan import Plan
 
@@ -38,7 +38,7 @@ def plan_faults(planned: Plan, artifact: Path) -> Iterator[str]:
     for name in PLANNED:
         if then[name] != now[name]:
             yield f"plan.{name}: {_short(then[name])} when it was made, {_short(now[name])} today"
-    layout = formats.detect(read_json(artifact / "config.json"))
+    layout = quantization_config.detect(read_json(artifact / "config.json"))
     if layout != then["layout"]:
         yield f"config.json says {layout}, the plan says {then['layout']}"
 

@@ -24,7 +24,8 @@ def left_plain(
 
     `packed`: those whose tensors are packed, which decides where a format has no list or the list is empty.
 
-    Raises ValueError where only a part of what vLLM computes as one matrix is listed, which vLLM refuses.
+    Raises ValueError for a list that cannot be read, and where only a part of what vLLM computes as one matrix is listed,
+    which vLLM refuses.
     """
     method = str(quantization.get("quant_method"))
     tensors = [m.name for m in modules if m.linear and m.name not in packed]
@@ -50,8 +51,11 @@ def _entries(
     """The list, with vLLM's names: patterns that begin with re: stay as they are (compressed_tensors.py:142)."""
     keys = ("ignore", "modules_to_not_convert", "llm_int8_skip_modules")
     listed: Sequence[Any] = next((quantization[key] for key in keys if quantization.get(key)), [])
+    rules = quantization.get("dynamic") or {}  # GPTQ's
+    if not isinstance(listed, list) or not isinstance(rules, dict):
+        raise ValueError(f"is {listed or rules!r:.60}, no list of names")
     if method == "gptq":  # no list: the tensors (auto_gptq.py:273), and rules that begin with -:
-        listed = [*tensors, *(f"re:{rule[2:]}" for rule in quantization.get("dynamic") or {} if rule.startswith("-:"))]
+        listed = [*tensors, *(f"re:{rule[2:]}" for rule in rules if rule.startswith("-:"))]
     elif method == "awq" and not listed:  # auto_awq.py:370
         listed = tensors
     entries = []
@@ -60,10 +64,18 @@ def _entries(
         if method == "modelopt" and len(stem) >= 2 and stem[-1] == "*" and stem[-2] != ".":
             entries += [name(stem[:-1])[0], f"{name(stem[:-1])[0]}.*"]  # modelopt.py:264, apply_vllm_mapper
         elif stem.startswith("re:"):
-            entries.append(stem)
+            entries.append(_expression(stem, stem[3:]))
         else:
             entries.append(name(stem)[0])
     return [entry for entry in entries if entry is not None]
+
+
+def _expression(entry: str, pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"has {entry}, which is no regular expression ({error})") from None
+    return entry
 
 
 def modelopt(matrix: str, shards: Sequence[str], entries: Sequence[str]) -> bool:
@@ -116,7 +128,7 @@ def prefix_or_suffix(matrix: str, shards: Sequence[str], entries: Sequence[str])
     """BitsAndBytes, which transformers reads: an entry that a name begins or ends with (quantizers_utils.py:26)."""
 
     def listed(name: str) -> bool:
-        return any(re.match(entry, name) is not None or name.endswith(entry) for entry in entries)
+        return any(re.match(_expression(entry, entry), name) is not None or name.endswith(entry) for entry in entries)
 
     return _all_or_none(matrix, [listed(name) for name in shards or [matrix]])
 

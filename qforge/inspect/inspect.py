@@ -15,7 +15,7 @@ from typing import Any
 
 from qforge import json_files
 from qforge.inspect import ignore_list, scales
-from qforge.models import checkpoint
+from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored
 from qforge.models.formats import FORMATS
 from qforge.models.modules import Module
@@ -198,13 +198,15 @@ def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
 
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     """The quantization config must be the one vLLM reads, and its ignore list must say what the tensors say."""
-    quantization = config.get("quantization_config", {})
+    quantization = quantization_config.announced(config)
     method = FORMATS[plan.layout].quant_method
     if quantization.get("quant_method") != method:
         report.faults.append(
             f"config.json: quant_method is {quantization.get('quant_method')!r}, {method!r} was planned: vLLM would load "
             "it as something else"
         )
+        return
+    if method is None:
         return
     linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
     try:

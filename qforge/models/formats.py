@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 from qforge.models.checkpoint import Tensor
 
@@ -135,42 +134,3 @@ FORMATS = {
     "fp8": Format("fp8", 8, _fp8, (), CT, 448, unpacks=False),
     "fp8_block": Format("fp8", 8, _fp8_block, (), CT, 448, unpacks=False),
 }
-
-
-def detect(config: dict[str, Any]) -> str | None:
-    """The layout that a checkpoint's config.json announces; none where it announces no quantization that is known."""
-    quantization = config.get("quantization_config", {})
-    if quantization.get("quant_method") == "modelopt":
-        return "nvfp4_modelopt" if "NVFP4" in str(quantization.get("quant_algo")) else None
-    if quantization.get("quant_method") == "gptq" and quantization.get("bits") == 4:
-        return "gptq" if quantization["sym"] else "gptq_asym"
-    if quantization.get("quant_method") == "awq" and quantization.get("bits") == 4:
-        gemm = str(quantization.get("version")).lower() == "gemm"
-        return "awq" if quantization.get("zero_point") and gemm else None
-    if quantization.get("quant_method") == "bitsandbytes":
-        four = quantization.get("load_in_4bit") and quantization.get("bnb_4bit_quant_type") == "nf4"
-        return "nf4" if four and not quantization.get("bnb_4bit_use_double_quant") else None
-    if quantization.get("quant_method") != CT:
-        return None
-    group = next(iter(quantization["config_groups"].values()))
-    weights = group["weights"]
-    return {
-        "pack-quantized": "int4" if weights["symmetric"] else "int4_asym",
-        "nvfp4-pack-quantized": "nvfp4_w4a4" if group.get("input_activations") else "nvfp4",
-        "mxfp4-pack-quantized": "mxfp4",
-        "int-quantized": "int8",
-        "float-quantized": "fp8_block" if weights["strategy"] == "block" else "fp8",
-    }.get(quantization["format"])
-
-
-def group_size(config: dict[str, Any], layout: str) -> int | None:
-    """The group size that a checkpoint of this layout announces; -1 for one scale per channel, none without groups."""
-    if not FORMATS[layout].group_sizes:
-        return None
-    quantization = config["quantization_config"]
-    if FORMATS[layout].quant_method in ("gptq", "awq"):
-        return int(quantization["group_size"])
-    if layout == "nf4":  # its config does not say, and transformers makes no other
-        return 64
-    weights = next(iter(quantization["config_groups"].values()))["weights"]
-    return int(weights.get("group_size") or -1)

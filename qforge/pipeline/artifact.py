@@ -15,7 +15,7 @@ from qforge.envs.process import StageError
 from qforge.envs.request import without_secrets
 from qforge.inspect.inspect import inspect as inspect_checkpoint
 from qforge.json_files import read_json, write_json
-from qforge.models import formats
+from qforge.models import quantization_config
 from qforge.pipeline import calibrate
 from qforge.pipeline.run import Run
 from qforge.plan import experts
@@ -44,7 +44,10 @@ def given(run: Run) -> Path:
     folder = Path(os.path.expanduser(str(job.artifact))).absolute()
     if not (folder / "config.json").is_file():
         raise ValueError(f"artifact={job.artifact}: no checkpoint there (config.json is missing)")
-    layout = formats.detect(read_json(folder / "config.json"))
+    try:
+        layout = quantization_config.detect(read_json(folder / "config.json"))
+    except ValueError as fault:
+        raise ValueError(f"artifact={job.artifact}: {fault}") from None
     if layout not in (None, job.method.format) and not job.serve.keep:
         raise ValueError(
             f"artifact={job.artifact}: its config.json says {layout}, method={job.method.name} makes "

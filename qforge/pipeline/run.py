@@ -42,7 +42,7 @@ class Run:
     def fingerprint(self, folder: Path) -> dict[str, Any]:
         """What a checkpoint is, without reading all of it: small files whole, weights by header, size and time."""
         checkpoint.headers(folder)  # refuses a damaged one here, with its own message
-        weights = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.glob("*.safetensors"))}
+        weights = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in checkpoint.weight_files(folder)}
         return {"files": checkpoint.small_files(folder), "weights": weights}
 
     def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:

@@ -10,7 +10,7 @@ from qforge.console import console, progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.json_files import read_json
-from qforge.models import formats
+from qforge.models import formats, quantization_config
 from qforge.models.checkpoint import headers
 from qforge.pipeline import artifact as artifact_step
 from qforge.pipeline import preflight
@@ -34,8 +34,8 @@ def print_address(server: Server) -> None:
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
     job, config = run.job, read_json(artifact / "config.json")
-    layout = formats.detect(config) or "bf16"
-    group, scheme = formats.group_size(config, layout), formats.FORMATS[layout].scheme
+    layout = quantization_config.detect(config) or "bf16"
+    group, scheme = quantization_config.group_size(config, layout), formats.FORMATS[layout].scheme
     moe = any(".experts." in name for name in headers(artifact))
     how = support_matrix.serving(scheme, layout, group, job.hw, job.runtime, moe)
     if group is not None and group not in formats.FORMATS[layout].group_sizes:
@@ -62,7 +62,7 @@ def check_runtime(run: Run, unpacked: bool = False) -> str:
     run.write("probe.json", inventory)
     if job.artifact:
         config = read_json(artifact_step.given(run) / "config.json")
-        probe.check(job, inventory, config.get("quantization_config", {}).get("quant_method"))
+        probe.check(job, inventory, quantization_config.announced(config).get("quant_method"))
     else:
         probe.check(job, inventory, None if unpacked else formats.FORMATS[job.method.format].quant_method)
     console.print(f"  runtime    {job.runtime.name}: {probe.summary(inventory)}", style="dim")

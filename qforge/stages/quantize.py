@@ -16,7 +16,7 @@ from typing import Any
 from qforge.config.job import ROOT
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
-from qforge.models.checkpoint import PICKLED
+from qforge.models import checkpoint
 from qforge.runtimes import inventory
 
 
@@ -67,10 +67,8 @@ def copy_companions(source: Path, artifact: Path) -> None:
 
     Libraries save them again in their own version's spelling, which other versions may not read.
     """
-    for file in sorted(source.iterdir()):
-        weights = file.suffix in (".safetensors", *PICKLED) or file.name.endswith(".index.json")
-        if file.is_file() and not weights and file.name not in ("config.json", "README.md"):
-            shutil.copyfile(file, artifact / file.name)
+    for file in checkpoint.companions(source):
+        shutil.copyfile(file, artifact / file.name)
     for file in artifact.rglob("*"):
         # safetensors writes 0600; and the weights are shared with every run that reuses them
         os.chmod(file, 0o755 if file.is_dir() else 0o444 if file.suffix == ".safetensors" else 0o644)

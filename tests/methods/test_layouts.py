@@ -12,7 +12,7 @@ from support.jobs import job
 from qforge.envs import managed
 from qforge.inspect.inspect import inspect
 from qforge.json_files import read_json
-from qforge.models import formats
+from qforge.models import quantization_config
 from qforge.models.checkpoint import headers, write_config
 from qforge.plan import plan
 
@@ -39,8 +39,8 @@ def as_planned(source: Path, artifact: Path, method: str, *overrides: str) -> No
     assert found.bytes == planned.bytes
     assert found.checked["matrices whose scales were checked"] == len(planned.quantized) == 7  # the block in the middle
     config = read_json(artifact / "config.json")
-    assert formats.detect(config) == wanted.method.format
-    assert formats.group_size(config, wanted.method.format) == planned.group_size
+    assert quantization_config.detect(config) == wanted.method.format
+    assert quantization_config.group_size(config, wanted.method.format) == planned.group_size
 
 
 @pytest.mark.parametrize("method", [*BY_LLM_COMPRESSOR, *BY_MODELOPT])

@@ -1,0 +1,99 @@
+"""What a checkpoint's config.json announces of its quantization: which layout of formats.py, at which group size.
+
+Other people's files: every function here takes whatever JSON there is, and answers, or says by ValueError what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qforge.models.formats import BLOCK, CT, FORMATS
+
+WHERE = "config.json: quantization_config"
+
+
+def detect(config: dict[str, Any]) -> str | None:
+    """The layout that this config.json announces; none where it announces no quantization, or one of no layout here.
+
+    Raises ValueError where it says something that no loader could read.
+    """
+    quantization = announced(config)
+    method = quantization.get("quant_method")
+    if method == "modelopt":
+        return "nvfp4_modelopt" if "NVFP4" in str(quantization.get("quant_algo")) else None
+    if method == "gptq" and _number(quantization, "bits") == 4:
+        return "gptq" if quantization.get("sym", True) else "gptq_asym"
+    if method == "awq" and _number(quantization, "bits") == 4:
+        gemm = str(quantization.get("version")).lower() == "gemm"
+        return "awq" if quantization.get("zero_point") and gemm else None
+    if method == "bitsandbytes":
+        four = quantization.get("load_in_4bit") and quantization.get("bnb_4bit_quant_type") == "nf4"
+        return "nf4" if four and not quantization.get("bnb_4bit_use_double_quant") else None
+    if method != CT:
+        return None
+    layouts = {_compressed(quantization.get("format"), group) for group in _groups(quantization)}
+    return layouts.pop() if len(layouts) == 1 else None
+
+
+def group_size(config: dict[str, Any], layout: str) -> int | None:
+    """The group size that a checkpoint of this layout announces; -1 for one scale per channel, none without groups."""
+    if not FORMATS[layout].group_sizes:
+        return None
+    quantization = announced(config)
+    if FORMATS[layout].quant_method in ("gptq", "awq"):
+        return _number(quantization, "group_size") or -1
+    if layout == "nf4":  # its config does not say, and transformers makes no other
+        return 64
+    groups = _groups(quantization)
+    return _number(_weights(groups[0]), "group_size") or -1
+
+
+def announced(config: dict[str, Any]) -> dict[str, Any]:
+    """The quantization_config; empty where there is none."""
+    return _object(config, "quantization_config", "config.json")
+
+
+def _compressed(form: Any, group: dict[str, Any]) -> str | None:
+    """compressed-tensors: by format and the weights' arguments, with their defaults (its QuantizationArgs)."""
+    weights = _weights(group)
+    bits, kind = _number(weights, "num_bits", 8), weights.get("type", "int")
+    symmetric, size = weights.get("symmetric", True), _number(weights, "group_size")
+    strategy = weights.get("strategy") or ("tensor" if size is None else "channel" if size == -1 else "group")
+    activations = _object(group, "input_activations", WHERE)
+    if form == "pack-quantized" and (bits, kind) == (4, "int") and strategy in ("group", "channel") and not activations:
+        return "int4" if symmetric else "int4_asym"
+    if form == "nvfp4-pack-quantized" and (bits, kind, size) == (4, "float", 16):
+        return "nvfp4_w4a4" if activations else "nvfp4"
+    if form == "mxfp4-pack-quantized" and (bits, kind, size) == (4, "float", 32):
+        return "mxfp4"
+    if form == "int-quantized" and (bits, kind, strategy) == (8, "int", "channel") and symmetric:
+        return "int8"
+    if form == "float-quantized" and (bits, kind) == (8, "float"):
+        squares = weights.get("block_structure") == [BLOCK, BLOCK]
+        return "fp8" if strategy == "channel" else "fp8_block" if strategy == "block" and squares else None
+    return None
+
+
+def _groups(quantization: dict[str, Any]) -> list[dict[str, Any]]:
+    groups = _object(quantization, "config_groups", WHERE)
+    if not groups:
+        raise ValueError(f"{WHERE}.config_groups is missing or empty: nothing says how the weights are packed")
+    return [_object(groups, name, f"{WHERE}.config_groups") for name in groups]
+
+
+def _weights(group: dict[str, Any]) -> dict[str, Any]:
+    return _object(group, "weights", f"{WHERE}.config_groups")
+
+
+def _object(container: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = container.get(key) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}.{key} is {value!r:.60}, a JSON object was expected")
+    return value
+
+
+def _number(container: dict[str, Any], key: str, default: int | None = None) -> int | None:
+    value = container.get(key)
+    if value is not None and type(value) is not int:
+        raise ValueError(f"{WHERE}: {key} is {value!r:.60}, a number was expected")
+    return default if value is None else value
