@@ -29,10 +29,6 @@ def refused(done: Finished, *words: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["method=gptqq"], ["Could not find 'method/gptqq'", "Available options", "nvfp4"]),
-        (["modle=x"], ["Key 'modle' not in 'Job'"]),
-        (["eval.contxt=1"], ["full_key: eval.contxt"]),
-        (["eval.context=many"], ["eval.context", "could not be converted to Integer"]),
         (["group_size=128"], ["group_size=128", "576 inputs, which 128 does not divide", "use group_size=32 or 64"]),
         (["group_size=16"], ["group_size=16", "int4 exists at group -1 or 32 or 64 or 128 only"]),
         (["method=nvfp4", "group_size=64"], ["group_size=64 method=nvfp4", "NVFP4 exists at group 16 only"]),
@@ -53,6 +49,21 @@ def refused(done: Finished, *words: str) -> None:
     ],
 )  # fmt: skip
 def test_refusals(cli: Cli, model: Path, overrides: list[str], words: list[str]) -> None:
+    refused(cli.inside(*overrides), *words)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=gptqq"], ["Could not find 'method/gptqq'", "Available options", "nvfp4"]),
+        (["modle=x"], ["Key 'modle' not in 'Job'"]),
+        (["eval.contxt=1"], ["full_key: eval.contxt"]),
+        (["eval.context=many"], ["eval.context", "could not be converted to Integer"]),
+        (["group_size=128"], ["group_size=128", "576 inputs, which 128 does not divide", "use group_size=32 or 64"]),
+    ],
+)
+def test_refusals_of_the_command_itself(cli: Cli, model: Path, overrides: list[str], words: list[str]) -> None:
+    """What Hydra refuses, and the exit code of what qforge does."""
     refused(cli(*overrides), *words)
 
 
@@ -63,17 +74,17 @@ def test_debug_shows_the_traceback(cli: Cli) -> None:
 
 
 def test_a_quantized_model_is_no_source(cli: Cli, rtn: Finished) -> None:
-    done = cli("model=local", "model.name=x", f"model.path={rtn.folder / 'artifact'}")
+    done = cli.inside("model=local", "model.name=x", f"model.path={rtn.folder / 'artifact'}")
     refused(done, "this checkpoint is quantized already", "artifact=PATH")
 
 
 def test_an_artifact_of_another_method_is_refused(cli: Cli, rtn: Finished) -> None:
-    done = cli("method=nvfp4", f"artifact={rtn.folder / 'artifact'}")
+    done = cli.inside("method=nvfp4", f"artifact={rtn.folder / 'artifact'}")
     refused(done, "its config.json says int4, method=nvfp4 makes nvfp4_modelopt")
 
 
 def test_nvfp4_is_not_served_to_users_on_a_cpu(cli: Cli, nvfp4: Finished) -> None:
-    done = cli("stages=[serve]", "serve.keep=true", f"artifact={nvfp4.folder / 'artifact'}")
+    done = cli.inside("stages=[serve]", "serve.keep=true", f"artifact={nvfp4.folder / 'artifact'}")
     refused(done, "serve.keep hw=cpu", "vLLM has no NVFP4 kernel for CPUs", "method=gptq")
 
 
@@ -82,7 +93,7 @@ def test_a_taken_port_is_refused(cli: Cli, rtn: Finished) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = cli("stages=[serve]", "serve.keep=true", f"artifact={rtn.folder / 'artifact'}", f"serve.port={port}")
+        done = cli.inside("stages=[serve]", "serve.keep=true", f"artifact={rtn.folder / 'artifact'}", f"serve.port={port}")
     refused(done, f"serve.port={port}: Address already in use; choose another")
 
 
@@ -93,7 +104,7 @@ def broken_copy(model: Path, folder: Path) -> Path:
 
 def test_damaged_models(cli: Cli, model: Path, tmp_path: Path) -> None:
     def given(folder: Path, *words: str) -> None:
-        refused(cli("plan_only=true", "model=local", "model.name=x", f"model.path={folder}"), *words)
+        refused(cli.inside("plan_only=true", "model=local", "model.name=x", f"model.path={folder}"), *words)
 
     truncated = broken_copy(model, tmp_path / "truncated")
     weights = truncated / "model.safetensors"

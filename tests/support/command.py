@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from qforge import cli
+from qforge.config import compose
 from qforge.json_files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,3 +61,20 @@ class Cli:
         done = self(*overrides, environ=environ)
         assert done.code == 0, done.output
         return done
+
+    def inside(self, *overrides: str) -> Finished:
+        """The same in this process, which saves two seconds: for what needs no library and no signal."""
+        (_, _, *arguments), folder = self.command(*overrides)
+        text = StringIO()
+        with (
+            initialize_config_dir(str(compose.CONF), version_base="1.3"),
+            redirect_stdout(text),
+            redirect_stderr(text),
+        ):
+            config = hydra.compose("config", cli.expand(arguments), return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            with open_dict(config):
+                del config["hydra"]
+            command = cli.Command(lambda: compose.typed(config), compose.recompose, compose.listed_values())
+            code = cli.run(command, str(folder), debug=False)
+        return Finished(code, text.getvalue(), folder)
