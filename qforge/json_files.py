@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -28,8 +30,21 @@ NUMBERS = re.compile(r"(?<=\[)\n[-+.\deE,\s]+(?=\])")  # no string holds a line'
 
 def to_json(value: Any) -> str:
     """Readable JSON of dataclasses and plain data, a list of numbers on one line; NaN and infinity are errors."""
-    text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False) + "\n"
+    except ValueError as error:
+        place = next(_not_finite(json.loads(json.dumps(value, default=_plain)), ""), None)
+        raise ValueError(f"{place} is not a finite number" if place else str(error)) from None
     return NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """Where NaN and infinity are in plain data, as keys and indices with dots between."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place.removeprefix(".")
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _not_finite(part, f"{place}.{key}")
 
 
 def _plain(value: Any) -> Any:

@@ -15,11 +15,16 @@ from qforge.envs.lifetime import die_with, end_quietly
 from qforge.json_files import write_json
 
 REFUSED = 2  # exit code of a stage whose input is at fault; <out>/refused.txt says why
+FAILED = 3  # exit code of a stage that failed for a reason that it can tell; <out>/failed.txt does
 API_KEY = "QFORGE_API_KEY"  # how a stage gets the server's key: never through a file
 
 
 class Refused(ValueError):
     """A stage's input is at fault; the message is for the user. Any other exception is a failure, with its traceback."""
+
+
+class Failed(Exception):
+    """The work failed for a reason that is known; the message is for the user, and no traceback is needed."""
 
 
 @dataclass
@@ -55,5 +60,8 @@ def stage(work: Callable[[Request], dict[str, Any]]) -> None:
     except Refused as refusal:
         Path(request.out, "refused.txt").write_text(str(refusal))
         sys.exit(REFUSED)
+    except Failed as failure:
+        Path(request.out, "failed.txt").write_text(str(failure))
+        sys.exit(FAILED)
     finally:
         gc.freeze()  # nobody needs the libraries taken apart at the end

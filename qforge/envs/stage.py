@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qforge.envs.output import pieces, words
 from qforge.envs.process import Environment, StageError, end_group, process
-from qforge.envs.request import API_KEY, REFUSED, Request
+from qforge.envs.request import API_KEY, FAILED, REFUSED, Request
 
 
 def run_stage(
@@ -44,6 +44,8 @@ def run_stage(
         code = child.wait()
     if code == REFUSED and (out / "refused.txt").exists():
         raise ValueError((out / "refused.txt").read_text())
+    if code == FAILED and (out / "failed.txt").exists():
+        raise StageError(f"{name} failed: {(out / 'failed.txt').read_text()}  (log: {log})")
     if code:
         if any("No space left on device" in text for text in last):
             raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")

@@ -19,6 +19,7 @@ from typing import Any
 
 from qforge.config.evaluation import ANSWER, LongContext
 from qforge.config.job import repository_path
+from qforge.evaluation import garbage
 from qforge.evaluation.perplexity import summary, windows
 from qforge.evaluation.scorers import Scorer
 
@@ -40,16 +41,18 @@ def measure(settings: LongContext, scorer: Scorer, tokenizer: Any) -> dict[str, 
     texts = {name: repository_path(text.path).read_text() for name, text in settings.texts.items()}
     haystacks = {"noise": NOISE, **{name: sentences(text) for name, text in texts.items()}}
     return {
-        "perplexity": {name: _positions(settings, scorer, tokenizer, text) for name, text in texts.items()},
+        "perplexity": {name: _positions(settings, scorer, tokenizer, name, text) for name, text in texts.items()},
         "needles": _needles(settings, scorer, tokenizer, haystacks),
     }
 
 
-def _positions(settings: LongContext, scorer: Scorer, tokenizer: Any, text: str) -> dict[str, Any]:
+def _positions(settings: LongContext, scorer: Scorer, tokenizer: Any, name: str, text: str) -> dict[str, Any]:
     longest = min(max(settings.lengths), len(tokenizer(text)["input_ids"]))
     (window,) = windows(text, tokenizer, [longest], 1)
     scored = hashlib.sha256(repr(window).encode()).hexdigest()
-    return {"length": longest, **summary([scorer.score(window).losses]), "windows_sha256": scored}
+    losses = scorer.score(window).losses
+    garbage.refuse(f"the long text {name}", [window], [losses], scorer)
+    return {"length": longest, **summary([losses]), "windows_sha256": scored}
 
 
 def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: dict[str, list[str]]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def windows(text: str, tokenizer: Any, lengths: list[int], count: int) -> list[l
 
 
 def perplexity(losses: list[list[float]]) -> float:
-    """From -log p of every scored token, by window."""
+    """From -log p of every scored token, by window: finite ones, at most garbage.MOST on average."""
     return math.exp(sum(map(sum, losses)) / sum(map(len, losses)))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qforge.envs.lifetime import importing
-from qforge.envs.request import API_KEY, Refused, Request
+from qforge.envs.request import API_KEY, Failed, Refused, Request
+from qforge.evaluation import garbage
 from qforge.evaluation.perplexity import beginning
 from qforge.runtimes.vllm import MODEL
 
@@ -34,6 +36,9 @@ class Scorer(Protocol):
     def complete(self, prompt: list[int], tokens: int) -> str:
         """The greedy continuation, at most `tokens` long, without special tokens."""
 
+    def origin(self, window: list[int]) -> str:
+        """Where the garbage begins that the model says of this window, as far as that can be told."""
+
     def for_lm_eval(self) -> tuple[Any, Any]:
         """lm-eval's model and its arguments."""
 
@@ -54,6 +59,8 @@ class Server:
 
     def _ask(self, **body: Any) -> Any:
         reply = self.client.post("/v1/completions", json={"model": MODEL, "temperature": 0, **body})
+        if reply.status_code >= 400 and "not JSON compliant" in reply.text:  # vLLM's words for a NaN in its own answer
+            raise Failed(f"the model is garbage: the server's log probabilities are NaN; {self.origin(body['prompt'])}")
         return reply.raise_for_status().json()["choices"][0]
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:
@@ -74,6 +81,9 @@ class Server:
             ids[row] = [token, *(int(other) for other, _ in top)]
             logp[row] = [own, *(candidate["logprob"] for _, candidate in top)]
         return Scored(losses, ids, logp)
+
+    def origin(self, window: list[int]) -> str:
+        return _in_checkpoint(self.request.inputs["artifact"])
 
     def complete(self, prompt: list[int], tokens: int, to_the_end: bool = False) -> str:
         """`to_the_end` goes on after an end-of-text token, so that every answer costs the same."""
@@ -132,6 +142,11 @@ class Transformers:
         ids = torch.cat([tokens[0, 1:, None], top.indices], 1)
         return Scored(losses, ids.int().numpy(force=True), torch.cat([scored, top.values], 1).numpy(force=True))
 
+    def origin(self, window: list[int]) -> str:
+        if module := garbage.in_model(self.model, window):
+            return f"the first NaN or infinity comes out of {module}; {_in_checkpoint(self.artifact)}"
+        return _in_checkpoint(self.artifact)
+
     def complete(self, prompt: list[int], tokens: int) -> str:
         import torch
         from transformers import AutoTokenizer
@@ -147,6 +162,12 @@ class Transformers:
 
         begins = _begins(self.artifact)
         return HFLM(pretrained=self.model, tokenizer=self.artifact, batch_size=1, add_bos_token=begins), None
+
+
+def _in_checkpoint(artifact: str) -> str:
+    if tensor := garbage.in_checkpoint(Path(artifact)):
+        return f"{tensor} in the checkpoint holds NaN or infinity"
+    return "every tensor of the checkpoint is finite, so it begins in the arithmetic: a kernel, or the range of a dtype"
 
 
 def _begins(artifact: str) -> bool:

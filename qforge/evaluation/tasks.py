@@ -15,6 +15,7 @@ import yaml
 from qforge.config.evaluation import Eval
 from qforge.config.job import repository_path
 from qforge.envs.lifetime import importing
+from qforge.evaluation import garbage
 
 
 def data_files(settings: Eval) -> list[Path]:
@@ -54,7 +55,10 @@ def run(settings: Eval, model: Any, arguments: Any) -> dict[str, Any]:
         model, model_args=arguments, tasks=[task(settings, name) for name in settings.tasks], limit=settings.limit,
         log_samples=True, bootstrap_iters=0,
     )  # fmt: skip
-    return {name: summary(samples, scores["results"][name]) for name, samples in scores["samples"].items()}
+    kept = {name: summary(samples, scores["results"][name]) for name, samples in scores["samples"].items()}
+    for name, scored in kept.items():
+        garbage.refuse_task(name, scored["metrics"])
+    return kept
 
 
 def summary(samples: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from qforge.config.job import repository_path
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
-from qforge.evaluation import divergence, long_context, mt_bench, stability, tasks
+from qforge.evaluation import divergence, garbage, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import summary, windows
 from qforge.evaluation.scorers import Scored, Scorer, Server, Transformers
 
@@ -80,9 +80,11 @@ def _texts(request: Request, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
 
         with ThreadPoolExecutor(scorer.parallel) as pool:
             scores = list(tqdm(pool.map(score, enumerate(cut)), total=len(cut), desc=f"perplexity {name}"))
+        losses = [window.losses for window in scores]
+        garbage.refuse(name, cut, losses, scorer)
         compared[name] = scores[: job.divergence.windows]
         results[name] = {
-            **summary([window.losses for window in scores]),
+            **summary(losses),
             "kind": text.kind,
             "sha256": hashlib.sha256(content).hexdigest(),
             "windows_sha256": hashlib.sha256(repr(cut).encode()).hexdigest(),

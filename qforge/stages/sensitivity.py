@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qforge import json_files
 from qforge.config.job import Job, repository_path
-from qforge.envs.request import Refused, Request, stage
+from qforge.envs.request import Failed, Refused, Request, stage
 from qforge.evaluation.perplexity import windows
 from qforge.methods.packing import sets
 from qforge.methods.rounding import rounding
@@ -62,17 +63,17 @@ def measure(subject: Subject, quantized: list[Part], journal: Journal) -> Iterat
     for part in quantized:
         if (ALONE, part.name) not in journal:
             with subject.holding(subject.rounded(part.modules)):
-                journal.add(ALONE, part.name, subject.divergence())
+                journal.add(ALONE, part.name, subject.divergence(f"with {part.name} alone quantized"))
         yield
     for part in quantized:
         subject.put(subject.rounded(part.modules))
     if (ALL, "") not in journal:
-        journal.add(ALL, "", subject.divergence())
+        journal.add(ALL, "", subject.divergence("with everything quantized"))
     yield
     for part in quantized:
         if (ALL_BUT, part.name) not in journal:
             with subject.holding(subject.stored(part.modules)):
-                journal.add(ALL_BUT, part.name, subject.divergence())
+                journal.add(ALL_BUT, part.name, subject.divergence(f"with everything but {part.name} quantized"))
         yield
 
 
@@ -125,12 +126,17 @@ class Subject:
             logits: torch.Tensor = self.model(torch.tensor([window], device=self.model.device)).logits[0, :-1]
         return logits
 
-    def divergence(self) -> list[float]:
-        """KL(bf16 || model) in nats, the mean over the tokens of each window."""
+    def divergence(self, what: str) -> list[float]:
+        """KL(bf16 || model) in nats, the mean over the tokens of each window. Raises Failed where one is not finite."""
         divergences = []
         for window, bf16 in zip(self.windows, self.bf16, strict=True):
             q, p = (logits.float().log_softmax(-1) for logits in (self._logits(window), bf16))
             divergences.append(float(kl_div(q, p, reduction="batchmean", log_target=True)))
+            if not math.isfinite(divergences[-1]):
+                side = what if bool(bf16.isfinite().all()) else "in bf16, unquantized,"
+                raise Failed(
+                    f"the model is garbage {side} on window {len(divergences)}: its log probabilities are not finite"
+                )
         return divergences
 
     def rounded(self, matrices: list[Module]) -> Weights:

@@ -273,6 +273,6 @@ def test_a_text_shorter_than_the_longest_prompt_is_scored_as_far_as_it_goes(tmp_
             return Scored([math.log(64)] * (len(window) - 1))
 
     settings = replace(job("eval=full").eval.long_context, lengths=[1024, 4096])
-    found = long_context._positions(settings, Even(), Letters([1]), "x" * 2999)
+    found = long_context._positions(settings, Even(), Letters([1]), "text", "x" * 2999)
     assert (found["length"], found["tokens"]) == (3000, 2999)
     assert found["perplexity"] == pytest.approx(64)

@@ -139,9 +139,7 @@ def test_code_of_the_models_own_is_refused_until_it_is_trusted(cli: Cli, tmp_pat
     folder = checkpoint(tmp_path / "model", **own)
     done = cli(*local(folder))
     assert done.code == 2
-    assert (
-        "names Python code, which runs when the model is loaded: modeling_mine.MineForCausalLM" in done.output
-    )
+    assert "names Python code, which runs when the model is loaded: modeling_mine.MineForCausalLM" in done.output
     assert "model.trust_remote_code=true" in done.output
     assert len(cli.succeed(*local(folder, "model.trust_remote_code=true")).json("plan")["quantized"]) == 14
 
