@@ -23,6 +23,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge.machine import nvidia
+
 SHAPE, MIXTURE = "model=qwen3_8b_random", "model=qwen3_30b_a3b_random"
 REAL, DEMO = "model=qwen2_5_coder_1_5b", "model=smollm2_135m"
 ROWS = {
@@ -105,10 +109,7 @@ def measure(row: str, overrides: list[str], devices: str, out: Path) -> None:
 
 def all_devices() -> list[str]:
     """The numbers of this machine's GPUs; one nameless device where it has none."""
-    if not shutil.which("nvidia-smi"):
-        return [""]
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
-    return [str(number) for number in range(len(re.findall("^GPU", listed, re.M)))]
+    return list(map(str, range(len(nvidia.devices())))) or [""]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import psutil
 import yaml
 
 from qforge.config.job import ROOT
+from qforge.machine import cpuinfo, nvidia
 
 HW = ROOT / "conf" / "hw"
 
@@ -38,20 +39,19 @@ class Gpu:
 @cache
 def cpu() -> Cpu:
     """This machine's CPU. The flags are Linux's; elsewhere the least is assumed."""
-    info = Path("/proc/cpuinfo")
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return Cpu(cores, psutil.virtual_memory().total / 2**30, instructions(info.read_text() if info.exists() else ""))
+    return Cpu(cores, psutil.virtual_memory().total / 2**30, instructions(cpuinfo.text()))
 
 
-def instructions(cpuinfo: str) -> str:
+def instructions(text: str) -> str:
     """amx, avx512 or avx2, from the text of /proc/cpuinfo."""
-    flags = set(cpuinfo.split())
+    flags = cpuinfo.flags(text)
     return "amx" if "amx_tile" in flags else "avx512" if "avx512f" in flags else "avx2"
 
 
 def detect() -> str:
     """The file of conf/hw for this machine. Raises ValueError for a GPU that no file describes."""
-    gpus = nvidia() or amd()
+    gpus = [Gpu(d.product, d.capability, d.memory_gib) for d in nvidia.devices()] or amd()
     if not gpus:
         return "cpu"
     known = {product: file.stem for file in sorted(HW.glob("*.yaml")) for product in _hw(file).get("product", [])}
@@ -71,27 +71,12 @@ def detect() -> str:
     )
 
 
-def nvidia() -> list[Gpu]:
-    """NVIDIA's GPUs; empty where there is no driver."""
-    text = _run("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader")
-    return parse_nvidia_smi(text)
-
-
 def amd() -> list[Gpu]:
-    """AMD's GPUs, from amd-smi, or rocm-smi where only that is there."""
+    """AMD's GPUs, from amd-smi, or rocm-smi where only that is there. amd-smi prints what its Python library amdsmi says,
+    which ROCm installs for the system's Python alone."""
     if text := _run("amd-smi", "static", "--asic", "--vram", "--json"):
         return parse_amd_smi(text)
     return parse_rocm_smi(_run("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
-
-
-def parse_nvidia_smi(text: str) -> list[Gpu]:
-    """From lines such as `NVIDIA H200, 9.0, 143771 MiB`; Jetsons, whose memory is the machine's, say `[N/A]`."""
-    gpus = []
-    for line in text.splitlines():
-        product, capability, memory = (part.strip() for part in line.split(","))
-        size = memory.removesuffix("MiB").strip()
-        gpus.append(Gpu(product, capability, int(size) / 2**10 if size.isdigit() else None))
-    return gpus
 
 
 def parse_amd_smi(text: str) -> list[Gpu]:

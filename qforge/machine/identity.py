@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 from functools import cache
 from typing import Any
 
 import psutil
+
+from qforge.machine import cpuinfo, nvidia
 
 DECIDES = ("cpu", "cores", "gpus", "system")
 
 
 def machine() -> dict[str, Any]:
     """The machine under this process, as the system names it: CPU, logical cores, GPUs with their drivers, kernel, GiB."""
-    with open("/proc/cpuinfo") as lines:
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    model = cpuinfo.model(cpuinfo.text())
     memory = round(psutil.virtual_memory().total / 2**30, 1)
     return {
         "cpu": model, "cores": psutil.cpu_count(), "gpus": _gpus(), "system": platform.platform(), "memory_gib": memory,
@@ -33,8 +32,9 @@ def deciding(machine: dict[str, Any]) -> dict[str, Any]:
 
 @cache  # a run asks several times, and they do not change
 def _gpus() -> list[str]:
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True)
-    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
+    """As nvidia-smi lists them: name, memory, driver."""
+    return [f"{d.product}, {_mib(d.memory_gib)}, {d.driver}" for d in nvidia.devices()]
+
+
+def _mib(gib: float | None) -> str:
+    return "[N/A]" if gib is None else f"{gib * 1024:.0f} MiB"

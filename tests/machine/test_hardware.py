@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.command import ROOT
+from support.nvml import Card, ask, driver
 
 from qforge.machine import hardware
 from qforge.machine.hardware import Gpu
@@ -18,13 +20,12 @@ from qforge.plan import support_matrix
 
 FILES = {file.stem: yaml.safe_load(file.read_text()) for file in (ROOT / "conf" / "hw").glob("*.yaml")}
 
-# nvidia-smi --query-gpu=name,compute_cap,memory.total --format=csv,noheader
-H200 = "NVIDIA H200, 9.0, 143771 MiB\n"  # run on one, 2026-11-21
-# the same fields on four cards, in a vLLM issue on DeepSeek on SM120
-RTX_PRO_6000 = "NVIDIA RTX PRO 6000 Blackwell Server Edition, 12.0, 97887 MiB\n" * 4
-# name and capability as developers report them; a Jetson's memory is the machine's, for which nvidia-smi has no number
-THOR = "NVIDIA Thor, 11.0, [N/A]\n"
-H100_PCIE = "NVIDIA H100 PCIe, 9.0, 81559 MiB\n"
+H200 = Card("NVIDIA H200", "9.0", 143771)  # on one, 2026-11-21
+RTX_PRO_6000 = Card(
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition", "12.0", 97887
+)  # in a vLLM issue on DeepSeek on SM120
+THOR = Card("NVIDIA Thor", "11.0", None)  # name and capability as developers report them
+H100_PCIE = Card("NVIDIA H100 PCIe", "9.0", 81559)
 
 # rocm-smi --json on four MI300A, in archspec's tests (tests/gpu, "real rocm-smi output"), two of the cards
 MI300A = json.dumps(
@@ -61,13 +62,6 @@ AMD_SMI = [
 ]
 
 
-def test_nvidia_smi() -> None:
-    assert hardware.parse_nvidia_smi(H200) == [Gpu("NVIDIA H200", "9.0", 143771 / 1024)]
-    assert hardware.parse_nvidia_smi(THOR) == [Gpu("NVIDIA Thor", "11.0", None)]
-    assert len(hardware.parse_nvidia_smi(RTX_PRO_6000)) == 4
-    assert hardware.parse_nvidia_smi("") == []
-
-
 def test_rocm_smi_and_amd_smi() -> None:
     assert hardware.parse_rocm_smi(MI300A) == [Gpu("AMD Instinct MI300A", "gfx942", None)] * 2
     assert hardware.parse_rocm_smi(MI300X) == [Gpu("AMD Instinct MI300X OAM", "gfx942", 206141652992 / 2**30)]
@@ -93,9 +87,6 @@ def tool(folder: Path, name: str, output: str, code: int = 0) -> None:
 @pytest.mark.parametrize(
     ("name", "output", "file"),
     [
-        ("nvidia-smi", H200, "h200"),
-        ("nvidia-smi", RTX_PRO_6000, "rtx_pro_6000"),
-        ("nvidia-smi", THOR, "thor"),
         ("rocm-smi", MI300X, "mi300x"),
         ("amd-smi", json.dumps(AMD_SMI), "mi300x"),
     ],
@@ -105,38 +96,49 @@ def test_the_file_of_this_machine_is_found(tools: Path, name: str, output: str, 
     assert hardware.detect() == file
 
 
+COMPILED = pytest.mark.skipif(shutil.which("cc") is None, reason="NVIDIA's driver library is compiled for this test")
+DETECT = "from qforge.machine import hardware; print(hardware.detect())"
+
+
+@COMPILED
+@pytest.mark.parametrize(
+    ("cards", "file"), [([H200], "h200"), ([RTX_PRO_6000] * 4, "rtx_pro_6000"), ([THOR], "thor"), ([], "cpu")]
+)
+def test_the_file_of_nvidias_gpus_is_found(tmp_path: Path, cards: list[Card], file: str) -> None:
+    assert ask(DETECT, driver(tmp_path, *cards)).stdout == f"{file}\n"
+
+
 def test_without_a_gpu_it_is_the_cpu(tools: Path) -> None:
     assert hardware.detect() == "cpu"
-    tool(tools, "nvidia-smi", "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", code=9)
-    assert hardware.detect() == "cpu"
 
 
-def test_an_unknown_gpu_is_refused_with_what_was_seen(tools: Path) -> None:
-    tool(tools, "nvidia-smi", H100_PCIE)
-    with pytest.raises(
-        ValueError, match=r"hw=auto: no file in conf/hw is for NVIDIA H100 PCIe \(9.0, 80 GiB\); use hw=NAME"
-    ) as told:
-        hardware.detect()
-    assert "conf/hw/h100.yaml or conf/hw/h200.yaml with its own product, capability" in str(told.value)
+@COMPILED
+def test_an_unknown_gpu_is_refused_with_what_was_seen(tmp_path: Path) -> None:
+    refusal = ask(DETECT, driver(tmp_path, H100_PCIE)).stderr
+    assert "hw=auto: no file in conf/hw is for NVIDIA H100 PCIe (9.0, 80 GiB); use hw=NAME" in refusal
+    assert "conf/hw/h100.yaml or conf/hw/h200.yaml with its own product, capability" in refusal
 
 
-def test_different_gpus_are_a_choice_of_the_user(tools: Path) -> None:
-    tool(tools, "nvidia-smi", H200 + RTX_PRO_6000)
-    with pytest.raises(ValueError, match=r"this machine has different GPUs .* use hw=h200 or hw=rtx_pro_6000"):
-        hardware.detect()
+@COMPILED
+def test_different_gpus_are_a_choice_of_the_user(tmp_path: Path) -> None:
+    refusal = ask(DETECT, driver(tmp_path, H200, RTX_PRO_6000)).stderr
+    assert "this machine has different GPUs" in refusal
+    assert "use hw=h200 or hw=rtx_pro_6000" in refusal
 
 
+@COMPILED
 def test_hw_auto_on_the_command_line(tmp_path: Path) -> None:
-    tool(tmp_path, "nvidia-smi", H200)
     command = [sys.executable, str(ROOT / "run.py"), "hw=auto", "--cfg", "job"]
-    here = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
+
+    def run(*cards: Card) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **driver(tmp_path, *cards)}
+        return subprocess.run(command, capture_output=True, text=True, env=env)
+
+    here = run(H200)
     assert "capability: '9.0'" in here.stdout
     assert "env: vllm\n" in here.stdout
-    (tmp_path / "nvidia-smi").unlink()
-    cpu = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
-    assert "env: vllm_cpu\n" in cpu.stdout  # the file's own choice of a runtime holds
-    tool(tmp_path, "nvidia-smi", H100_PCIE)
-    unknown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
+    assert "env: vllm_cpu\n" in run().stdout  # the file's own choice of a runtime holds
+    unknown = run(H100_PCIE)
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("refused: hw=auto: no file in conf/hw is for NVIDIA H100 PCIe")
 
