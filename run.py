@@ -17,20 +17,28 @@ exit_codes: list[int] = []
 def main(config: DictConfig) -> int:
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours
-    command = cli.Command(lambda: compose.typed(config), compose.recompose, compose.listed_values())
+    texts = compose.texts(config)
+    command = cli.Command(lambda: compose.typed(config), compose.recompose, compose.listed_values(), texts)
     exit_codes[-1] = cli.run(command, folder, debug=bool(OmegaConf.select(config, "debug")))
     return exit_codes[-1]
 
 
-if __name__ == "__main__":
+def exit_code() -> int:
+    """Run what the command line says; 0 done, 1 failed, 2 refused or bad input, 130 interrupted."""
     try:
         sys.argv = cli.expand(sys.argv)
         main()
     except ValueError as refusal:  # of hw=auto, of a list of experiments, or of a search
         print(f"refused: {refusal}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
-        sys.exit(error.code if exit_codes or not error.code else 2)
+        return int(error.code or 0) if exit_codes or not error.code else 2
     except KeyboardInterrupt:  # said already; a sweep ends here as well
-        sys.exit(130)
-    sys.exit(callback.ended[0] if callback.ended else max(exit_codes, default=0))
+        return 130
+    finally:
+        callback.finish()
+    return callback.ended[0] if callback.ended else max(exit_codes, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code())

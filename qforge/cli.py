@@ -34,6 +34,7 @@ class Command:
     load: Callable[[], Job]
     recompose: Callable[..., Job]  # recompose("method=gptq", ...)
     lists: dict[str, list[str]]  # hw=[h100,mi325x]: of which `load` holds the merger, which is neither
+    texts: list[str]  # every text of the configuration, paths among them, also of one that makes no job
 
     def compose(self, *overrides: str) -> Job:
         """The job as asked for, or with other choices."""
@@ -116,9 +117,11 @@ def advise(command: Command, hardware_names: list[str], run: Run) -> None:
 def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     from qforge.envs.process import StageError
+    from qforge.pipeline.folder import clear
 
     out = Path(folder)
     try:
+        clear(out, command.texts)
         start(command, out)
     except (ValueError, OmegaConfBaseException) as error:
         return _end(out, "refused", message(error), 2, debug)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,29 @@ ConfigStore.instance().store(name="schema", node=Job)
 
 
 def typed(config: DictConfig | ListConfig) -> Job:
-    """The job of a composed configuration. Raises OmegaConf's exceptions for a value that is missing or of another type."""
+    """The job of a composed configuration.
+
+    Raises OmegaConf's exceptions for a value that is missing or of another type, ValueError for a key that nothing reads.
+    """
     job: Any = OmegaConf.to_object(config)
     assert isinstance(job, Job)
+    _refuse_unknown(job, "")
     return job
+
+
+def _refuse_unknown(value: Any, prefix: str) -> None:
+    """Hydra lets +key=value add a key to a typed part of the configuration, which OmegaConf then keeps as an attribute."""
+    if is_dataclass(value):
+        names = [field.name for field in fields(value)]
+        if added := [name for name in vars(value) if name not in names]:
+            raise ValueError(
+                f"+{prefix}{added[0]}: no such key, and nothing would read it; choose from {', '.join(names)}, or leave it out"
+            )
+        for name in names:
+            _refuse_unknown(getattr(value, name), f"{prefix}{name}.")
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            _refuse_unknown(part, f"{prefix}{name}.")
 
 
 @functools.cache
@@ -46,6 +67,23 @@ def listed_values() -> dict[str, list[str]]:
     parsed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
     values: list[tuple[str, Any]] = [(o.key_or_group, o.value()) for o in parsed]
     return {key: value for key, value in values if isinstance(value, list)}
+
+
+def texts(config: DictConfig) -> list[str]:
+    """Every text in a configuration, whatever its key; unresolved where something in it cannot be resolved."""
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:
+        values = OmegaConf.to_container(config, resolve=False)
+    return [text for text in _leaves(values) if isinstance(text, str)]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 def read_job(file: Path) -> Job:

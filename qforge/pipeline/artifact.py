@@ -17,6 +17,7 @@ from qforge.inspect.inspect import inspect as inspect_checkpoint
 from qforge.json_files import read_json, write_json
 from qforge.models import quantization_config
 from qforge.pipeline import calibrate
+from qforge.pipeline.folder import RESULTS
 from qforge.pipeline.run import Run
 from qforge.plan import experts
 from qforge.plan.plan import Plan
@@ -24,9 +25,6 @@ from qforge.report.pages import render
 from qforge.report.table import Row
 from qforge.store import provenance
 from qforge.store.results import code, result
-
-RESULTS = ("plan", "sensitivity", "calibrate", "quantize", "inspect", "probe", "serve", "evaluate", "divergence",
-           "bench", "verdict", "row")  # fmt: skip
 
 
 def checkpoint(run: Run, plan: Plan, source: Path) -> Path:
@@ -113,7 +111,6 @@ def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
     may touch is copied.
     """
     final, partial = folder / "artifact", folder / "artifact.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(stored, partial, copy_function=_link)
     (partial / "README.md").write_text(render("card.md.j2", escape=False, row=row))
     notes = partial / "qforge"
@@ -124,16 +121,6 @@ def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
             shutil.copyfile(folder / f"{name}.json", notes / f"{name}.json")
     write_json(partial / provenance.HASHES, provenance.file_hashes(partial))
     partial.rename(final)
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier run left in the same folder: nothing old may look like a result of this one."""
-    for name in RESULTS:
-        for file in (folder / f"{name}.json", folder / f"bf16-{name}.json"):
-            file.unlink(missing_ok=True)
-    for report in ("report.html", "report.csv", "report.json"):
-        (folder / report).unlink(missing_ok=True)
-    shutil.rmtree(folder / "artifact", ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -15,6 +15,7 @@ from qforge.config.job import Job, OnFailure
 from qforge.console import console
 from qforge.envs.process import StageError
 from qforge.json_files import write_json
+from qforge.pipeline.folder import written
 from qforge.runtimes.diagnose import Diagnosis, ServerFailed
 
 FILE = "attempts.json"
@@ -43,7 +44,6 @@ def run(
 
     `original_works(job, folder, load)`: whether the job's runtime takes the unquantized model, by its plan or by a load.
     """
-    (folder / FILE).unlink(missing_ok=True)
     tried: list[Attempt] = []
     ways = [[f"runtime={name}"] for name in runtimes] or [[]]
     while ways:
@@ -98,5 +98,6 @@ def _set_aside(folder: Path, number: int) -> None:
     """What a failed attempt wrote, its logs above all, goes into a folder of its own."""
     aside = folder / f"attempt-{number}"
     aside.mkdir(exist_ok=True)
-    for file in [f for f in folder.iterdir() if f.is_file() and f.name != FILE]:
-        file.rename(aside / file.name)
+    for file in written(folder):
+        if file.name != FILE:
+            file.rename(aside / file.name)

@@ -34,7 +34,6 @@ def go(run: Run) -> None:
     """Quantize, inspect, serve, evaluate, bench, judge, report: as far as job.stages says."""
     job, folder = run.job, run.folder
     check(job)
-    artifact.clear(folder)
     if job.verify:
         return terminal.verified(job.verify, verify(job, folder))
     if job.serve.keep and job.artifact:

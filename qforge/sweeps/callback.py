@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+running: list[Report] = []  # the sweep of this process that was not reported yet
+REFUSED = 2  # exit code
 ended: list[int] = []  # the exit code of the sweep of this process, once it is reported
 
 
@@ -18,12 +20,20 @@ class Report(Callback):
     """Hydra's callback, named in conf/config.yaml."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from qforge.config.compose import texts
+        from qforge.pipeline.folder import OF_SWEEP, clear
+        from qforge.sweeps import summary
+
         self.folder, self.started = Path(config.hydra.sweep.dir).absolute(), time.monotonic()
-        atexit.register(self.finish)  # Hydra tells of no end by an exception or by Ctrl-C; what there is, is reported
+        try:
+            clear(self.folder, texts(config), OF_SWEEP)
+        except ValueError as refusal:
+            _refuse(str(refusal).replace("hydra.run.dir", "hydra.sweep.dir"))
+        self.earlier = summary.stamps(self.folder)
+        running.append(self)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        atexit.unregister(self.finish)
-        self.finish()
+        finish()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """A bug of ours is a row as well; Hydra prints it and goes on."""
@@ -33,10 +43,22 @@ class Report(Callback):
             error = job_return._return_value
             unfinished.leave(Path(config.hydra.runtime.output_dir), "failed", f"{type(error).__name__}: {error}")
 
-    def finish(self) -> None:
-        """The report, if there is any row."""
-        from qforge.sweeps import summary
 
-        if rows := list(summary.rows(self.folder)):
-            summary.report(self.folder, rows, time.monotonic() - self.started)
+def _refuse(reason: str) -> NoReturn:
+    """End before anything is done: Hydra makes a warning of every other exception of a callback."""
+    print(f"refused: {reason}", file=sys.stderr)
+    raise SystemExit(REFUSED)
+
+
+def finish() -> None:
+    """Report the sweep of this process, if there is one with any row.
+
+    Hydra tells of no end by an exception or by Ctrl-C: run.py calls this, too, and what there is, is reported.
+    """
+    from qforge.sweeps import summary
+
+    while running:
+        sweep = running.pop()
+        if rows := list(summary.rows(sweep.folder, sweep.earlier)):
+            summary.report(sweep.folder, rows, time.monotonic() - sweep.started)
             ended.append(summary.exit_code(rows))

@@ -51,7 +51,7 @@ class Task:
 
     @property
     def job(self) -> Job:
-        """Raises OmegaConf's exceptions for a value that is missing or of another type."""
+        """Raises what `typed` raises."""
         return typed(self.config)
 
 
@@ -63,7 +63,7 @@ def prepare(tasks: Sequence[Task]) -> None:
     needed = set[str]()
     for task in tasks:
         (task.folder / "row.json").unlink(missing_ok=True)
-        with suppress(OmegaConfBaseException):  # a job that lacks a value will say so itself, in its row
+        with suppress(OmegaConfBaseException, ValueError):  # a job that is refused will say so itself, in its row
             needed |= environments(task.job)
     for name in sorted(needed):
         managed.managed(name)
@@ -151,10 +151,9 @@ def settle(task: Task, job: Ran[Any]) -> None:
 def _begun(task: Task) -> None:
     """What Hydra writes down when a job begins; for one that never did."""
     folder = task.folder / ".hydra"
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        OmegaConf.save(task.config, folder / "config.yaml")
-        OmegaConf.save(OmegaConf.create(task.overrides), folder / "overrides.yaml")
+    folder.mkdir(parents=True, exist_ok=True)  # one that is there may be of a job of an earlier sweep
+    OmegaConf.save(task.config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(task.overrides), folder / "overrides.yaml")
 
 
 def _ending(job: Ran[Any]) -> tuple[str, str] | None:

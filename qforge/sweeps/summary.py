@@ -14,12 +14,33 @@ from qforge.report import pages, table, terminal, unfinished
 from qforge.report.table import Row
 from qforge.store.timing import alone
 
+Stamps = dict[Path, tuple[int, int]]  # which file it is and when it was written
 
-def rows(folder: Path) -> Iterator[Row]:
-    """The row of every job in the folder of a sweep, in the order of the jobs. Of a job that died, why one thinks so."""
-    jobs = [f for f in folder.glob("*") if (f / "row.json").exists() or (f / ".hydra").is_dir()]
+
+def stamps(folder: Path) -> Stamps:
+    """What tells the files of an earlier sweep in the same folder from those that this one will write there."""
+    return {file: _stamp(file) for job in folder.glob("*") for file in _signs(job) if file.exists()}
+
+
+def _signs(job: Path) -> tuple[Path, Path]:
+    """The files of a job that say how it ended and, written by Hydra, that it began."""
+    return job / "row.json", job / ".hydra" / "config.yaml"
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def rows(folder: Path, earlier: Stamps | None = None) -> Iterator[Row]:
+    """The row of every job in the folder of a sweep, in the order of the jobs. Of a job that died, why one thinks so.
+
+    What has the stamps of `earlier` is of a sweep that had the same folder before: no job of this one.
+    """
+    written = {file for file, stamp in stamps(folder).items() if (earlier or {}).get(file) != stamp}
+    jobs = {file.parent if file.name == "row.json" else file.parents[1] for file in written}
     for job in sorted(jobs, key=lambda f: (not f.name.isdigit(), int(f.name) if f.name.isdigit() else 0, f.name)):
-        if (job / "row.json").exists():
+        if job / "row.json" in written:
             yield {**read_json(job / "row.json"), "folder": job.name}
         elif unfinished.ends_with_a_row(job):
             yield {**unfinished.row(job, "failed", _last_word(job)), "folder": job.name}

@@ -93,7 +93,9 @@ def test_a_taken_port_is_refused(cli: Cli, rtn: Finished) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = cli.inside("stages=[serve]", "serve.keep=true", f"artifact={rtn.folder / 'artifact'}", f"serve.port={port}")
+        done = cli.inside(
+            "stages=[serve]", "serve.keep=true", f"artifact={rtn.folder / 'artifact'}", f"serve.port={port}"
+        )
     refused(done, f"serve.port={port}: Address already in use; choose another")
 
 
@@ -194,3 +196,15 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_result(
     assert not left
     assert not list((store / "quantize").glob("*/result.json"))
     assert list((store / "calibrate").glob("*/result.json")), "what was finished is kept"
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("+foo=1", "+foo"),
+        ("+eval.texts.wikitext.licens=x", "+eval.texts.wikitext.licens"),
+        ("+model.gpu=1", "+model.gpu"),
+    ],
+)
+def test_a_key_that_is_added_and_that_nothing_reads(cli: Cli, override: str, key: str) -> None:
+    refused(cli(override, "plan_only=true"), f"refused: {key}: no such key, and nothing would read it; choose from ")

@@ -14,7 +14,7 @@ from support.jobs import job
 
 from qforge.config.job import Serve
 from qforge.envs.request import Request, without_secrets
-from qforge.pipeline import artifact, measure
+from qforge.pipeline import measure
 from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.report import row
@@ -81,15 +81,6 @@ def test_the_command_that_runs_it_again_is_the_one_that_was_run(tmp_path: Path) 
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     assert shlex.split(row.command(tmp_path)) == ["python", "run.py", *overrides]
-
-
-def test_a_folder_that_is_used_again_shows_nothing_old(rtn: Finished, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(rtn.folder, folder)
-    (folder / "bf16-bench.json").write_text("{}")
-    artifact.clear(folder)
-    assert not list(folder.glob("*.json"))
-    assert not (folder / "artifact").exists()
 
 
 def test_what_an_editor_may_touch_in_an_artifact_is_not_the_stores(rtn: Finished, cli: Cli) -> None:
