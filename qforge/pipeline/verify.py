@@ -24,7 +24,7 @@ SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint
 
 
 def verify(request: Job, folder: Path) -> Verified:
-    """Check the artifact `asked.verify` against what lies in its qforge/. Raises ValueError where that is no artifact."""
+    """Check the artifact `request.verify` against what lies in its qforge/. Raises ValueError where that is no artifact."""
     artifact = Path(str(request.verify))
     verified = Verified(provenance.verify(artifact), checked=["the hash of every file"])
     if verified.faults:

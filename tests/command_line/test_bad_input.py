@@ -115,7 +115,7 @@ def test_damaged_models(cli: Cli, model: Path, tmp_path: Path) -> None:
 
     garbage = broken_copy(model, tmp_path / "garbage")
     (garbage / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a json header.....")
-    given(garbage, "its safetensors header is no JSON")
+    given(garbage, "its safetensors header is not JSON")
 
     pickled = broken_copy(model, tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_a_whole_sweep(cli: Cli, model: Path, tmp_path: Path) -> Non
     assert output.count("interrupted") == 2, "said once, and once in the report"
     assert not (tmp_path / "1" / "plan.json").exists(), "the second row never began"
     assert [row["verdict"] for row in read_json(tmp_path / "sweep.json")["rows"]] == ["failed"], "it has a report"
-    assert "interrupted; what was finished is kept" in (tmp_path / "report.html").read_text()
+    assert "interrupted; finished results are kept" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
@@ -188,7 +188,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_result(
         output = process.communicate()[0]
     assert process.returncode == code, output
     if sign == signal.SIGINT:
-        assert "interrupted; what was finished is kept" in output
+        assert "interrupted; finished results are kept" in output
         assert "Traceback" not in output
     deadline = time.monotonic() + 60
     while (left := processes_with(str(store))) and time.monotonic() < deadline:

@@ -73,7 +73,9 @@ def test_no_network_is_said_in_one_line(tiny: Path, tmp_path: Path, monkeypatch:
 
 def test_a_compute_node_makes_no_environment(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")  # as submitit does in the jobs it starts
-    with pytest.raises(ValueError, match=r"env=tiny: not made, .* make it where you submit: .*qforge.envs tiny"):
+    with pytest.raises(
+        ValueError, match=r"env=tiny: not made yet, .* make it on the host that submits: .*qforge.envs tiny"
+    ):
         managed.managed("tiny")
     assert not (managed.VENVS / "tiny").exists()
 

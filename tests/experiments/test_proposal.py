@@ -78,7 +78,7 @@ def test_without_a_base_the_diff_is_against_the_defaults(propose: Propose) -> No
         (["grup_size: 32", ASKS], "Key 'grup_size' not in 'Job'"),
         (["defaults: [override /method: gtpq]", ASKS], "Could not find 'method/gtpq'"),
         (["- a1"], "is not a mapping; write `key: value` lines"),
-        (["experiment: {name: a: b"], "is no YAML"),
+        (["experiment: {name: a: b"], "is not valid YAML"),
         (["experiments: [a1, a9]"], "experiments: a9: no such file in conf/experiment/"),
         (["bench: {repeats: 0}", ASKS], "bench.repeats=0: at least 1 is needed"),
         (["defaults: [override /method: auto]", ASKS], "method=auto ranks the methods and runs none; name the one"),

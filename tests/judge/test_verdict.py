@@ -210,7 +210,7 @@ def test_a_comparison_under_other_conditions_is_refused(stage: str, path: tuple[
         place[step] = place = {**place[step]}
     place[path[-1]] = "other"
     with pytest.raises(
-        ValueError, match=r"judge: .* not measured under the same conditions: .*; no fair comparison"
+        ValueError, match=r"judge: .* not measured under the same conditions: .*; they cannot be compared"
     ) as e:
         verdict.judge(GATE, results(), other)
     assert said in str(e.value)

@@ -124,12 +124,12 @@ def local(folder: Path, *more: str) -> tuple[str, ...]:
 
 def test_a_folder_with_a_config_alone_can_be_planned(cli: Cli, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model")
-    whole = cli.succeed(*local(folder)).json("plan")
+    whole = cli.succeed_inside(*local(folder)).json("plan")
     (folder / "model.safetensors").unlink()
-    alone = cli.succeed(*local(folder)).json("plan")
+    alone = cli.succeed_inside(*local(folder)).json("plan")
     assert alone["source"].endswith("config.json alone (there are no weights)")
     assert (alone["quantized"], alone["bytes"]) == (whole["quantized"], whole["bytes"])
-    run = cli(*local(folder, "plan_only=false"))
+    run = cli.inside(*local(folder, "plan_only=false"))
     assert run.code == 2
     assert "no *.safetensors file" in run.output
 
@@ -137,29 +137,32 @@ def test_a_folder_with_a_config_alone_can_be_planned(cli: Cli, tmp_path: Path) -
 def test_code_of_the_models_own_is_refused_until_it_is_trusted(cli: Cli, tmp_path: Path) -> None:
     own = {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}}
     folder = checkpoint(tmp_path / "model", **own)
-    done = cli(*local(folder))
+    done = cli.inside(*local(folder))
     assert done.code == 2
     assert "names Python code, which runs when the model is loaded: modeling_mine.MineForCausalLM" in done.output
     assert "model.trust_remote_code=true" in done.output
-    assert len(cli.succeed(*local(folder, "model.trust_remote_code=true")).json("plan")["quantized"]) == 14
+    assert len(cli.succeed_inside(*local(folder, "model.trust_remote_code=true")).json("plan")["quantized"]) == 14
 
 
 def test_an_unknown_architecture_is_refused_by_name(cli: Cli, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", model_type="mamba")
     (folder / "model.safetensors").unlink()
-    done = cli(*local(folder))
+    done = cli.inside(*local(folder))
     assert done.code == 2
     assert "model_type='mamba' is not known; known architectures: " in done.output
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
-    [(b"[1]", "its safetensors header is no JSON object"), (b'{"a": {"dtype": "BF16"}}', "says too little of a")],
+    [
+        (b"[1]", "its safetensors header is not a JSON object"),
+        (b'{"a": {"dtype": "BF16"}}', "its safetensors header is incomplete at a"),
+    ],
 )
 def test_headers_that_say_nothing(cli: Cli, tmp_path: Path, header: bytes, message: str) -> None:
     folder = checkpoint(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    done = cli(*local(folder))
+    done = cli.inside(*local(folder))
     assert done.code == 2
     assert message in done.output
 
@@ -169,7 +172,7 @@ def test_a_config_that_lacks_a_number(cli: Cli, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["num_attention_heads"]
     (folder / "config.json").write_text(json.dumps(config))
-    done = cli(*local(folder))
+    done = cli.inside(*local(folder))
     assert done.code == 2
     assert "its config.json lacks num_attention_heads; use a complete one" in done.output
 

@@ -22,7 +22,7 @@ def attempts(done: Finished) -> list[dict[str, Any]]:
 
 def test_a_refused_method_falls_back_to_another_exporter(cli: Cli) -> None:
     """transformers does not read ModelOpt's checkpoints; llm-compressor writes the same format so that it does."""
-    done = cli.succeed("method=nvfp4", "runtime=transformers", "on_failure=fallback", "plan_only=true")
+    done = cli.succeed_inside("method=nvfp4", "runtime=transformers", "on_failure=fallback", "plan_only=true")
     first, second = attempts(done)
     assert (first["method"], first["outcome"], first["original_works"]) == ("nvfp4", "refused", True)
     assert "transformers does not read ModelOpt's packed checkpoints" in first["why"]
@@ -32,13 +32,13 @@ def test_a_refused_method_falls_back_to_another_exporter(cli: Cli) -> None:
 
 
 def test_without_fallback_it_stops(cli: Cli) -> None:
-    done = cli("method=nvfp4", "runtime=transformers", "plan_only=true")
+    done = cli.inside("method=nvfp4", "runtime=transformers", "plan_only=true")
     assert done.code == 2
     assert not (done.folder / "attempts.json").exists()
 
 
 def test_where_no_runtime_fits_each_says_why(cli: Cli) -> None:
-    done = cli("method=nvfp4", "runtime=[vllm,transformers]", "hw=cpu", "plan_only=true")
+    done = cli.inside("method=nvfp4", "runtime=[vllm,transformers]", "hw=cpu", "plan_only=true")
     assert done.code == 2
     assert "runtime=vllm is for nvidia, amd, hw=cpu is cpu" in done.output
     assert "refused: method=nvfp4 hw=cpu: transformers does not read ModelOpt's packed checkpoints" in done.output
@@ -46,7 +46,7 @@ def test_where_no_runtime_fits_each_says_why(cli: Cli) -> None:
 
 
 def test_the_first_of_a_list_is_taken_where_it_fits(cli: Cli) -> None:
-    done = cli.succeed("runtime=[vllm_cpu,transformers]", "plan_only=true")
+    done = cli.succeed_inside("runtime=[vllm_cpu,transformers]", "plan_only=true")
     (only,) = attempts(done)
     assert (only["runtime"], only["outcome"]) == ("vllm_cpu", "taken")
 

@@ -214,14 +214,14 @@ def test_a_budget_that_no_rule_spends_is_no_obstacle_in_a_sweep(method: str) -> 
     check(made)
     planned = plan.make(made, None)
     sensitivity.refuse(made, planned)
-    assert any("budget_gib changes nothing: no rule spends it" in note for note in planned.notes) is (method == "rtn")
+    assert any("budget_gib changes nothing: no rule uses it" in note for note in planned.notes) is (method == "rtn")
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
         (1e-5, "budget_gib=1e-05: the smallest module costs 0.00045 GiB more in bf16; use more than that"),
-        (1, "budget_gib=1.0: leaving everything in bf16 costs 0.15 GiB more, so there is nothing to choose"),
+        (1, "budget_gib=1.0: leaving everything in bf16 costs 0.15 GiB more, so everything fits"),
     ],
 )
 def test_a_budget_for_nothing_or_everything_is_refused(budget: float, message: str) -> None:

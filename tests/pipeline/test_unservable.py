@@ -42,12 +42,14 @@ def test_modelopt_and_llm_compressor_simulate_alike(cli: Cli, simulated: Finishe
 
 
 def test_it_is_not_served_to_users(cli: Cli, model) -> None:
-    done = cli("method=nvfp4_llmc", "group_size=64", "unservable=measure", "stages=[quantize,serve]", "serve.keep=true")
+    done = cli.inside(
+        "method=nvfp4_llmc", "group_size=64", "unservable=measure", "stages=[quantize,serve]", "serve.keep=true"
+    )
     assert done.code == 2
     assert "Nothing serves them packed" in done.output
 
 
 def test_integers_of_group_16_as_well(cli: Cli, model) -> None:
-    assert "unservable=measure to measure its quality all the same" in cli("method=rtn", "group_size=16").output
+    assert "unservable=measure to measure its quality all the same" in cli.inside("method=rtn", "group_size=16").output
     done = cli.succeed("method=rtn", "group_size=16", "unservable=measure", "stages=[quantize,inspect]")
     assert done.json("inspect")["faults"] == []

@@ -38,7 +38,7 @@ def rehash(artifact: Path) -> None:
 
 def test_an_untouched_artifact_is_what_it_was(cli: Cli, rtn: Finished, tmp_path: Path) -> None:
     moved = shutil.copytree(rtn.folder / "artifact", tmp_path / "moved")
-    done = cli.succeed(f"verify={moved}")
+    done = cli.succeed_inside(f"verify={moved}")
     for said in (
         "the hash of every file",
         "the plan, made anew",
@@ -49,7 +49,7 @@ def test_an_untouched_artifact_is_what_it_was(cli: Cli, rtn: Finished, tmp_path:
 
 
 def test_without_the_model_it_says_what_it_could_not_check(cli: Cli, rtn: Finished, tmp_path: Path) -> None:
-    done = cli.succeed(f"verify={rtn.folder / 'artifact'}", f"store={tmp_path / 'empty'}")
+    done = cli.succeed_inside(f"verify={rtn.folder / 'artifact'}", f"store={tmp_path / 'empty'}")
     assert "~ the model smollm2_135m is not on this machine: values were not compared with it" in done.output
 
 
@@ -61,7 +61,7 @@ def test_values_changed_along_with_their_hashes_are_found(cli: Cli, rtn: Finishe
         stream.seek(tensor.offset)
         stream.write(np.array([0x7FC0], np.uint16).tobytes())  # NaN in bf16
     rehash(artifact)
-    done = cli(f"verify={artifact}")
+    done = cli.inside(f"verify={artifact}")
     assert done.code == 2
     assert "model.layers.3.mlp.up_proj.weight_scale (NaN)" in done.output
 
@@ -70,32 +70,32 @@ def test_values_changed_along_with_their_hashes_are_found(cli: Cli, rtn: Finishe
     ("name", "change", "said"),
     [
         ("qforge/plan.json", {"group_size": 32}, "plan.group_size: 32 when it was made, 64 today"),
-        ("config.json", {"quantization_config": {}}, "config.json announces None, the plan says int4"),
+        ("config.json", {"quantization_config": {}}, "config.json says None, the plan says int4"),
     ],
 )
 def test_what_contradicts_the_plan_is_found(
     cli: Cli, forge: Callable[..., Path], name: str, change: dict[str, Any], said: str
 ) -> None:
-    done = cli(f"verify={forge(name, lambda content: content.update(change))}")
+    done = cli.inside(f"verify={forge(name, lambda content: content.update(change))}")
     assert done.code == 2
     assert said in done.output
 
 
 def test_other_versions_are_said_and_are_no_fault(cli: Cli, forge: Callable[..., Path]) -> None:
     artifact = forge("qforge/quantize.json", lambda c: c["versions"].update({"llmcompressor": "0.1"}))
-    done = cli.succeed(f"verify={artifact}")
+    done = cli.succeed_inside(f"verify={artifact}")
     assert "~ llmcompressor: 0.1 when it was made, 0.14.0.1 in envs/quant.txt today" in done.output
 
 
 def test_an_artifact_of_another_version_is_checked_by_its_hashes(cli: Cli, forge: Callable[..., Path]) -> None:
     artifact = forge("qforge/job.json", lambda content: content.update({"colour": "red"}))
-    done = cli.succeed(f"verify={artifact}")
+    done = cli.succeed_inside(f"verify={artifact}")
     assert "~ its job.json is of another version of qforge (colour: Key 'colour' not in 'Job'" in done.output
     assert "every tensor" not in done.output
 
 
 def test_a_score_that_was_never_measured_is_not_repeated(cli: Cli, rtn: Finished) -> None:
-    done = cli(f"verify={rtn.folder / 'artifact'}", "rescore=2")
+    done = cli.inside(f"verify={rtn.folder / 'artifact'}", "rescore=2")
     assert done.code == 2
     assert "rescore=2: it has no measured quality; leave rescore out" in done.output
 
@@ -111,7 +111,7 @@ def test_a_sample_is_scored_again(cli: Cli, tmp_path: Path) -> None:
     text["window_loss"] = [0.99 * loss for loss in text["window_loss"]]
     better.write_text(json.dumps(content))
     rehash(artifact)
-    done = cli(f"verify={artifact}", "rescore=2")
+    done = cli.inside(f"verify={artifact}", "rescore=2")
     assert done.code == 2
     assert "perplexity of wikitext, first 2 windows: +" in done.output
     assert "python_reference" not in done.output

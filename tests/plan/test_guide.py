@@ -132,12 +132,12 @@ def test_committed_rows_are_read_as_ratios_to_bf16() -> None:
 
 
 def test_the_command(cli: Cli, tmp_path: Path) -> None:
-    done = cli.succeed("method=auto", "plan_only=true", "model=llama3_1_8b", "hw=[h100,mi325x]")
+    done = cli.succeed_inside("method=auto", "plan_only=true", "model=llama3_1_8b", "hw=[h100,mi325x]")
     assert "one checkpoint for all" in done.output
     said = json.loads((done.folder / "guide.json").read_text())
     assert {c["method"] for c in said["choices"]} >= {"bf16", "gptq", "awq", "nvfp4", "fp8"}
-    assert cli("method=auto").code == 2
-    assert "ranks the methods and runs none; use plan_only=true" in cli("method=auto").output
-    both = cli("method=gptq", "hw=[h100,mi325x]", "plan_only=true")
+    assert cli.inside("method=auto").code == 2
+    assert "ranks the methods and runs none; use plan_only=true" in cli.inside("method=auto").output
+    both = cli.inside("method=gptq", "hw=[h100,mi325x]", "plan_only=true")
     assert both.code == 2
     assert "hw=[h100,mi325x]: a run is on one hardware; use method=auto" in both.output

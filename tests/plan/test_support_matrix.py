@@ -215,8 +215,8 @@ REFUSALS = [
     ("int8", "cpu-avx2", None, "experts", "need AMX", "method=bf16"),
     ("nf4", "9.0", None, "linear", "since 0.28; 0.27.1 was the last", "vllm-bnb-plugin"),
     ("nf4", "transformers", None, "linear", "does not have BitsAndBytes", "runtime=transformers_bnb"),
-    ("q4_k", "9.0", None, "linear", "nothing is known of q4_k (q4_k), group None, on 9.0 (9.0)", "add the row"),
-    ("bf16", "8.6", None, "linear", "nothing is known of bf16 (bf16), group None, on 8.6", "another method"),
+    ("q4_k", "9.0", None, "linear", "no row for q4_k (q4_k), group None, on 9.0 (9.0)", "add the row"),
+    ("bf16", "8.6", None, "linear", "no row for bf16 (bf16), group None, on 8.6", "another method"),
 ]
 
 

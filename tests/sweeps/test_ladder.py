@@ -75,7 +75,9 @@ def test_quality_decides_whether_to_climb() -> None:
     passing = end_of(with_verdicts(fp8, task="pass"))
     assert passing is not None
     assert passing.outcome == "beyond_quality"
-    assert re.search(r"not mended by more bits: speed concurrency 4 -9\d\.\d %, wanted >= 60", passing.why)
+    assert re.search(
+        r"more bits do not change the criteria that fail: speed concurrency 4 -9\d\.\d %, wanted >= 60", passing.why
+    )
     assert end_of({**with_verdicts(fp8, task="pass", speed="pass"), "verdict": "accept"}).outcome == "accepted"
     unmeasured = end_of(with_verdicts(fp8, task="not_measured"))
     assert unmeasured is not None

@@ -89,7 +89,7 @@ def test_killed_cancelled_preempted_and_refused_jobs_are_rows(cli: Cli, gptq: tu
     assert done.code == 1, done.output
     assert f"job {array}_0: SLURM says FAILED" in reason(tmp_path, 0)
     assert f"job {array}_1: SLURM says CANCELLED" in reason(tmp_path, 1)
-    assert f"job {array}_4: it left SLURM's queue before it began" in reason(tmp_path, 4)
+    assert f"job {array}_4: it was cancelled before it started" in reason(tmp_path, 4)
     assert "calib.sequences=0" in reason(tmp_path, 3)
     assert "calib.sequences=5" in read_json(tmp_path / "4" / "row.json")["command"]
     assert read_json(tmp_path / "2" / "row.json")["verdict"] == "not_measured"
