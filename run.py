@@ -7,7 +7,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from qforge import cli
-from qforge.config import compose
 from qforge.sweeps import callback
 
 exit_codes: list[int] = []
@@ -17,9 +16,7 @@ exit_codes: list[int] = []
 def main(config: DictConfig) -> int:
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours
-    texts = compose.texts(config)
-    command = cli.Command(lambda: compose.typed(config), compose.recompose, compose.listed_values(), texts)
-    exit_codes[-1] = cli.run(command, folder, debug=bool(OmegaConf.select(config, "debug")))
+    exit_codes[-1] = cli.run(cli.command_of(config), folder, debug=bool(OmegaConf.select(config, "debug")))
     return exit_codes[-1]
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from qforge.config import compose
 from qforge.config.compose import message
 from qforge.config.job import Job
 from qforge.console import console
@@ -39,6 +41,11 @@ class Command:
     def compose(self, *overrides: str) -> Job:
         """The job as asked for, or with other choices."""
         return self.recompose(*overrides) if overrides else self.load()
+
+
+def command_of(config: DictConfig) -> Command:
+    """The command whose configuration Hydra has composed."""
+    return Command(lambda: compose.typed(config), compose.recompose, compose.listed_values(), compose.texts(config))
 
 
 def expand(arguments: list[str]) -> list[str]:

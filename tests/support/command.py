@@ -76,8 +76,7 @@ class Cli:
             HydraConfig.instance().set_config(config)
             with open_dict(config):
                 del config["hydra"]
-            command = cli.Command(lambda: compose.typed(config), compose.recompose, compose.listed_values())
-            code = cli.run(command, str(folder), debug=False)
+            code = cli.run(cli.command_of(config), str(folder), debug=False)
         return Finished(code, text.getvalue(), folder)
 
     def succeed_inside(self, *overrides: str) -> Finished:
