@@ -152,7 +152,7 @@ def test_the_matrix_is_the_strategys() -> None:
         (["gate.criteria.speed.concurrency=64"], "is not measured: bench.concurrency=[1, 4]"),
         (["gate.criteria.task.at_least=1"], "gate.criteria.task: give exactly one of at_most and at_least"),
         (["eval.texts.wikitext.path=no.txt"], "eval.texts.wikitext.path=no.txt: no such file"),
-        (["group_size=8"], "group_size=8: no kernel serves it"),
+        (["group_size=8"], "group_size=8: no kernel supports it"),
         (["eval.tasks=[nope.yaml]"], "eval.tasks: nope.yaml: no such file"),
         (["serve.port=70000"], "serve.port=70000: ports go from 1 to 65535"),
         (["bench.repeats=0"], "bench.repeats=0: at least 1 is needed"),

@@ -234,7 +234,7 @@ def test_degenerate_text_is_known(text: str, said: str | None) -> None:
         ("eval.long_context.lengths=[32]", r"128 tokens are the minimum for a prompt with a needle"),
         ("eval.long_context.depths=[50]", r"eval\.long_context\.depths=\[50.0\]: give parts of the text"),
         ("eval.kv_dtypes=[fp8]", r"eval\.kv_dtypes=\['fp8'\]: .* give eval\.long_context\.lengths"),
-        ("eval.stability.tokens=1024", r"eval\.stability\.tokens=1024: the answers must leave room"),
+        ("eval.stability.tokens=1024", r"eval\.stability\.tokens=1024: the answers must be shorter"),
         ("eval.stability.prompts=/no/file", r"eval\.stability\.prompts=/no/file: no such file"),
     ],
 )
@@ -245,7 +245,7 @@ def test_what_cannot_be_measured_is_refused(override: str, words: str) -> None:
 
 def test_a_load_without_a_text_is_refused() -> None:
     made = job()
-    with pytest.raises(ValueError, match=r"eval\.stability\.load_seconds: the load is made of eval\.texts"):
+    with pytest.raises(ValueError, match=r"eval\.stability\.load_seconds: the load is generated from eval\.texts"):
         check(replace(made, eval=replace(made.eval, texts={})))
 
 

@@ -72,9 +72,9 @@ def test_without_a_base_the_diff_is_against_the_defaults(propose: Propose) -> No
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["group_size: 32"], "experiment: is missing; say name, question and expect"),
+        (["group_size: 32"], "experiment: is missing; write name, question and expect"),
         (["experiment: {name: N1, question: 'Why?'}"], "experiment.expect: Structured config of type `Experiment` has missing"),
-        (["experiment: {name: N1, question: ' ', expect: Less.}"], "experiment.question: is empty; say it before"),
+        (["experiment: {name: N1, question: ' ', expect: Less.}"], "experiment.question: is empty; write it before"),
         (["grup_size: 32", ASKS], "Key 'grup_size' not in 'Job'"),
         (["defaults: [override /method: gtpq]", ASKS], "Could not find 'method/gtpq'"),
         (["- a1"], "is not a mapping; write `key: value` lines"),
@@ -101,7 +101,7 @@ def test_a_bad_one_is_refused_with_its_reason(propose: Propose, lines: list[str]
     [
         ("# python run.py experiment={name}\n", "its first line must be `# @package _global_`"),
         ("# @package _global_\n", "does not name its command; add a line `# python run.py experiment="),
-        ("# @package _global_\n# python run.py experiment=b3\n", "does not say how it is run"),
+        ("# @package _global_\n# python run.py experiment=b3\n", "does not name its command"),
         ("# @package _global_\n# python run.py experiment={name} hw=mi325x\n", "use method=gptq or method=awq"),
     ],
 )  # fmt: skip

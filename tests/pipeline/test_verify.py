@@ -41,7 +41,7 @@ def test_an_untouched_artifact_is_what_it_was(cli: Cli, rtn: Finished, tmp_path:
     done = cli.succeed_inside(f"verify={moved}")
     for said in (
         "the hash of every file",
-        "the plan, made anew",
+        "the plan, recomputed",
         "every tensor against the plan and against the source",
     ):
         assert f"✓ {said}" in done.output

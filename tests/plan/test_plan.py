@@ -75,7 +75,7 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
             r"or \+runtime\.args\.kv_cache_dtype=fp8, which costs quality$",
         ),
         (["model=smollm2_135m", "group_size=128"], "576 inputs, which 128 does not divide .* use group_size=32 or 64"),
-        (["model=phi4", "hw=h100", "+runtime.args.tensor_parallel_size=4"], "10 KV heads can neither be divided"),
+        (["model=phi4", "hw=h100", "+runtime.args.tensor_parallel_size=4"], "10 KV heads can be neither divided"),
         (["model=qwen3_30b_a3b", "method=bf16"], "on each of 1 devices.*; use a larger hw or a smaller method"),
         (["model=qwen3_30b_a3b", "method=bf16", "+runtime.args.tensor_parallel_size=4"], "on each of 1 devices"),  # one RAM
         (["model=gpt_oss_20b", "method=gptq", "group_size=32", "hw=h200", "exempt=boundary"], "use rules that leave experts"),

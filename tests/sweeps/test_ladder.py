@@ -167,7 +167,7 @@ def test_overrides_replace_whatever_was_given_for_the_key() -> None:
         (["stages=[quantize,inspect]"], "rungs are judged; add evaluate and judge, or leave stages out"),
         (
             ["~gate.criteria.perplexity", "~gate.criteria.task"],
-            "search=ladder gate=default: it asks nothing of quality, which is all that a ladder mends; use gate=quality",
+            "search=ladder gate=default: it has no quality criterion, and a ladder improves only quality; use gate=quality",
         ),
     ],
 )
