@@ -25,7 +25,7 @@ class Ladder(BasicSweeper):
         self.rungs = rungs
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Climb until every ladder has ended; <hydra.sweep.dir>/ladder.json has what each rung bought."""
+        """Climb until every ladder has ended; <hydra.sweep.dir>/ladder.json has what each rung gained."""
         from qforge.sweeps import ladder_report
 
         assert self.config is not None

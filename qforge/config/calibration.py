@@ -24,7 +24,7 @@ class Dataset:
 
 
 @dataclass
-class Shown(Text):
+class CalibrationText(Text):
     """A text that calibration shows to the model: a file, or a data set."""
 
     path: str = ""
@@ -36,7 +36,7 @@ class Shown(Text):
 @dataclass
 class Calibration:
     name: str = MISSING
-    texts: dict[str, Shown] = field(default_factory=dict)
+    texts: dict[str, CalibrationText] = field(default_factory=dict)
     sequences: int = MISSING
     length: int = MISSING  # tokens of the longest sequence
     lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`

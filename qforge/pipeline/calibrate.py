@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from qforge.config.calibration import Shown
+from qforge.config.calibration import CalibrationText
 from qforge.config.job import Job, repository_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
@@ -55,15 +55,15 @@ def files(job: Job) -> dict[str, Path]:
     }
 
 
-def _place(job: Job, text: Shown) -> Path:
+def _place(job: Job, text: CalibrationText) -> Path:
     return of(job).place("dataset", _key(text))
 
 
-def _key(text: Shown) -> dict[str, Any]:
+def _key(text: CalibrationText) -> dict[str, Any]:
     return {"dataset": text.dataset, "chat": text.chat, "code": code("qforge.stages.dataset")}
 
 
-def _fetch(run: Run, name: str, text: Shown) -> None:
+def _fetch(run: Run, name: str, text: CalibrationText) -> None:
     assert text.dataset
     detail = f"{text.dataset.rows} rows of {text.dataset.name}"
 

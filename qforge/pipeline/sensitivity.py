@@ -16,7 +16,7 @@ from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.plan.exemptions import waits
 from qforge.plan.plan import Plan
-from qforge.plan.sensitivity import STAGE, Loss, asked, budget_bytes, choose, losses_of, parts_of
+from qforge.plan.sensitivity import STAGE, Loss, budget_bytes, choose, losses_of, parts_of, requested
 from qforge.report import terminal
 from qforge.store.results import code, result
 
@@ -26,7 +26,7 @@ ENV = "quant"
 def settle(run: Run, planned: Plan, source: Path, vllm: str) -> tuple[Run, Plan]:
     """Measure, where that is asked for; the waiting rules then name what was found, and the plan is made anew for `vllm`."""
     job = run.job
-    if not asked(job):
+    if not requested(job):
         return run, planned
     measured = measure(run, planned, source)
     losses = choose(losses_of(job, planned, measured), budget_bytes(job))

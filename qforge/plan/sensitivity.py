@@ -35,7 +35,7 @@ class Loss:
     exempted: bool = False
 
 
-def asked(job: Job) -> bool:
+def requested(job: Job) -> bool:
     """Whether sensitivity is to be measured: as a stage, or because a rule waits for it."""
     return STAGE in job.stages or any(map(waits, job.exempt.values()))
 
@@ -48,12 +48,12 @@ def nothing_else(job: Job) -> bool:
 def refuse(job: Job, planned: Plan) -> None:
     """Raises ValueError for experts that cannot be replaced one by one, and for a budget that buys nothing, or everything."""
     stacked = next((m for m in planned.modules if m.stack > 1 and m.linear), None)
-    if asked(job) and stacked:
+    if requested(job) and stacked:
         raise ValueError(
             f"model={job.model.name}: {stacked.name} holds all experts of its layer in one tensor, whose rounding sensitivity "
             "does not measure; use exempt=boundary"
         )
-    if job.sensitivity.budget_gib is None or not asked(job):
+    if job.sensitivity.budget_gib is None or not requested(job):
         return
     costs = [_extra(part, planned) for part in parts_of(job, planned)]
     key, least = f"sensitivity.budget_gib={job.sensitivity.budget_gib}", min(costs) / 2**30

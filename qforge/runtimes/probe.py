@@ -20,7 +20,7 @@ SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a b
 
 
 def probe(job: Job, store: Store) -> dict[str, Any]:
-    """What `look` finds in the runtime's interpreter; asked once per environment and machine, then known."""
+    """What `inventory` finds in the runtime's interpreter; asked once per environment and machine, then known."""
     key = {
         "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "environ": job.runtime.environ,
         "machine": identity.deciding(identity.machine()), "code": INVENTORY.read_text(),

@@ -11,7 +11,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from qforge.config.calibration import Calibration, Shown
+from qforge.config.calibration import Calibration, CalibrationText
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Refused, Request, stage
 
@@ -60,7 +60,7 @@ def calibrate(request: Request) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tokens(tokenizer: Any, name: str, text: Shown, content: str) -> list[int]:
+def _tokens(tokenizer: Any, name: str, text: CalibrationText, content: str) -> list[int]:
     if not text.chat:
         ids: list[int] = tokenizer(content, add_special_tokens=False)["input_ids"]
         return ids

@@ -1,4 +1,4 @@
-"""The ladder: spend a little more, rung by rung, until the gate accepts the quality. What comes next, and what it bought.
+"""The ladder: spend a little more, rung by rung, until the gate accepts the quality. What comes next, and what it gained.
 
 The rungs are data, conf/hydra/sweeper/ladder.yaml; hydra_plugins/qforge/ladder.py launches them.
 """
@@ -25,7 +25,7 @@ from qforge.report import unfinished
 from qforge.sweeps.stopping import QUALITY, End, Row, end_of, numbers
 
 JUDGING = {"evaluate", "judge"}  # the stages without which there is no verdict
-WORDS = {  # values reckoned from the rung below
+WORDS = {  # values derived from the rung below
     "group_size": re.compile("smaller"),
     "calib.sequences": re.compile(r"x(\d+)"),
     "sensitivity.budget_gib": re.compile(r"(\d+)%"),
@@ -48,7 +48,7 @@ class Rung:
 
     @property
     def words(self) -> dict[str, re.Match[str]]:
-        """What is reckoned from the rung below."""
+        """What is derived from the rung below."""
         matches = {
             key: word.fullmatch(str(self.overrides[key])) for key, word in WORDS.items() if key in self.overrides
         }
@@ -123,7 +123,7 @@ class Climb:
     def _set(self, rung: Rung) -> list[str]:
         """The overrides of a rung. Raises Skip where it comes to the checkpoint of a rung below."""
         below = self.job_of(self._overrides)
-        words = {key: str(self._reckoned(key, word, below)) for key, word in rung.words.items()}
+        words = {key: str(self._derived(key, word, below)) for key, word in rung.words.items()}
         overrides = replaced(self._overrides, rung.plain | words)
         job = self.job_of(overrides)
         planned = self._plan(job)
@@ -134,7 +134,7 @@ class Climb:
             self._seen.append((rung.name, made))
         return overrides
 
-    def _reckoned(self, key: str, word: re.Match[str], below: Job) -> int | float:
+    def _derived(self, key: str, word: re.Match[str], below: Job) -> int | float:
         if key == "group_size":
             return self._smaller_group(below)
         if key == "calib.sequences":

@@ -20,7 +20,7 @@ SHOWN = {"loss": ("loss, nats/token", 1.0, ".4f"), "kl": ("KL, nats/token", 1.0,
 
 
 def write(file: Path, climbs: Sequence[Climb]) -> None:
-    """ladder.json: every climb with its rungs, what each measured and what it bought against the rung before."""
+    """ladder.json: every climb with its rungs, what each measured and what it gained over the rung before."""
     write_json(file, {"climbs": [_summary(climb, file.parent) for climb in climbs]})
 
 
@@ -29,7 +29,7 @@ def _summary(climb: Climb, folder: Path) -> dict[str, Any]:
     best = climb.best
     return {
         "start": climb.start, "outcome": climb.end.outcome, "why": climb.end.why, "best": best.rung if best else None,
-        "rungs": [{"rung": s.rung, "why": s.why, **_found(s, folder), **b} for s, b in bought(climb.steps)],
+        "rungs": [{"rung": s.rung, "why": s.why, **_found(s, folder), **b} for s, b in gains(climb.steps)],
     }  # fmt: skip
 
 
@@ -48,12 +48,12 @@ def reason(step: Step) -> str:
     return step.skipped or str(step.row.get("failed", {}).get("reason", ""))
 
 
-def bought(steps: Sequence[Step]) -> Iterator[tuple[Step, dict[str, dict[str, float]]]]:
+def gains(steps: Sequence[Step]) -> Iterator[tuple[Step, dict[str, dict[str, float]]]]:
     """Each rung with what it measured, and that less what the last measured rung below it did."""
     below: dict[str, float] = {}
     for step in steps:
         now = numbers(step.row)
-        yield step, {"measured": now, "bought": {key: now[key] - below[key] for key in now if key in below}}
+        yield step, {"measured": now, "gained": {key: now[key] - below[key] for key in now if key in below}}
         below = now or below
 
 
@@ -73,11 +73,11 @@ def _table(climb: Climb) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("rung", "job", "verdict", "quality", *(title for title, _, _ in SHOWN.values())):
         table.add_column(name)
-    for step, gain in bought(climb.steps):
+    for step, gain in gains(climb.steps):
         where = step.folder.name if step.folder else "-"
         verdict = "skipped" if step.skipped else step.row["verdict"]
         quality = quality_of(step.row) if step.row.get("criteria") else ""
-        cells = [_cell(key, gain["measured"], gain["bought"]) for key in SHOWN]
+        cells = [_cell(key, gain["measured"], gain["gained"]) for key in SHOWN]
         table.add_row(step.rung, where, coloured(verdict), quality, *cells)
     return table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.jobs import job
 
-from qforge.config.calibration import Calibration, Dataset, Shown
+from qforge.config.calibration import Calibration, CalibrationText, Dataset
 from qforge.envs.request import Refused
 from qforge.json_files import read_json
 from qforge.pipeline import calibrate
@@ -39,7 +39,7 @@ def test_a_sequence_that_is_mostly_known_is_a_near_duplicate() -> None:
 
 def test_weights_decide_from_which_text_the_sequences_come() -> None:
     pools = {"a": [(i,) for i in range(100)], "b": [(-i,) for i in range(1, 100)]}
-    texts = {name: Shown(weight=weight) for name, weight in (("a", 3.0), ("b", 1.0))}
+    texts = {name: CalibrationText(weight=weight) for name, weight in (("a", 3.0), ("b", 1.0))}
     drawn = _draw(pools, Calibration("x", texts, 40, 1, seed=1))
     assert sum(s[0] >= 0 for s in drawn) == 30
     assert len(set(drawn)) == 40
@@ -77,7 +77,7 @@ def test_what_cannot_be_is_refused_by_its_key(overrides: list[str], message: str
 
 
 def test_weights_are_for_all_texts_or_none() -> None:
-    texts = {**job().calib.texts, "b": Shown("data/README.md", "x", "x", weight=1.0)}
+    texts = {**job().calib.texts, "b": CalibrationText("data/README.md", "x", "x", weight=1.0)}
     with pytest.raises(ValueError, match="give every text one above 0, or none"):
         check(replace(job(), calib=replace(job().calib, texts=texts)))
 
@@ -93,7 +93,7 @@ def test_two_sources_one_of_them_conversations(model: Path, tmp_path: Path) -> N
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
     texts = {
         "wikitext": replace(job().calib.texts["wikitext"], weight=3.0),
-        "chat": Shown(str(tmp_path / "chat.jsonl"), "chat", "ours", weight=1.0, chat=True),
+        "chat": CalibrationText(str(tmp_path / "chat.jsonl"), "chat", "ours", weight=1.0, chat=True),
     }
     found, sequences = sequences_of(model, tmp_path, Calibration("two", texts, 8, 128, [1.0, 0.5]))
     used = found["texts"]
@@ -128,7 +128,7 @@ def test_a_data_set_that_cannot_be_had_is_refused_in_its_librarys_words(
     (tmp_path / "set").mkdir()
     (tmp_path / "set/train.jsonl").write_text('{"text": "Once.", "n": 1}\n')
     folder = str(tmp_path / "set")
-    text = Shown(kind="x", licence="x", dataset=replace(dataset, name=dataset.name.format(folder=folder)))
+    text = CalibrationText(kind="x", licence="x", dataset=replace(dataset, name=dataset.name.format(folder=folder)))
     with pytest.raises(ValueError, match=re.escape(message.format(folder=folder))):
         sequences_of(model, tmp_path, Calibration("x", {"some": text}, 1, 8))
     assert not list(tmp_path.glob("dataset/*/"))

@@ -50,6 +50,9 @@ def test_it_is_not_served_to_users(cli: Cli, model) -> None:
 
 
 def test_integers_of_group_16_as_well(cli: Cli, model) -> None:
-    assert "unservable=measure to measure its quality without serving it" in cli.inside("method=rtn", "group_size=16").output
+    assert (
+        "unservable=measure to measure its quality without serving it"
+        in cli.inside("method=rtn", "group_size=16").output
+    )
     done = cli.succeed("method=rtn", "group_size=16", "unservable=measure", "stages=[quantize,inspect]")
     assert done.json("inspect")["faults"] == []

@@ -1,4 +1,4 @@
-"""The ladder: what comes next given the rows so far, what each rung bought, and one real climb."""
+"""The ladder: what comes next given the rows so far, what each rung gained, and one real climb."""
 
 from __future__ import annotations
 
@@ -120,10 +120,10 @@ def test_it_stops_at_the_first_accepted_rung_and_says_what_each_bought(tmp_path:
     (told,) = read_json(tmp_path / "ladder.json")["climbs"]
     assert (told["outcome"], told["best"]) == ("accepted", "boundary")
     first, _, last = told["rungs"]
-    assert first["bought"] == {}
+    assert first["gained"] == {}
     assert last["folder"] == "2"
-    assert last["bought"]["bytes"] == rows[2]["size"]["bytes"] - rows[1]["size"]["bytes"]
-    assert last["bought"]["loss"] == pytest.approx(numbers(rows[2])["loss"] - numbers(rows[1])["loss"])
+    assert last["gained"]["bytes"] == rows[2]["size"]["bytes"] - rows[1]["size"]["bytes"]
+    assert last["gained"]["loss"] == pytest.approx(numbers(rows[2])["loss"] - numbers(rows[1])["loss"])
     assert first["missed"][0].startswith("perplexity wikitext 38.6 %")
 
 
@@ -200,7 +200,7 @@ def test_every_combination_climbs_its_own_ladder(cli: Cli, model: Path, tmp_path
     assert ends == [*["planned"] * 4, "rtn uses no text", "planned"]
     assert [rung.get("folder") for rung in rtn["rungs"]] == ["0", "2", "4", "6", None, "8"]
     assert fp8["rungs"][3]["skipped"] == "fp8 has no groups"
-    assert rtn["rungs"][1]["bought"]["bytes"] > 0
+    assert rtn["rungs"][1]["gained"]["bytes"] > 0
     wrong = ladder(cli, tmp_path, "method=rtn", "+hydra.sweeper.rungs.mine={why: x, overides: {exempt: none}}")
     assert wrong.code == 2
     assert "refused: Key 'overides' not in 'Rung'" in wrong.output
@@ -220,8 +220,8 @@ def test_a_real_climb(cli: Cli, model: Path, tmp_path: Path) -> None:
     minimal, smaller, calibration = told["rungs"]
     assert calibration["skipped"] == "rtn uses no text"
     assert minimal["quality"] == "reject"
-    assert smaller["bought"]["loss"] < 0
-    assert smaller["bought"]["kl"] < 0 < smaller["bought"]["bytes"]
+    assert smaller["gained"]["loss"] < 0
+    assert smaller["gained"]["kl"] < 0 < smaller["gained"]["bytes"]
     assert (done.folder / "report.html").exists(), "the sweep's own report comes after"
 
     most = max(c["interval"][1] for c in read_json(done.folder / "1" / "row.json")["criteria"])
