@@ -88,7 +88,9 @@ def start(command: Command, folder: Path) -> None:
     from qforge.pipeline.run import Run
     from qforge.plan import guide
 
-    job, hardware_names = command.load(), command.lists.get("hw", [])
+    hardware_names = command.lists.get("hw", [])
+    # of several the first stands for all: their merger would have the runtime of one and the vendor of another
+    job = command.compose(*(f"hw={name}" for name in hardware_names[:1]))
     if job.method.name == guide.AUTO:
         return advise(command, hardware_names or [job.hw.name], Run(job, folder))
     if hardware_names:

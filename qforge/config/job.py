@@ -131,6 +131,7 @@ class Runtime:
     python: str | None = None  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
     container: str | None = None  # or an image of podman or docker
     container_args: list[str] = field(default_factory=list)  # options of podman run or docker run
+    caution: str = ""  # what every plan with it says
     args: dict[str, Any] = field(default_factory=dict)  # the engine's own options, under its own names
     environ: dict[str, str] = field(default_factory=dict)
     start_timeout: int = MISSING  # seconds until the server must answer

@@ -15,6 +15,8 @@ TOOLS = ("podman", "docker")
 # to stop by itself, since qforge.envs.guard has asked it before; no SELinux labels, since the folders are not the container's.
 OPTIONS = ("--network=host", "--ipc=host", "--pid=host", "--stop-timeout=0", "--security-opt=label=disable")
 
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # which GPUs, where the caller says
+
 
 @dataclass(frozen=True)
 class Container:
@@ -34,7 +36,7 @@ class Container:
         name = f"qforge-{secrets.token_hex(6)}"
         volumes = [f"--volume={folder}:{folder}:ro" for folder in self.reads if folder.exists()]
         volumes += [f"--volume={folder}:{folder}" for folder in self.writes]
-        passed = [f"--env={variable}" for variable in (*environ, "CUDA_VISIBLE_DEVICES")]
+        passed = [f"--env={variable}" for variable in (*environ, *VISIBLE)]
         # an image's own entry point may be a server (vllm/vllm-openai)
         own = ["--rm", "--name", name, "--entrypoint", "python3", *OPTIONS, *volumes, *passed, *self.arguments]
         return [self.tool, "run", *own, self.image, *arguments], [self.tool, "rm", "--force", name]
@@ -52,8 +54,8 @@ def find(image: str) -> tuple[str, str]:
         errors[tool] = " ".join(listing.stderr.split())
     if not errors:
         raise ValueError(
-            f"runtime.container={image}: neither podman nor docker is on PATH; install one, or use a runtime with an "
-            "environment of its own (vllm, vllm_cpu)"
+            f"runtime.container={image}: neither podman nor docker is on PATH; install one, or use "
+            "runtime=existing, or on NVIDIA's GPUs and on CPUs one with an environment of its own (vllm, vllm_cpu)"
         )
     raise ValueError(
         f"runtime.container={image}: it is not available here ({'; '.join(f'{t}: {w}' for t, w in errors.items())}); get it "

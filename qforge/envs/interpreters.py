@@ -44,12 +44,15 @@ def runtime_identity(job: Job) -> str:
     return identity(job.runtime.env, job) if job.runtime.env else of_runtime(job).identity
 
 
-def check(job: Job) -> None:
-    """Raises ValueError where a given interpreter does not start, an image is not here, or an environment is not known."""
+def check(job: Job, measures: bool) -> None:
+    """Raises ValueError where a given interpreter does not start, an image is not here, or an environment is not known.
+
+    `measures`: whether the job needs its runtime at all.
+    """
     for name in job.envs:
         managed.requirements(name)
     with ThreadPoolExecutor() as pool:  # each starts an interpreter
-        runtime = None if job.runtime.env else pool.submit(of_runtime, job)
+        runtime = pool.submit(of_runtime, job) if measures and not job.runtime.env else None
         for environment in [pool.submit(named, name, job) for name in job.envs]:
             environment.result()
         if runtime:

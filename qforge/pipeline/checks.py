@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import yaml
+
 from qforge.config import calibration
 from qforge.config.calibration import calib_files
 from qforge.config.evaluation import ANSWER, SHORTEST, eval_files
-from qforge.config.job import ON_REQUEST, STAGES, Criterion, Engine, Job, Method, repository_path
+from qforge.config.job import ON_REQUEST, ROOT, STAGES, Criterion, Engine, Job, Method, Vendor, repository_path
 from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import rounding
 from qforge.plan.exemptions import waits
 
+RUNTIMES = ROOT / "conf" / "runtime"
 MAX_LOGPROBS = 20  # vLLM's own default (config/model.py)
 
 
@@ -35,7 +38,7 @@ def check(job: Job) -> None:
     if job.hw.vendor not in job.runtime.vendors:
         raise ValueError(
             f"runtime={job.runtime.name} is for {', '.join(v.value for v in job.runtime.vendors)}, hw={job.hw.name} is "
-            f"{job.hw.vendor.value}; leave runtime out, or choose one that fits"
+            f"{job.hw.vendor.value}; leave runtime out, or use runtime={', '.join(_runtimes(job.hw.vendor))}"
         )
     if job.serve.port is not None and not 0 < job.serve.port < 65536:
         raise ValueError(f"serve.port={job.serve.port}: ports go from 1 to 65535; leave it out for a free one")
@@ -53,6 +56,13 @@ def check(job: Job) -> None:
     for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
         if not repository_path(path).is_file():
             raise ValueError(f"{key}={path}: no such file; give one that is there")
+
+
+def _runtimes(vendor: Vendor) -> list[str]:
+    """The files of conf/runtime for this vendor's hardware, those for few vendors first."""
+    vendors = {file.stem: yaml.safe_load(file.read_text())["vendors"] for file in RUNTIMES.glob("*.yaml")}
+    fitting = [name for name in vendors if vendor.value in vendors[name]]
+    return sorted(fitting, key=lambda name: (len(vendors[name]), name))
 
 
 def _check_symmetry(method: Method) -> None:
@@ -172,7 +182,7 @@ def _check_long_context(job: Job, limit: int | None) -> None:
     if job.eval.kv_dtypes and (job.runtime.engine is not Engine.vllm or not settings.lengths):
         raise ValueError(
             f"eval.kv_dtypes={job.eval.kv_dtypes}: they are compared on long context through vLLM; give "
-            "eval.long_context.lengths and a runtime that serves (runtime=vllm or vllm_cpu), or leave them out"
+            "eval.long_context.lengths and a runtime that serves (leave runtime out), or leave them out"
         )
     if job.eval.stability.prompts and job.eval.stability.load_seconds and not job.eval.texts:
         raise ValueError(

@@ -125,7 +125,7 @@ def _say_waiting() -> None:
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     env = interpreters.runtime_identity(job)
     served = {
-        "checkpoint": checkpoint, "hw": job.hw, "runtime": job.runtime, "env": env,
+        "checkpoint": checkpoint, "hw": job.hw, "runtime": replace(job.runtime, caution=""), "env": env,
         "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
         "code": code("qforge.runtimes.vllm", "qforge.runtimes.vllm_server", "qforge.runtimes.fp4_emulation"),
     }  # fmt: skip

@@ -25,10 +25,11 @@ def preflight(run: Run, plan: Plan) -> None:
         artifact.given(run)
     elif job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
         raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
-    interpreters.check(job)
-    vllm.check_port(job.serve.port)
-    if {"serve", "evaluate", "bench"} & set(job.stages) and job.runtime.engine is Engine.vllm:
+    measures = bool(job.serve.keep or {"serve", "evaluate", "bench"} & set(job.stages))
+    if measures and job.runtime.engine is Engine.vllm:
         for_serving(job)
+    interpreters.check(job, measures)
+    vllm.check_port(job.serve.port)
     if "quantize" in job.stages:
         for_quantizing(job)
     if job.serve.keep:
@@ -52,7 +53,7 @@ def _refuse_small_disk(run: Run, plan: Plan) -> None:
 def refuse_useless_server(run: Run, emulated: bool, reason: str) -> None:
     """A server for users must have a kernel."""
     if run.job.runtime.engine is not Engine.vllm:
-        raise ValueError(f"serve.keep runtime={run.job.runtime.name}: only vLLM serves; use runtime=vllm or vllm_cpu")
+        raise ValueError(f"serve.keep runtime={run.job.runtime.name}: only vLLM serves; leave runtime out")
     if emulated:
         raise ValueError(
             f"serve.keep hw={run.job.hw.name}: {reason}; to serve on this hardware use method=gptq or awq, or serve "

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import Engine, Job
+from qforge.config.job import Job
 from qforge.models import architectures, metadata, modules
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS, Format
-from qforge.models.modules import TOWERS, Module
-from qforge.plan import experts, feasibility, libraries
+from qforge.models.modules import Module
+from qforge.plan import experts, feasibility, libraries, notes
 from qforge.plan.estimate import Estimates, estimate
-from qforge.plan.exemptions import Hits, exempted, waits
+from qforge.plan.exemptions import Hits, exempted
 from qforge.plan.support_matrix import NEWEST, How, Serving
 
 SHOWN = 6  # examples per rule in plan.json
@@ -142,7 +142,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         quantized=[m.name for m in quantized],
         rules=rules,
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
-        notes=[*(_notes(job, rules, tree, tied) if packs else []), *_cache_notes(job)],
+        notes=notes.notes(job, rules, tree, tied),
         serving=serving,
         tensor_parallel=feasibility.tensor_parallel(job, text, quantized, group, serving, vllm),
         parameters=parameters,
@@ -202,46 +202,3 @@ def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> 
     shapes = Counter((rows, columns) for module in quantized for _, rows, columns in module.matrices)
     sizes = {shape: sum(t.nbytes for t in _matrix(layout, *shape, group or 0).values()) for shape in shapes}
     return 8 * sum(n * sizes[shape] for shape, n in shapes.items()) / sum(m.parameters for m in quantized)
-
-
-def _notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
-    notes = [
-        f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
-        "earlier rule has these modules"
-        for rule, hits in rules.items()
-        if not hits.changes and not waits(job.exempt[rule])
-    ]
-    notes += [
-        f"exempt.{rule} is measured before anything is quantized; it adds up to {job.sensitivity.budget_gib} GiB"
-        for rule in rules
-        if waits(job.exempt[rule])
-    ]
-    spent = "sensitivity" in job.stages or any(map(waits, job.exempt.values()))
-    if (
-        job.sensitivity.budget_gib is not None and not spent
-    ):  # no refusal: a sweep compares with rows that spend nothing
-        notes.append("sensitivity.budget_gib changes nothing: no rule uses it; exempt=from_sensitivity does")
-    if job.method.instead:
-        notes.append(
-            f"{job.method.name}'s library is archived; for other than a comparison use method={job.method.instead}"
-        )
-    if tied:
-        notes.append("the head is the embedding (tied weights), which stays in bf16")
-    if dropped := sorted({m.kind for m in tree if m.served is None}):
-        notes.append(f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; memory is counted without")
-    if job.method.calibrated and any(m.kept and m.kind in TOWERS.values() for m in tree):
-        notes.append(
-            "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
-        )
-    return notes
-
-
-def _cache_notes(job: Job) -> list[str]:
-    """What the comparison with bf16 cannot say, since bf16 has the same cache."""
-    dtype = str({**job.hw.args, **job.runtime.args}.get("kv_cache_dtype", "auto"))
-    if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
-        return []
-    return [
-        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict shows its cost (one perplexity "
-        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context by eval.kv_dtypes"
-    ]

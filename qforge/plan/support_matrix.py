@@ -92,7 +92,7 @@ class Matrix:
 
 @cache
 def facts() -> dict[str, Any]:
-    """The data: `rows`, and what `kernels` and formats' `blocks` ask of a matrix."""
+    """The data: `rows`, what `kernels` and formats' `blocks` ask of a matrix, and which `torch` quantizes on a platform."""
     data: dict[str, Any] = yaml.load(FILE.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return {**data, "rows": [Row(**row) for row in data["rows"]]}
 

@@ -47,11 +47,22 @@ def device() -> dict[str, Any]:
     }
 
 
+def load_kernels(vllm_platform: Any) -> None:
+    """As its workers do, which only warn where a library of the system is missing. Raises ImportError, which names it."""
+    import torch
+
+    vllm_platform.import_kernels()
+    if not any(name.startswith("_C::") for name in torch._C._dispatch_get_all_op_names()):
+        import vllm._C  # noqa: F401
+
+
 def vllm_can() -> dict[str, Any]:
     """For which platform this vLLM was built, and the quantization methods that it has there."""
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     from vllm.platforms import current_platform
 
+    if current_platform.device_type == "cpu":
+        load_kernels(current_platform)
     supported = current_platform.supported_quantization  # empty: whatever there is
     return {"built_for": current_platform.device_type, "methods": supported or list(QUANTIZATION_METHODS)}
 

@@ -67,6 +67,12 @@ def test_refusals_of_the_command_itself(cli: Cli, model: Path, overrides: list[s
     refused(cli(*overrides), *words)
 
 
+def test_what_serves_is_not_asked_for_where_nothing_is_served(cli: Cli, rtn: Finished) -> None:
+    """Quantizing for an AMD GPU, whose runtime is an image, on a machine that has neither."""
+    done = cli.succeed("method=rtn", "hw=mi325x", "stages=[quantize,inspect]")
+    assert "runtime=container_rocm: " in done.output
+
+
 def test_debug_shows_the_traceback(cli: Cli) -> None:
     done = cli("group_size=128", "debug=true")
     assert done.code == 2

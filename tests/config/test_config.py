@@ -87,7 +87,28 @@ def test_every_model_method_and_hardware_plans_or_is_refused_with_a_way_out() ->
 def test_hardware_brings_its_runtime_unless_one_is_given() -> None:
     assert job().runtime.name == "vllm_cpu"
     assert job("hw=h100").runtime.name == "vllm"
+    assert job("hw=mi325x").runtime.name == job("hw=mi300x").runtime.name == "container_rocm"
+    assert job("hw=thor").runtime.name == "container_thor"
     assert job("hw=cpu", "runtime=transformers").runtime.name == "transformers"
+
+
+def test_every_runtime_fits_every_hardware_or_is_refused_with_those_that_do() -> None:
+    """What makes an environment for one vendor's GPUs is never planned for another's."""
+    runtimes = {name: job(f"runtime={name}").runtime for name in options("runtime")}
+    fits, refused = set[tuple[str, str]](), dict[tuple[str, str], str]()
+    for hw, runtime in itertools.product(options("hw"), runtimes):
+        try:
+            check(dataclasses.replace(job(f"hw={hw}"), runtime=runtimes[runtime]))
+            fits.add((hw, runtime))
+        except ValueError as refusal:
+            refused[hw, runtime] = str(refusal)
+    for (hw, runtime), refusal in refused.items():
+        assert refusal.startswith(f"runtime={runtime} is for "), refusal
+        others = refusal.partition("or use runtime=")[2].split(", ")
+        assert {(hw, other) for other in others} == {pair for pair in fits if pair[0] == hw}
+    assert {("mi325x", "vllm"), ("mi300x", "vllm"), ("h100", "vllm_cpu"), ("cpu", "container_rocm")} <= set(refused)
+    assert {(hw, job(f"hw={hw}").runtime.name) for hw in options("hw")} <= fits
+    assert "leave runtime out, or use runtime=container_rocm, container, existing" in refused["mi325x", "vllm"]
 
 
 def test_exemptions_compose() -> None:

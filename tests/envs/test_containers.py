@@ -51,7 +51,8 @@ def test_no_image_says_what_each_tool_said(tools: Path) -> None:
         "podman: Error: x: image not known; docker: Cannot connect to the Docker daemon); get it with `podman pull x`"
     )
     with pytest.raises(ValueError, match=re.escape(f"runtime.container=x: it is not available here ({said}")):
-        interpreters.check(job("runtime=container", "runtime.container=x"))
+        interpreters.check(job("runtime=container", "runtime.container=x"), measures=True)
+    interpreters.check(job("runtime=container", "runtime.container=x"), measures=False)
 
 
 def test_the_tool_that_has_the_image_is_taken_and_its_id_is_the_key(tools: Path) -> None:
@@ -85,6 +86,37 @@ def test_the_command_line(tools: Path, tmp_path: Path) -> None:
     volumes = [part for part in command if part.startswith("--volume")]
     assert volumes == [f"--volume={ROOT}:{ROOT}:ro", f"--volume={model}:{model}:ro", "--volume=/the/store:/the/store"]
     assert name not in box.start([], {})[0]
+
+
+@pytest.mark.parametrize(
+    ("hw", "image", "options"),
+    [
+        (
+            "mi325x",
+            "docker.io/vllm/vllm-openai-rocm:v0.31.0",
+            "--device=/dev/kfd --device=/dev/dri --group-add=video --cap-add=SYS_PTRACE --security-opt=seccomp=unconfined",
+        ),
+        ("mi300x", "docker.io/vllm/vllm-openai-rocm:v0.31.0", "--device=/dev/kfd --device=/dev/dri"),
+        ("thor", "nvcr.io/nvidia/vllm:26.10-py3", "--runtime=nvidia"),
+    ],
+)
+def test_the_vendors_images_get_their_devices(tools: Path, hw: str, image: str, options: str) -> None:
+    """The hardware's own choice of a runtime; a tool that has this image only."""
+    tool(tools, "docker", f'[ "$5" = {image} ] && echo 1d')
+    box = interpreters.of_runtime(job(f"hw={hw}")).container
+    assert box
+    command = box.start(["-m", "x"], {})[0]
+    assert command[:2] == ["docker", "run"]
+    assert command[-3:] == ["1d", "-m", "x"]
+    given = " ".join(command)
+    assert options in given
+    for shared in (
+        "--ipc=host",
+        "--env=HIP_VISIBLE_DEVICES",
+        "--env=ROCR_VISIBLE_DEVICES",
+        "--env=CUDA_VISIBLE_DEVICES",
+    ):
+        assert shared in command
 
 
 def test_the_tool_gets_the_key_by_its_environment_and_is_called_again_to_remove(tools: Path) -> None:

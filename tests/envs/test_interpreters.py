@@ -40,7 +40,7 @@ def test_an_interpreter_that_is_not_named() -> None:
 
 def test_an_environment_that_no_stage_asks_for() -> None:
     with pytest.raises(ValueError, match="env=quantt: no such environment; choose from"):
-        interpreters.check(job(f"+envs.quantt.python={sys.executable}"))
+        interpreters.check(job(f"+envs.quantt.python={sys.executable}"), measures=True)
 
 
 def test_an_interpreter_is_known_by_its_packages(tmp_path: Path) -> None:

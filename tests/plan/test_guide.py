@@ -136,6 +136,9 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
     assert "one checkpoint for all" in done.output
     said = json.loads((done.folder / "guide.json").read_text())
     assert {c["method"] for c in said["choices"]} >= {"bf16", "gptq", "awq", "nvfp4", "fp8"}
+    # each has a runtime of its own
+    three = cli.inside("method=auto", "plan_only=true", "model=smollm2_135m", "hw=[mi325x,cpu,h100]")
+    assert three.code == 0, three.output
     assert cli.inside("method=auto").code == 2
     assert "ranks the methods and runs none; use plan_only=true" in cli.inside("method=auto").output
     both = cli.inside("method=gptq", "hw=[h100,mi325x]", "plan_only=true")

@@ -157,6 +157,20 @@ def test_an_fp8_cache_is_nothing_that_a_verdict_could_show() -> None:
         assert "bf16 is measured with it too" in said
 
 
+def test_a_machine_that_nobody_here_had_is_planned_with_what_is_known_of_it() -> None:
+    amd = planned("hw=mi325x", "method=gptq").notes
+    assert (
+        "runtime=container_rocm: vLLM's image and the options of its documentation, put together here and never run"
+        in amd
+    )
+    assert any(note.startswith("hw=mi325x: quantizing uses the GPU with ROCm's torch only") for note in amd)
+    assert any("artifact=PATH" in note for note in amd)
+    assert any("aarch64 build has code for SM110" in note for note in planned("hw=thor", "method=nvfp4").notes)
+    assert not any("hw=" in note for note in planned("hw=mi325x", "method=bf16").notes), "nothing is quantized"
+    assert any("ROCm's torch" in n for n in planned("hw=mi325x", "method=bf16", "runtime=transformers").notes)
+    assert not any("hw=" in note or "runtime=" in note for note in planned("hw=h100", "method=gptq").notes)
+
+
 def test_matrices_of_odd_sizes_have_another_kernel() -> None:
     """As vLLM 0.26's log on an H200 says: results/smollm2_135m-rtn-h200.json."""
     small, large = (planned(f"model={m}", "method=rtn", "hw=h200") for m in ("smollm2_135m", "qwen3_8b"))

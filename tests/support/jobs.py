@@ -13,6 +13,8 @@ NEEDED = {
     "runtime=existing": ["runtime.python=/x"],
     "runtime=container": ["runtime.container=x"],
     "runtime=container_ngc": ["hw=h100"],
+    "runtime=container_rocm": ["hw=mi325x"],
+    "runtime=container_thor": ["hw=thor"],
     "runtime=vllm": ["hw=h100"],
 }
 

@@ -1,0 +1,68 @@
+"""What a plan says beside its numbers: what changes nothing, what nobody has run, what the verdict will not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qforge.config.job import Engine, Job
+from qforge.models.modules import TOWERS, Module
+from qforge.plan.exemptions import Hits, waits
+from qforge.plan.support_matrix import facts
+
+
+def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
+    """All of them; `rules` is empty for a method that quantizes nothing, `tied` is whether the head is the embedding."""
+    packed = _notes_on_packing(job, rules, tree, tied) if job.method.function else []
+    return [*packed, *_cache_notes(job), *_machine_notes(job)]
+
+
+def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
+    notes = [
+        f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
+        "earlier rule has these modules"
+        for rule, hits in rules.items()
+        if not hits.changes and not waits(job.exempt[rule])
+    ]
+    notes += [
+        f"exempt.{rule} is measured before anything is quantized; it adds up to {job.sensitivity.budget_gib} GiB"
+        for rule in rules
+        if waits(job.exempt[rule])
+    ]
+    spent = "sensitivity" in job.stages or any(map(waits, job.exempt.values()))
+    if (
+        job.sensitivity.budget_gib is not None and not spent
+    ):  # no refusal: a sweep compares with rows that spend nothing
+        notes.append("sensitivity.budget_gib changes nothing: no rule uses it; exempt=from_sensitivity does")
+    if job.method.instead:
+        notes.append(
+            f"{job.method.name}'s library is archived; for other than a comparison use method={job.method.instead}"
+        )
+    if tied:
+        notes.append("the head is the embedding (tied weights), which stays in bf16")
+    if dropped := sorted({m.kind for m in tree if m.served is None}):
+        notes.append(f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; memory is counted without")
+    if job.method.calibrated and any(m.kept and m.kind in TOWERS.values() for m in tree):
+        notes.append(
+            "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
+        )
+    return notes
+
+
+def _cache_notes(job: Job) -> list[str]:
+    """What the comparison with bf16 cannot say, since bf16 has the same cache."""
+    dtype = str({**job.hw.args, **job.runtime.args}.get("kv_cache_dtype", "auto"))
+    if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
+        return []
+    return [
+        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict shows its cost (one perplexity "
+        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context by eval.kv_dtypes"
+    ]
+
+
+def _machine_notes(job: Job) -> list[str]:
+    """What is known of this runtime and of quantizing on this hardware, where nobody here has run it."""
+    notes = [f"runtime={job.runtime.name}: {job.runtime.caution}"] if job.runtime.caution else []
+    torch = facts()["torch"].get(job.hw.capability)
+    if torch and (job.method.function or job.runtime.engine is Engine.transformers):
+        notes.append(f"hw={job.hw.name}: {torch}")
+    return notes
