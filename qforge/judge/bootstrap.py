@@ -5,6 +5,7 @@ Paired: both models saw the same units, so one draw of units gives both values. 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESAMPLES = 2000
-OUTSIDE = 0.025  # of the truth on each side: a 95 % interval
+ERROR = 0.05  # how often the truth lies outside of an interval, if the data are looked at once: 95 % intervals
 FEWEST = 3  # units, below which a spread says nothing
 
 Interval = tuple[float, float]
@@ -25,17 +26,34 @@ def draws(units: int, seed: int = 0) -> NDArray[Any]:
     return np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
 
 
-def interval(resampled: NDArray[Any], units: int) -> Interval | None:
-    """The 95 % interval of a value computed for every draw; none where fewer than FEWEST units were measured."""
+@dataclass(frozen=True)
+class Spread:
+    """A value computed for every draw, and how many units each draw was made of."""
+
+    values: NDArray[Any]
+    units: int
+
+    def interval(self, error: float = ERROR) -> Interval | None:
+        """The interval outside of which the truth lies with probability `error`, half of it on each side.
+
+        None where fewer than FEWEST units were measured.
+        """
+        import numpy as np
+
+        if self.units < FEWEST:
+            return None
+        low, high = np.quantile(self.values, (tail := _tail(self.units, error), 1 - tail))
+        return float(low), float(high)
+
+
+def exact(value: float) -> Spread:
+    """Of what was counted or is known: no interval but itself."""
     import numpy as np
 
-    if units < FEWEST:
-        return None
-    low, high = np.quantile(resampled, (tail := _tail(units), 1 - tail))
-    return float(low), float(high)
+    return Spread(np.array([value]), FEWEST)
 
 
-def _tail(units: int) -> float:
+def _tail(units: int, error: float) -> float:
     """The share of draws to leave out on each side.
 
     Plain percentiles are too narrow for few units: 20 windows cover 90 % where 95 % is said. Hesterberg (2015, "What
@@ -43,14 +61,14 @@ def _tail(units: int) -> float:
     Abramowitz and Stegun 26.7.5.
     """
     normal, freedom = NormalDist(), units - 1
-    z = normal.inv_cdf(1 - OUTSIDE)
+    z = normal.inv_cdf(1 - error / 2)
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
     t = sum(term / freedom**power for power, term in enumerate(terms))
     return normal.cdf(-t * (units / freedom) ** 0.5)
 
 
-def mean_difference(differences: NDArray[Any]) -> Interval | None:
-    """Of the mean of paired differences of scores in [0, 1], by document.
+def mean_difference(differences: NDArray[Any], scale: float = 1.0) -> Spread:
+    """Of the mean of paired differences of scores in [0, 1] by document, times `scale`.
 
     One document won and one lost are added before drawing, as Bonett and Price (2012) do for paired proportions: else a
     handful of documents that score alike would prove that all do.
@@ -58,7 +76,7 @@ def mean_difference(differences: NDArray[Any]) -> Interval | None:
     import numpy as np
 
     padded = np.append(differences, [1.0, -1.0])
-    return interval(padded[draws(len(padded))].mean(1), len(differences))
+    return Spread(scale * padded[draws(len(padded))].mean(1), len(differences))
 
 
 def ratio(sums: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from qforge.config.job import Criterion
 from qforge.judge import bootstrap
-from qforge.judge.bootstrap import Interval
+from qforge.judge.bootstrap import Spread, exact
 
 Results = dict[str, Any]
 TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
@@ -23,7 +23,7 @@ TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task
 class Comparison:
     of: str  # which text, task or concurrency
     value: float  # in the metric's unit
-    interval: Interval | None  # none: too few units to say
+    spread: Spread
     measured: float | None = None  # what the value was made of
     baseline: float | None = None
 
@@ -61,7 +61,7 @@ def _perplexities(own: Results, reference: Results) -> Iterator[Comparison]:
         # the ratio of two perplexities over the same tokens: exp of the mean difference in loss
         resampled, windows = bootstrap.ratio(more, tokens)
         value = 100 * float(np.expm1(more.sum() / tokens.sum()))
-        spread = bootstrap.interval(100 * np.expm1(resampled), windows)
+        spread = Spread(100 * np.expm1(resampled), windows)
         yield Comparison(name, value, spread, text["perplexity"], other["perplexity"])
 
 
@@ -73,7 +73,7 @@ def divergence(quantity: str, unit: float, criterion: Criterion, measured: Resul
         sums, tokens = np.array(text[f"window_{quantity}"]), np.array(text["window_tokens"])
         resampled, windows = bootstrap.ratio(unit * sums, tokens)
         value = unit * float(sums.sum() / tokens.sum())
-        yield Comparison(name, value, bootstrap.interval(resampled, windows), value)
+        yield Comparison(name, value, Spread(resampled, windows), value)
 
 
 def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -86,7 +86,7 @@ def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterato
         other = baseline["evaluate"]["tasks"][name]
         lost = np.subtract(other["per_sample"][metric], task["per_sample"][metric])
         yield Comparison(
-            f"{name} {metric}", 100 * float(lost.mean()), _percent(bootstrap.mean_difference(lost)),
+            f"{name} {metric}", 100 * float(lost.mean()), bootstrap.mean_difference(lost, 100),
             task["metrics"][metric], other["metrics"][metric],
         )  # fmt: skip
 
@@ -107,7 +107,7 @@ def needles(criterion: Criterion, measured: Results, baseline: Results) -> Itera
     for name in own["found"]:
         pair = [np.repeat(np.ravel(side["found"][name]), side["per_cell"]) for side in (own, reference)]
         lost = pair[1] - pair[0]
-        spread = _percent(bootstrap.mean_difference(lost))
+        spread = bootstrap.mean_difference(lost, 100)
         yield Comparison(name, 100 * float(lost.mean()), spread, *(100 * float(side.mean()) for side in pair))
 
 
@@ -127,7 +127,7 @@ def speed(
         other, units = float(np.median(reference)), min(units, len(reference))
         values = 100 * (values / bootstrap.medians(reference, 1) - 1)
         value = 100 * (value / other - 1)
-    yield Comparison(f"concurrency {at}", value, bootstrap.interval(values, units), median, other)
+    yield Comparison(f"concurrency {at}", value, Spread(values, units), median, other)
 
 
 def weights(change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -142,7 +142,7 @@ def weights(change: bool, criterion: Criterion, measured: Results, baseline: Res
     else:
         where, pair = "packed", [side["weights"]["bytes"] / 1e9 for side in (measured, baseline)]
     value = 100 * pair[0] / pair[1] if change else pair[0]
-    yield Comparison(where, value, (value, value), *pair)
+    yield Comparison(where, value, exact(value), *pair)
 
 
 def degenerate(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -154,7 +154,7 @@ def degenerate(criterion: Criterion, measured: Results, baseline: Results) -> It
         bad = [{answer["prompt"] for answer in side["degenerate"]} for side in (own, reference)]
         new, mended = len(bad[0] - bad[1]), len(bad[1] - bad[0])
         more = np.array([1.0] * new + [-1.0] * mended + [0.0] * (own["prompts"] - new - mended))
-        spread = _percent(bootstrap.mean_difference(more))
+        spread = bootstrap.mean_difference(more, 100)
         shares = [100 * side["degenerate_share"] for side in (own, reference)]
         yield Comparison(f"{own['prompts']} prompts", 100 * float(more.mean()), spread, *shares)
 
@@ -163,18 +163,14 @@ def differing(criterion: Criterion, measured: Results, _: Results) -> Iterator[C
     """Prompts whose greedy text was not the same in every repeat, in percent. A count: no interval but itself."""
     if stability := measured["evaluate"].get("stability"):
         value = 100 * stability["differing_share"]
-        yield Comparison(f"{stability['prompts']} prompts, {stability['repeats']} times", value, (value, value), value)
+        yield Comparison(f"{stability['prompts']} prompts, {stability['repeats']} times", value, exact(value), value)
 
 
 def failed(criterion: Criterion, measured: Results, _: Results) -> Iterator[Comparison]:
     """Requests that failed under sustained load. A count: no interval but itself."""
     if load := (measured["evaluate"].get("stability") or {}).get("load"):
         of = f"{load['requests']} requests of {load['tokens_per_request']} tokens, {load['concurrency']} at once"
-        yield Comparison(of, load["failed"], (load["failed"], load["failed"]), load["failed"])
-
-
-def _percent(share: Interval | None) -> Interval | None:
-    return (100 * share[0], 100 * share[1]) if share else None
+        yield Comparison(of, load["failed"], exact(load["failed"]), load["failed"])
 
 
 METRICS = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from qforge.config.job import Criterion, Gate
-from qforge.judge import conditions
+from qforge.judge import adaptive, conditions
 from qforge.judge.bootstrap import Interval
 from qforge.judge.metrics import METRICS, TASK_METRICS, Results
 
@@ -29,17 +29,23 @@ class Finding:
     reason: str = ""
 
 
-def judge(gate: Gate, measured: Results, baseline: Results) -> Results:
-    """verdict.json. Both sides hold the results of the measurements by name, or the reason for their absence.
+def judge(gate: Gate, measured: Results, baseline: Results, looks: int = 1) -> Results:
+    """verdict.json, of one of up to `looks` looks at growing data: they share the error of the intervals.
+
+    Both sides hold the results of the measurements by name, or the reason for their absence.
 
     accept: every criterion passes; reject: one fails; inconclusive: an interval straddles its threshold;
     not_measured: nothing fails, but something was not measured.
     Raises ValueError where the two were not measured under the same conditions: that is refused, not adjusted.
     """
     conditions.refuse_different(measured, baseline)
-    findings = [f for name, criterion in gate.criteria.items() for f in _findings(name, criterion, measured, baseline)]
+    error = adaptive.error(looks)
+    findings = [
+        f for name, criterion in gate.criteria.items() for f in _findings(name, criterion, measured, baseline, error)
+    ]
     verdict = overall({f.verdict for f in findings})
-    return {"verdict": verdict, "gate": gate.name, "criteria": [asdict(f) for f in findings]}
+    level = {"looks": looks, "confidence_percent": 100 * (1 - error)}
+    return {"verdict": verdict, "gate": gate.name, "criteria": [asdict(f) for f in findings], **level}
 
 
 def overall(verdicts: set[str]) -> str:
@@ -49,7 +55,7 @@ def overall(verdicts: set[str]) -> str:
     )
 
 
-def _findings(name: str, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Finding]:
+def _findings(name: str, criterion: Criterion, measured: Results, baseline: Results, error: float) -> Iterator[Finding]:
     metric = METRICS[criterion.metric]
     threshold = f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
     for side in (measured, baseline) if metric.relative else (measured,):
@@ -62,9 +68,9 @@ def _findings(name: str, criterion: Criterion, measured: Results, baseline: Resu
         reason = f"{metric.stage} was configured to measure nothing for it{tasks}"
         yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
     for c in comparisons:
-        verdict, reason = _verdict(criterion, c.interval)
+        verdict, reason = _verdict(criterion, interval := c.spread.interval(error))
         yield Finding(
-            name, criterion.metric, c.of, verdict, threshold, c.value, c.interval, c.measured, c.baseline, reason
+            name, criterion.metric, c.of, verdict, threshold, c.value, interval, c.measured, c.baseline, reason
         )  # fmt: skip
 
 

@@ -58,9 +58,14 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
     for name, text in results["evaluate"].get("texts", {}).items():
         text["seen"] = _seen(run.job, run.job.eval.texts[name])
+    write_results(run, results)
+    return results
+
+
+def write_results(run: Run, results: dict[str, Any]) -> None:
+    """serve.json, evaluate.json and bench.json."""
     for name in MEASUREMENTS:
         run.write(f"{name}.json", results[name])
-    return results
 
 
 def _seen(job: Job, text: Text) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from qforge.judge.verdict import judge
 from qforge.models.checkpoint import tensor_bytes
 from qforge.pipeline import artifact, fetch, preflight, sensitivity, serve
 from qforge.pipeline.checks import check
-from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured
+from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
 from qforge.pipeline.run import Run
 from qforge.pipeline.verify import verify
 from qforge.plan import plan, support_matrix
@@ -97,7 +97,10 @@ def leave_row(job: Job, folder: Path) -> None:
 def until_decided(
     run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool, unplanned: str | None
 ) -> tuple[Run, Weighed]:
-    """Weigh; with eval.adaptive again, with more of what is undecided. Returns the last job's run and what it found."""
+    """Weigh; with eval.adaptive again, with more of what is undecided. Returns the last job's run and what it found.
+
+    Where a later look is refused (a text may have no more windows) or fails (a server may die), the earlier verdict stands.
+    """
     first = run.job
     weighed = weigh(run, planned, checkpoint, source, judged, unplanned)
     while larger := adaptive.more(first, run.job, weighed[2]):
@@ -105,11 +108,21 @@ def until_decided(
         terminal.warn(f"inconclusive; again with {', '.join(f'{count} {what}' for what, count in grown.items())}")
         try:
             weighed = weigh(run.beside(larger), planned, checkpoint, source, judged, unplanned)
-        except ValueError as refusal:  # a text may have no more windows
-            terminal.warn(f"judged by the measurements so far: {refusal}")
+        except (ValueError, StageError) as error:
+            terminal.warn(f"judged by the measurements so far: {error}")
+            _write_again(run, weighed)
             break
         run = run.beside(larger)
     return run, weighed
+
+
+def _write_again(run: Run, weighed: Weighed) -> None:
+    """The results that the verdict is made of: those of a look that failed half-way may lie in their files."""
+    measured, baseline, _ = weighed
+    assert baseline, "only what was judged is looked at again"
+    write_results(run, measured)
+    run.write("divergence.json", measured["divergence"])
+    write_results(run.beside(bf16_of(run.job), "bf16-"), baseline)
 
 
 def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool, unplanned: str | None) -> Weighed:
@@ -123,7 +136,7 @@ def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool,
     baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
     baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
     measured["divergence"] = compared(run, measured, baseline)
-    return measured, baseline, judge(run.job.gate, measured, baseline)
+    return measured, baseline, judge(run.job.gate, measured, baseline, adaptive.looks(run.job))
 
 
 def bf16_of(job: Job) -> Job:

@@ -47,6 +47,8 @@ def make(
         "verdict": verdict["verdict"],
         "gate": job.gate,
         "criteria": verdict["criteria"],
+        "looks": verdict.get("looks", 1),
+        "confidence_percent": verdict.get("confidence_percent", 95.0),
         "size": {
             "parameters": plan.parameters, "bytes": size, "bf16_bytes": plan.bf16_bytes,
             "bits_per_weight": 8 * size / plan.parameters, "quantized_bits_per_weight": plan.quantized_bits_per_weight,

@@ -150,9 +150,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     tokens, covered = np.full(20, 1023.0), np.zeros(2)
     for _ in range(1000):
         sums, _ = bootstrap.ratio(random.normal(0.05, 0.02, 20) * tokens, tokens)
-        low, high = bootstrap.interval(sums, 20)
+        low, high = bootstrap.Spread(sums, 20).interval() or ()
         covered[0] += low <= 0.05 <= high
-        low, high = bootstrap.mean_difference(random.choice([1.0, 0.0, -1.0], 100, p=[0.08, 0.88, 0.04]))
+        drawn_from = random.choice([1.0, 0.0, -1.0], 100, p=[0.08, 0.88, 0.04])
+        low, high = bootstrap.mean_difference(drawn_from).interval() or ()
         covered[1] += low <= 0.04 <= high
     assert (covered / 1000 > 0.93).all(), covered
 
