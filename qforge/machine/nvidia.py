@@ -6,10 +6,12 @@ The control environment has nvidia-ml-py, and so has vLLM's. In an environment w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,38 @@ def devices() -> list[Device]:
 def load() -> Load:
     """Of the GPUs that this process may use (CUDA_VISIBLE_DEVICES)."""
     nvml = _nvml()
-    handles = list(_visible(nvml)) if nvml else []
+    handles = list(_visible(nvml, os.environ.get(VISIBLE))) if nvml else []
     memory = [_memory(nvml, handle, "used") for handle in handles]
     milliwatts = [_told(nvml, nvml.nvmlDeviceGetPowerUsage, handle) for handle in handles]
     watts = _sum(milliwatts)
     return Load(_sum(memory), watts / 1000 if watts is not None else None)
+
+
+def visible(environ: Mapping[str, str]) -> list[str] | None:
+    """UUIDs of the GPUs that a process with these variables may use, of a MIG device that of the GPU it is a part of.
+
+    None where they cannot be told: without a driver, and for numbers where CUDA counts in another way than the driver, which
+    is by speed where GPUs differ (unless CUDA_DEVICE_ORDER=PCI_BUS_ID) and by MIG devices where there are any.
+    """
+    nvml = _nvml()
+    if not nvml:
+        return None
+    listed = environ.get(VISIBLE)
+    numbers = any(entry.strip().isdigit() for entry in (listed or "").split(","))
+    if numbers and not _counts_alike(nvml, environ):
+        return None
+    return sorted({nvml.nvmlDeviceGetUUID(_whole(nvml, handle)) for handle in _visible(nvml, listed)})
+
+
+def _counts_alike(nvml: Any, environ: Mapping[str, str]) -> bool:
+    every = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len(set(map(nvml.nvmlDeviceGetName, every))) == 1
+    return ordered and not any((_told(nvml, nvml.nvmlDeviceGetMigMode, handle) or [0])[0] for handle in every)
+
+
+def _whole(nvml: Any, handle: Any) -> Any:
+    """The GPU of a MIG device; of a GPU, itself."""
+    return _told(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle) or handle
 
 
 @cache
@@ -66,9 +95,8 @@ def _device(nvml: Any, handle: Any) -> Device:
     return Device(nvml.nvmlDeviceGetName(handle), capability, memory, driver)
 
 
-def _visible(nvml: Any) -> Iterator[Any]:
+def _visible(nvml: Any, listed: str | None) -> Iterator[Any]:
     """Handles, as CUDA reads its variable: numbers or (beginnings of) UUIDs, up to the first that does not exist."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     if listed is None:
         yield from every
@@ -77,7 +105,7 @@ def _visible(nvml: Any) -> Iterator[Any]:
         if entry.isdigit() and int(entry) < len(every):
             yield every[int(entry)]
         elif entry.startswith("MIG-"):
-            yield nvml.nvmlDeviceGetHandleByUUID(entry)
+            yield from filter(None, [_told(nvml, nvml.nvmlDeviceGetHandleByUUID, entry)])
         elif entry and (of := next((h for h in every if nvml.nvmlDeviceGetUUID(h).startswith(entry)), None)):
             yield of
         else:

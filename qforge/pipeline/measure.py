@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from qforge.config.evaluation import Text, eval_files
 from qforge.config.job import Engine, Job, repository_path
-from qforge.console import print_waiting, progress_line
+from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.evaluation import contamination, divergence, tasks
 from qforge.json_files import read_json, write_json
 from qforge.machine import identity, usage
 from qforge.pipeline import calibrate
+from qforge.pipeline.alone import alone
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
 from qforge.plan.plan import Plan
 from qforge.report import terminal
 from qforge.runtimes import probe, vllm
-from qforge.store.locks import locked
 from qforge.store.results import code, key_of, result
 
 MEASUREMENTS = ("serve", "evaluate", "bench")
@@ -48,7 +45,7 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
             results[name] = result(folder)
     if missing:
         environment = interpreters.of_runtime(run.job)
-        with _alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
+        with alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
                 build = partial(_build, run, name, artifact, environment, server)
                 results[name] = result(run.get(name, keys[name], build, run.job.method.name))
@@ -111,20 +108,6 @@ def compared(run: Run, measured: dict[str, Any], baseline: dict[str, Any]) -> di
 def not_measured(reason: str) -> dict[str, Any]:
     """The results of a checkpoint that cannot be measured here."""
     return {name: {"not_measured": reason} for name in MEASUREMENTS}
-
-
-@contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """One measurement at a time on the same devices: two servers at once would spoil each other's speed."""
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    started = monotonic()
-    with locked(run.store.root / f"measuring-{socket.gethostname()}-{devices}.lock", waiting=_say_waiting):
-        run.time.waited += monotonic() - started
-        yield
-
-
-def _say_waiting() -> None:
-    print_waiting("the devices of this machine")
 
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:

@@ -14,9 +14,11 @@ SOURCE = r"""
 #include <stdint.h>
 #include <string.h>
 #include <stdio.h>
+#include <stdlib.h>
 typedef struct { const char *name, *uuid; int major, minor; long long total, used; int milliwatts; } Gpu;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } Memory;
 static Gpu gpus[] = { %s };
+static char parts[8];  // a MIG device of each
 enum { COUNT = %d, NOT_SUPPORTED = 3, NOT_FOUND = 6, DRIVER_NOT_LOADED = 9 };
 int nvmlInitWithFlags(unsigned flags) { return COUNT ? 0 : DRIVER_NOT_LOADED; }
 const char *nvmlErrorString(int code) { return "error"; }
@@ -31,6 +33,19 @@ int nvmlDeviceGetCudaComputeCapability(Gpu *gpu, int *major, int *minor) {
 int nvmlDeviceGetMemoryInfo_v2(Gpu *gpu, Memory *memory) {
     if (gpu->total < 0) return NOT_SUPPORTED;
     memory->total = gpu->total << 20; memory->used = gpu->used << 20; return 0;
+}
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    for (int i = 0; i < COUNT; i++) if (!strncmp(uuid, "MIG-", 4) && uuid[4] == gpus[i].uuid[4]) {
+        *handle = &parts[i]; return 0;
+    }
+    return NOT_FOUND;
+}
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *part, void **gpu) {
+    for (int i = 0; i < COUNT; i++) if (part == &parts[i]) { *gpu = &gpus[i]; return 0; }
+    return NOT_FOUND;
+}
+int nvmlDeviceGetMigMode(Gpu *gpu, unsigned *now, unsigned *next) {
+    *now = *next = getenv("TEST_MIG") != 0; return 0;
 }
 int nvmlDeviceGetPowerUsage(Gpu *gpu, unsigned *milliwatts) {
     *milliwatts = gpu->milliwatts; return gpu->milliwatts < 0 ? NOT_SUPPORTED : 0;
