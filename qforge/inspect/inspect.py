@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge import json_files
-from qforge.inspect import ignore_list, scales
+from qforge.inspect import finite, ignore_list, scales
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored
 from qforge.models.formats import FORMATS
@@ -126,8 +126,8 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
     changed = [name for name in kept if not _same(tensors[name], source[name])]
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
     report.add("changed", changed, "not quantized, but their values differ from the source")
-    floats = [n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in ("BF16", "F16", "F32")]
-    broken = [name for name in sorted(floats) if not _finite(tensors[name])]
+    floats = sorted(n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in ("BF16", "F16", "F32"))
+    broken = finite.broken((name, tensors[name]) for name in floats)
     report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
     report.add("not finite", broken, "NaN or infinity: the output would be garbage")
 
@@ -136,12 +136,6 @@ def block_of(name: str) -> str | None:
     """The transformer block that a tensor or module belongs to, by its name."""
     match = re.match(r".*\.layers\.\d+\.", name)
     return match[0] if match else None
-
-
-def _finite(tensor: Stored) -> bool:
-    import numpy as np
-
-    return bool(np.isfinite(tensor.read().astype(np.float32)).all())
 
 
 def _same(stored: Stored, source: Stored) -> bool:

@@ -109,8 +109,8 @@ def weight_files(folder: Path) -> list[Path]:
     listed = sorted({str(shard) for shard in _weight_map(folder).values()})
     names = listed or sorted(n for n in have if n.startswith("model")) or sorted(have)
     if missing := sorted({*names, *_siblings(names)} - have):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(f"{folder}: {missing[0]}{more} is missing: the download is incomplete; fetch the model again")
+        what = f"{missing[0]} and {len(missing) - 1} more are" if len(missing) > 1 else f"{missing[0]} is"
+        raise ValueError(f"{folder}: {what} missing: the download is incomplete; fetch the model again")
     if "model.safetensors" in have and listed and "model.safetensors" not in listed:
         raise ValueError(
             f"{folder}: has model.safetensors and {INDEX} of other files: loaders differ in which they read; delete one of them"
@@ -157,6 +157,17 @@ def _siblings(names: list[str]) -> set[str]:
     """All files of a set of which one is there: model-00001-of-00002.safetensors has a second part."""
     parts = [match for name in names if (match := PART.fullmatch(name))]
     return {f"{m[1]}{i:0{len(m[2])}}-of-{m[3]}.safetensors" for m in parts for i in range(1, int(m[3]) + 1)}
+
+
+def begins_like(a: Stored, b: Stored, size: int = 1 << 16) -> bool:
+    """Whether two tensors have the same dtype, shape and first bytes."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    with a.file.open("rb") as x, b.file.open("rb") as y:
+        x.seek(a.offset)
+        y.seek(b.offset)
+        size = min(size, a.nbytes)
+        return x.read(size) == y.read(size)
 
 
 def tensor_bytes(folder: Path) -> int:

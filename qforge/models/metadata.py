@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qforge import json_files
 from qforge.config.job import Model, repository_path
-from qforge.models import architectures, checkpoint, hub
-from qforge.models.checkpoint import PICKLED, Tensor
+from qforge.models import architectures, checkpoint, completeness, hub, quantized_source
+from qforge.models.checkpoint import PICKLED, Stored, Tensor
 
 NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 
@@ -21,6 +22,7 @@ class Source:
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     origin: str  # where this was read, for people
+    notes: tuple[str, ...] = ()  # what is odd about it, and no reason to refuse it
 
 
 def read(model: Model, folder: Path | None) -> Source:
@@ -43,13 +45,33 @@ def read(model: Model, folder: Path | None) -> Source:
             "fetched later model.architecture=CONFIG_JSON"
         )
     _refuse(model, config, origin)
+    if why := quantized_source.evidence(tensors, folder):
+        raise ValueError(
+            f"model={model.name}: {origin}: this checkpoint is quantized already ({why}), though its config.json does not say "
+            "so; give the bf16 original as the model and this one as artifact=PATH"
+        )
     if missing := [key for key in NEEDED if key not in architectures.language(config)]:
         raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
+    if folder is not None or model.architecture is None:  # else the tensors are what config.json says
+        completeness.refuse(model.name, tensors, config)
+    notes = tuple(_notes(tensors, config))
     # the quantizers load in bf16, whatever the file holds
     tensors = {n: Tensor("BF16", t.shape) if t.dtype in ("F16", "F32") else t for n, t in tensors.items()}
     if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
         tensors.pop("lm_head.weight", None)
-    return Source(tensors, config, origin)
+    return Source(tensors, config, origin, notes)
+
+
+def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[str]:
+    """A head of its own that config.json denies: what is compared is its beginning, and only where the weights are here."""
+    head, embedding = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
+    if config.get("tie_word_embeddings") and isinstance(head, Stored) and isinstance(embedding, Stored):
+        if checkpoint.begins_like(head, embedding):
+            return
+        yield (
+            "lm_head.weight is not the embedding, though config.json says tie_word_embeddings=true: it is left out, as vLLM "
+            "and transformers do; if the model was trained with a head of its own, say tie_word_embeddings=false there"
+        )
 
 
 def _local(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tensor], str]:

@@ -11,6 +11,9 @@ from typing import Any
 from qforge.config.job import repository_path
 from qforge.console import progress_line
 from qforge.envs import interpreters, managed
+from qforge.inspect import finite
+from qforge.json_files import write_json
+from qforge.models.checkpoint import headers
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.store.results import code
 
@@ -54,3 +57,22 @@ def _fetch(run: Run, out: Path) -> None:
             )
         run.stage("fetch", where, out, line.feed, inputs={"packages": str(packages)})
         shutil.rmtree(packages, ignore_errors=True)
+
+
+def refuse_not_finite(run: Run, source: Path) -> None:
+    """Raises ValueError where the source holds NaN or infinity; looked at once, before it is quantized."""
+    key = {"source": run.fingerprint(source), "code": code("qforge.inspect.finite")}
+
+    def build(out: Path) -> None:
+        with progress_line("source", "NaN and infinity") as line:
+            tensors = headers(source)
+            if broken := finite.broken(tensors.items()):
+                raise ValueError(
+                    f"model={run.job.model.name}: {broken[0]} in {source} holds NaN or infinity ({len(broken)} of "
+                    f"{len(tensors)} tensors do), so every quantized form of it would be garbage; use another copy of the model"
+                )
+            line.note = f"{len(tensors)} tensors are finite"
+        write_json(out / "result.json", {"tensors": len(tensors)})
+
+    if not run.job.model.random and run.store.find("source", key) is None:
+        run.get("source", key, build, run.job.model.name)

@@ -50,6 +50,8 @@ def go(run: Run) -> None:
     judged = "judge" in job.stages and bool(job.method.function or job.artifact)
     unplanned = baseline_refusal(job, run) if judged else None
     source = fetch.fetch(run)
+    if job.method.function and not job.artifact:
+        fetch.refuse_not_finite(run, source)
     planned = plan.make(job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
     run, planned = sensitivity.settle(run, planned, source, vllm_version)
     run.write("plan.json", planned.summary())

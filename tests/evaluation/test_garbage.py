@@ -94,11 +94,12 @@ def test_a_range_that_overflows_is_told_from_a_damaged_tensor(broken: tuple[Path
         "from qforge.evaluation import garbage\ngood, bad = sys.argv[1:]\n"
         "model = AutoModelForCausalLM.from_pretrained(good, dtype=torch.bfloat16)\n"
         "clean = garbage.in_model(model, [1, 2, 3])\n"
-        "model.model.layers[0].mlp.up_proj.weight.data.fill_(1e38)\n"
+        "layer = model.model.layers[0]\nlayer.input_layernorm.weight.data.fill_(1)\n"
+        "layer.self_attn.q_proj.weight.data.fill_(3e38)\n"
         "found = [clean, garbage.in_model(model, [1, 2, 3]), *(garbage.in_checkpoint(Path(f)) for f in (good, bad))]\n"
         "print(json.dumps(found))\n"
     )
     found = json.loads(in_quant(script, good, bad).stdout.splitlines()[-1])
     assert found[0] is None
-    assert found[1].startswith("model.layers.0.mlp.")
+    assert found[1] == "model.layers.0.self_attn.q_proj"
     assert found[2:] == [None, BROKEN]

@@ -1,0 +1,135 @@
+"""Is a model all there: its tensors against its own config.json, before any work.
+
+Of an architecture that is known every tensor is known, and its shape. Of others: that no block is missing, that the blocks
+of one kind have the same tensors, and that embedding and head are as large as the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qforge.models import architectures
+from qforge.models.checkpoint import Tensor
+
+BLOCK = re.compile(r"(?P<stack>.*?(?:layers|h|blocks)\.)(?P<number>\d+)\.(?P<rest>.+)")
+BESIDE = re.compile(r"vis|audio|talker|code2wav|mtp|encoder|projector|draft")  # stacks that are not the language model
+NUMBER = re.compile(r"\d+")
+HEAD = re.compile(r"(?:head|embed_out|output|lm_head\.\w+)\.weight$")
+VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
+FEW = 2  # blocks: where so few lack what more have, it was lost; a kind of their own has mostly more
+
+
+def refuse(model: str, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
+    """Raises ValueError that names what is missing from the tensors, or differs from config.json."""
+    if fault := next(_faults(tensors, config), None):
+        raise ValueError(f"model={model}: {fault}; fetch or save the model again, or correct its config.json")
+
+
+def _faults(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[str]:
+    text, expected = architectures.language(config), _expected(config)
+    blocks = _blocks(tensors)
+    yield from _block_faults(blocks, text)
+    yield from _family_faults(tensors, expected) if expected else _odd_blocks(blocks, text)
+    yield from _head_faults(tensors, config, text, expected)
+    yield from _vocabulary_faults(tensors, text)
+
+
+def _expected(config: dict[str, Any]) -> dict[str, Tensor]:
+    """What a known architecture has by this config.json; empty for one that is not known, or is spelled otherwise."""
+    try:
+        return architectures.tensors(config)
+    except ValueError:
+        return {}
+
+
+def _blocks(tensors: Mapping[str, Tensor]) -> dict[str, dict[int, set[str]]]:
+    """Of the language model: what its blocks' names begin with -> number -> names of tensors in it; the largest stack."""
+    stacks: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name in tensors:
+        if (match := BLOCK.fullmatch(name)) and not BESIDE.search(match["stack"]):
+            stacks[match["stack"]][int(match["number"])].add(match["rest"])
+    largest = max(stacks, key=lambda stack: sum(map(len, stacks[stack].values())), default=None)
+    return {largest: stacks[largest]} if largest is not None else {}
+
+
+def _block_faults(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[str, Any]) -> Iterator[str]:
+    count = text.get("num_hidden_layers")
+    for stack, blocks in stacks.items():
+        if not isinstance(count, int):
+            return
+        if missing := sorted(set(range(count)) - set(blocks)):
+            yield f"{_several([f'{stack}{n}' for n in missing])} missing: config.json says num_hidden_layers={count}"
+        more = sorted(n for n in blocks if n >= count)
+        drafting = any("eh_proj" in rest for n in more for rest in blocks[n])  # multi-token prediction
+        if more and not drafting and len(more) > int(text.get("num_nextn_predict_layers") or 0):
+            yield f"{stack}{more[-1]} is in the checkpoint, and config.json says num_hidden_layers={count}"
+
+
+def _family_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
+    """Names that this checkpoint spells otherwise (stacked experts, other prefixes) say nothing."""
+    spelled = {NUMBER.sub("N", name) for name in tensors}
+    agree = any("N" in spelling for spelling in spelled & {NUMBER.sub("N", name) for name in expected})
+    lost = [
+        name for name in expected
+        if name not in tensors and not name.endswith("lm_head.weight")
+        and (agree if NUMBER.sub("N", name) == name else NUMBER.sub("N", name) in spelled)
+    ]  # fmt: skip
+    if lost:
+        yield f"{_several(lost)} missing from the checkpoint"
+    for name in [name for name in expected if name in tensors]:
+        shape, wanted = tensors[name].shape, expected[name].shape
+        if shape != wanted and len(shape) == len(wanted) == 2 and not name.endswith(VOCABULARY):
+            yield f"{name} is {list(shape)}, and by config.json it is {list(wanted)}"
+
+
+def _odd_blocks(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[str, Any]) -> Iterator[str]:
+    """Of an architecture that is not known: few blocks that lack what more blocks of the same kind have."""
+    if "block_configs" in text:  # each block has a shape of its own
+        return
+    for stack, blocks in stacks.items():
+        alike: dict[tuple[Any, frozenset[str]], list[int]] = defaultdict(list)
+        for number, names in blocks.items():
+            alike[_kind(number, text), frozenset(names)].append(number)
+        for (kind, rests), few in alike.items():
+            for (other, whole), more in alike.items():
+                if kind == other and rests < whole and len(few) <= FEW and len(few) < len(more):
+                    lost = [f"{stack}{few[0]}.{rest}" for rest in sorted(whole - rests)]
+                    yield f"{_several(lost)} missing: {len(more)} blocks like it have that"
+
+
+def _kind(number: int, text: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What config.json says block by block: layer_types, hybrid_override_pattern ..."""
+    count = int(text.get("num_hidden_layers") or 0)
+    return tuple(
+        str(value[number])
+        for key, value in text.items()
+        if (isinstance(value, list) or (isinstance(value, str) and "pattern" in key)) and len(value) == count > number
+    )
+
+
+def _head_faults(
+    tensors: Mapping[str, Tensor], config: dict[str, Any], text: dict[str, Any], expected: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """A head that config.json says is there. Where it does not say, the class decides: of known families it is known."""
+    has = any(HEAD.search(name) for name in tensors)
+    explicit = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    wanted = explicit is False or (explicit is None and "lm_head.weight" in expected)
+    if wanted and not has and any(name.endswith("embed_tokens.weight") for name in tensors):
+        yield (
+            "lm_head.weight is missing, and by config.json it is not the embedding (tie_word_embeddings=false); if it is, "
+            "say tie_word_embeddings=true there"
+        )
+
+
+def _vocabulary_faults(tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> Iterator[str]:
+    size = text.get("vocab_size")
+    for name, tensor in tensors.items():
+        if name.endswith(VOCABULARY) and not BESIDE.search(name) and isinstance(size, int) and tensor.shape[0] != size:
+            yield f"{name} has {tensor.shape[0]} rows, and config.json says vocab_size={size}"
+
+
+def _several(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more are" if len(names) > 1 else f"{names[0]} is"

@@ -1,0 +1,142 @@
+"""Half a model is refused in the plan, with what is missing; a whole one of any architecture is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import DENSE, MOE, checkpoint, tiny_job
+from support.command import ROOT
+
+from qforge.models import architectures, quantized_source
+from qforge.models.checkpoint import Stored, Tensor, headers
+from qforge.models.completeness import refuse
+from qforge.plan import plan
+
+OTHER = {**DENSE, "model_type": "other", "num_hidden_layers": 5}  # an architecture that nobody knows
+
+
+def tensors(config: dict[str, Any]) -> dict[str, Tensor]:
+    return architectures.tensors({**config, "model_type": "llama"} if config["model_type"] == "other" else config)
+
+
+@pytest.mark.parametrize("config", [DENSE, MOE, OTHER], ids=["llama", "qwen3_moe", "other"])
+def test_a_whole_model_is_not_refused(config: dict[str, Any]) -> None:
+    refuse("x", tensors(config), config)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "data/architectures").glob("*.json")), ids=lambda file: file.stem)
+def test_no_committed_architecture_is_refused(file: Path) -> None:
+    config = json.loads(file.read_text())
+    refuse("x", architectures.tensors(config), config)
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("config", "lost", "words"),
+    [
+        (DENSE, UP, rf"{UP} is missing from the checkpoint; fetch or save the model again"),
+        (OTHER, UP, rf"{UP} is missing: 4 blocks like it have that"),
+        (MOE, EXPERT, rf"{EXPERT} is missing from the checkpoint"),
+        (DENSE, "model.layers.1.", r"model\.layers\.1 is missing: config\.json says num_hidden_layers=2"),
+        (OTHER, "model.layers.0.", r"model\.layers\.0 is missing: config\.json says num_hidden_layers=5"),
+        (DENSE, "model.norm.weight", r"model\.norm\.weight is missing from the checkpoint"),
+        (DENSE, "lm_head", r"lm_head\.weight is missing, and by config\.json it is not the embedding"),
+        (OTHER, "lm_head", r"lm_head\.weight is missing, and by config\.json it is not the embedding"),
+    ],
+)
+def test_what_is_missing_is_named(config: dict[str, Any], lost: str, words: str) -> None:
+    have = {name: tensor for name, tensor in tensors(config).items() if not name.startswith(lost)}
+    with pytest.raises(ValueError, match=rf"model=x: {words}"):
+        refuse("x", have, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "says", "words"),
+    [
+        (DENSE, {"num_hidden_layers": 1}, r"model\.layers\.1 is in the checkpoint, and config\.json says num_hidden_layers=1"),
+        (OTHER, {"num_hidden_layers": 6}, r"model\.layers\.5 is missing: config\.json says num_hidden_layers=6"),
+        (DENSE, {"vocab_size": 500}, r"model\.embed_tokens\.weight has 49152 rows, and config\.json says vocab_size=500"),
+        (OTHER, {"vocab_size": 500}, r"model\.embed_tokens\.weight has 49152 rows, and config\.json says vocab_size=500"),
+        (DENSE, {"num_key_value_heads": 4}, r"[kv]_proj\.weight is \[128, 256\], and by config\.json it is \[256, 256\]"),
+        (DENSE, {"intermediate_size": 256}, r"_proj\.weight is \[.*512.*\], and by config\.json it is \[.*256.*\]"),
+        (MOE, {"num_experts": 5}, r"mlp\.experts\.4\.\w+\.weight and 5 more are missing"),
+    ],
+)  # fmt: skip
+def test_a_config_of_another_model_is_refused(config: dict[str, Any], says: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        refuse("x", tensors(config), {**config, **says})
+
+
+def test_a_head_that_nobody_speaks_of_is_the_embedding_where_the_class_says_so() -> None:
+    silent = {key: value for key, value in OTHER.items() if key != "tie_word_embeddings"}
+    have = {name: tensor for name, tensor in tensors(OTHER).items() if name != "lm_head.weight"}
+    refuse("x", have, silent)  # an unknown class may tie
+    with pytest.raises(ValueError, match=r"lm_head\.weight is missing"):
+        refuse("x", have, {**silent, "model_type": "llama"})
+
+
+def test_kinds_of_blocks_and_layers_for_drafting_are_no_fault() -> None:
+    plain = tensors(OTHER)
+    mixed = {name: t for name, t in plain.items() if ".layers.2.self_attn.v_proj" not in name}
+    refuse("x", mixed, {**OTHER, "layer_types": ["a", "a", "b", "a", "a"]})
+    refuse("x", mixed, {**OTHER, "block_configs": []})
+    draft = {**plain, "model.layers.5.eh_proj.weight": Tensor("BF16", (256, 512))}
+    refuse("x", draft, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "why"),
+    [
+        ("a.weight_scale_inv", Tensor("F32", (1, 1)), "it has a.weight_scale_inv"),
+        ("a.qweight", Tensor("I32", (4, 4)), "it has a.qweight"),
+        ("a.weight", Tensor("F8_E4M3", (4, 4)), "a.weight is F8_E4M3"),
+        ("a.weight", Tensor("BF16", (4, 4)), None),
+        ("a.tid2eid", Tensor("I64", (4, 4)), None),  # a table of token ids
+    ],
+)
+def test_packed_weights_are_known_without_a_config(name: str, tensor: Tensor, why: str | None) -> None:
+    assert quantized_source.evidence({name: tensor}, None) == why
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small Llama with a head of its own."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text("{}")
+    return checkpoint(tmp_path / "model", DENSE, tmp_path, files=1)
+
+
+def test_a_plan_refuses_a_quantized_model_that_does_not_say_so(folder: Path) -> None:
+    (folder / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"is quantized already \(it has a hf_quant_config\.json\), though its config\.json"
+    ):
+        plan.make(tiny_job(folder, "method=rtn"), folder)
+
+
+def test_two_heads_that_differ_are_said(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**DENSE, "tie_word_embeddings": True}))
+    said = plan.make(tiny_job(folder, "method=rtn", "exempt=none"), folder).notes
+    assert any(
+        "lm_head.weight is not the embedding, though config.json says tie_word_embeddings=true" in n for n in said
+    )
+    same = shutil.copytree(folder, tmp_path / "same")
+    head, embedding = (headers(same)[name] for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    _copy(embedding, head)
+    assert not any(
+        "lm_head.weight" in note for note in plan.make(tiny_job(same, "method=rtn", "exempt=none"), same).notes
+    )
+
+
+def _copy(source: Stored, target: Stored) -> None:
+    with source.file.open("rb") as reading, target.file.open("r+b") as writing:
+        reading.seek(source.offset)
+        writing.seek(target.offset)
+        writing.write(reading.read(source.nbytes))
