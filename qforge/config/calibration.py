@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from qforge.config.bounds import bounded, unbounded
 from qforge.config.evaluation import MISSING, Text
 
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -20,7 +21,7 @@ class Dataset:
     config: str | None = None  # the library's word for a part of it
     split: str = "train"
     column: str = "text"  # of strings or, for `chat`, of lists of messages
-    rows: int = MISSING
+    rows: int = bounded(MISSING, at_least=1)
 
 
 @dataclass
@@ -29,22 +30,25 @@ class CalibrationText(Text):
 
     path: str = ""
     dataset: Dataset | None = None
-    weight: float | None = None  # its share of the sequences; given for all texts, or none: then their lengths decide
+    # its share of the sequences; given for all texts, or none: then their lengths decide
+    weight: float | None = bounded(None, above=0)
     chat: bool = False  # whether it has a conversation per line, {"messages": [...]}, for the model's chat template
 
 
 @dataclass
 class Calibration:
     name: str = MISSING
-    texts: dict[str, CalibrationText] = field(default_factory=dict)
-    sequences: int = MISSING
-    length: int = MISSING  # tokens of the longest sequence
-    lengths: list[float] = field(default_factory=lambda: [1.0])  # of the sequences, in turn, as parts of `length`
-    seed: int = 0
-    devices: int = 1  # GPUs here that share sequences and, with GPTQ, matrices, by llm-compressor's DDP
+    texts: dict[str, CalibrationText] = bounded(factory=dict, non_empty=True)
+    sequences: int = bounded(MISSING, at_least=1)
+    length: int = bounded(MISSING, at_least=2)  # tokens of the longest sequence
+    # of the sequences, in turn, as parts of `length`
+    lengths: list[float] = bounded(factory=lambda: [1.0], above=0, at_most=1, non_empty=True)
+    seed: int = unbounded(0)  # Python's random takes every number
+    # GPUs here that share sequences and, with GPTQ, matrices, by llm-compressor's DDP
+    devices: int = bounded(1, at_least=1)
     # tokens that the router must send to each expert of a mixture, or nothing is exported; 0: no floor. An estimated mean
     # square (what a scale or a Hessian's diagonal is made of) of 32 tokens is off by a quarter, sqrt(2 / 32), at best
-    expert_floor: int = 32
+    expert_floor: int = bounded(32, at_least=0)
 
 
 def calib_files(calib: Calibration) -> dict[str, str]:
@@ -54,17 +58,16 @@ def calib_files(calib: Calibration) -> dict[str, str]:
 
 def check(calib: Calibration) -> None:
     """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
-    if not calib.lengths or any(not 2 <= part * calib.length <= calib.length for part in calib.lengths):
+    if any(part * calib.length < 2 for part in calib.lengths):
         raise ValueError(
-            f"calib.lengths={calib.lengths}: parts of calib.length={calib.length} are needed, each of 2 tokens or more and at "
-            "most 1.0; for sequences of one length use [1.0]"
+            f"calib.lengths={calib.lengths}: parts of calib.length={calib.length} are needed, each of 2 tokens or more; for "
+            "sequences of one length use [1.0]"
         )
     for name, text in calib.texts.items():
         if text.dataset:
             _check_dataset(f"calib.texts.{name}", text.path, text.dataset)
     weights = {name: text.weight for name, text in calib.texts.items()}
-    weights_given = [weight for weight in weights.values() if weight is not None]
-    if any(weight <= 0 for weight in weights_given) or 0 < len(weights_given) < len(weights):
+    if None in weights.values() and set(weights.values()) != {None}:
         raise ValueError(
             f"calib.texts: weights {weights}: give every text one above 0, or none; leave a text out that is not wanted"
         )
@@ -73,8 +76,6 @@ def check(calib: Calibration) -> None:
 def _check_dataset(key: str, path: str, dataset: Dataset) -> None:
     if path:
         raise ValueError(f"{key}: it has path={path} and dataset.name={dataset.name}; leave one out")
-    if dataset.rows < 1:
-        raise ValueError(f"{key}.dataset.rows={dataset.rows}: give 1 or more")
     if not os.path.isdir(os.path.expanduser(dataset.name)) and not COMMIT.fullmatch(dataset.revision or ""):
         raise ValueError(
             f"{key}.dataset.revision={dataset.revision}: give the commit of {dataset.name} (40 hexadecimal digits, under Files "

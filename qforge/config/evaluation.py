@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from qforge.config.bounds import bounded, unbounded
+
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled out, for stages have no OmegaConf
+ANSWER = 16  # tokens that the answer to a needle may have
+SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
 
 
 @dataclass
@@ -19,18 +23,20 @@ class Text:
 class Divergence:
     """Token-by-token comparison with bf16, on the first windows of each text; costs no pass of its own."""
 
-    windows: int = MISSING  # per text; 0: none
-    top_k: int = MISSING  # most likely tokens that both models report
+    windows: int = bounded(MISSING, at_least=0)  # per text; 0: none
+    top_k: int = bounded(MISSING, at_least=1)  # most likely tokens that both models report
 
 
 @dataclass
 class LongContext:
     """Needles at several depths and lengths, and perplexity by position in one window of the longest length."""
 
-    texts: dict[str, Text] = field(default_factory=dict)  # real text, beside RULER's noise
-    lengths: list[int] = field(default_factory=list)  # of the prompts, in tokens; none: not measured
-    depths: list[float] = MISSING  # of the needle, from 0 to 1
-    per_cell: int = MISSING  # prompts for each length and depth
+    texts: dict[str, Text] = unbounded(factory=dict)  # real text, beside RULER's noise
+    # of the prompts, in tokens; none: not measured
+    lengths: list[int] = bounded(factory=list, at_least=SHORTEST, unique=True)
+    # of the needle, from 0 to 1
+    depths: list[float] = bounded(MISSING, at_least=0, at_most=1, non_empty=True, unique=True)
+    per_cell: int = bounded(MISSING, at_least=1)  # prompts for each length and depth
 
 
 @dataclass
@@ -38,9 +44,9 @@ class Stability:
     """Whether the server repeats itself exactly, speaks language and bears load; needs a server."""
 
     prompts: str | None = None  # a file with a prompt per line; none: not measured
-    repeats: int = MISSING  # of every prompt
-    tokens: int = MISSING  # that answer each
-    load_seconds: int = MISSING  # of sustained load; 0: none
+    repeats: int = bounded(MISSING, at_least=1)  # of every prompt
+    tokens: int = bounded(MISSING, at_least=1)  # that answer each
+    load_seconds: int = bounded(MISSING, at_least=0)  # of sustained load; 0: none
 
 
 @dataclass
@@ -50,29 +56,31 @@ class ChatJudge:
     base_url: str | None = None  # of that API, up to and with /v1; none: not measured
     model: str = MISSING  # its name there
     questions: str = MISSING  # a file with one {"turns": [first, second]} per line
-    limit: int | None = None  # questions
-    answer_tokens: int = MISSING
-    judge_tokens: int = MISSING
+    limit: int | None = bounded(None, at_least=1)  # questions
+    answer_tokens: int = bounded(MISSING, at_least=1)
+    judge_tokens: int = bounded(MISSING, at_least=1)
 
 
 @dataclass
 class Eval:
     name: str = MISSING
-    texts: dict[str, Text] = field(default_factory=dict)
-    context: int = MISSING  # tokens of the longest window
-    lengths: list[float] = MISSING  # of the windows, in turn, as parts of `context`
-    windows: int = MISSING  # windows per text
+    texts: dict[str, Text] = bounded(factory=dict, non_empty=True)
+    context: int = bounded(MISSING, at_least=2)  # tokens of the longest window
+    # of the windows, in turn, as parts of `context`
+    lengths: list[float] = bounded(MISSING, above=0, at_most=1, non_empty=True)
+    windows: int = bounded(MISSING, at_least=1)  # windows per text
     divergence: Divergence = field(default_factory=Divergence)
-    tasks: list[str] = field(default_factory=list)  # task names of lm-eval, or YAML files of ours
+    tasks: list[str] = bounded(factory=list, unique=True)  # task names of lm-eval, or YAML files of ours
     task_data: str | None = None  # folder with the data of our task files; none: beside them
-    limit: int | None = None  # samples per task
+    limit: int | None = bounded(None, at_least=1)  # samples per task
     long_context: LongContext = field(default_factory=LongContext)
-    kv_dtypes: list[str] = field(default_factory=list)  # further KV cache dtypes for long_context: a server start each
+    # further KV cache dtypes for long_context: a server start each
+    kv_dtypes: list[str] = bounded(factory=list, unique=True)
     stability: Stability = field(default_factory=Stability)
     judge: ChatJudge = field(default_factory=ChatJudge)
-    concurrency: int = 1  # requests in flight
+    concurrency: int = bounded(1, at_least=1)  # requests in flight
     adaptive: bool = False  # where a verdict is inconclusive, measure twice as much, again and again
-    budget: int = 8  # up to so many times the windows, samples and repeats that were asked for
+    budget: int = bounded(8, at_least=1)  # up to so many times the windows, samples and repeats that were asked for
 
 
 def eval_files(settings: Eval) -> dict[str, str]:
@@ -81,7 +89,3 @@ def eval_files(settings: Eval) -> dict[str, str]:
     files |= {f"eval.long_context.texts.{name}.path": text.path for name, text in settings.long_context.texts.items()}
     files |= {"eval.judge.questions": settings.judge.questions} if settings.judge.base_url else {}
     return files | ({"eval.stability.prompts": settings.stability.prompts} if settings.stability.prompts else {})
-
-
-ANSWER = 16  # tokens that the answer to a needle may have
-SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it

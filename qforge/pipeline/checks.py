@@ -1,35 +1,52 @@
-"""What can be refused from the job alone. Checks that need the model's shapes live in plan.py."""
+"""What can be refused from the job alone. Checks that need the model's shapes live in plan/."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import yaml
 
-from qforge.config import calibration
+from qforge.config import bounds, calibration
 from qforge.config.calibration import calib_files
-from qforge.config.evaluation import ANSWER, SHORTEST, eval_files
-from qforge.config.job import ON_REQUEST, ROOT, STAGES, Criterion, Engine, Job, Method, Vendor, repository_path
+from qforge.config.evaluation import eval_files
+from qforge.config.job import ROOT, Criterion, Job, Method, Sensitivity, Vendor, repository_path
 from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import rounding
+from qforge.models.formats import FORMATS
+from qforge.plan import limits
 from qforge.plan.exemptions import waits
 
 RUNTIMES = ROOT / "conf" / "runtime"
-MAX_LOGPROBS = 20  # vLLM's own default (config/model.py)
+# Of vLLM's options, those that qforge sets: the key to use instead, or why there is none
+OWN = {
+    "model": "the checkpoint of the run is served; to serve another, use artifact=PATH",
+    "served_model_name": "the name is qforge's own; leave it out",
+    "host": "the server listens on this machine alone; leave it out",
+    "port": "use serve.port",
+    "api_key": "use serve.api_key",
+    "trust_remote_code": "use model.trust_remote_code",
+    "quantization": "vLLM reads it in the checkpoint, and bf16 is measured with the same options; leave it out",
+}
 
 
 def check(job: Job) -> None:
     """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
-    stages = [*STAGES, *ON_REQUEST]
-    unknown = [s for s in job.stages if s not in stages]
-    if unknown:
-        raise ValueError(f"stages: {unknown[0]!r} is not a stage; choose from {', '.join(stages)}")
-    if job.group_size is not None and job.group_size != -1 and job.group_size < 16:
-        raise ValueError(
-            f"group_size={job.group_size}: no kernel supports it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
-        )
+    bounds.check(job)
+    _check_runtime(job)
+    _check_method(job)
+    calibration.check(job.calib)
+    _check_devices(job)
+    _check_engine(job)
+    _check_evaluation(job)
+    _check_sensitivity(job)
+    for name, criterion in job.gate.criteria.items():
+        _check_criterion(job, name, criterion)
+    _check_files(job)
+    limits.refuse(job)
+
+
+def _check_runtime(job: Job) -> None:
     if [job.runtime.env, job.runtime.python, job.runtime.container].count(None) != 2:
         raise ValueError(
             f"runtime={job.runtime.name}: give either runtime.env (a managed environment), runtime.python (a path) or "
@@ -40,22 +57,17 @@ def check(job: Job) -> None:
             f"runtime={job.runtime.name} is for {', '.join(v.value for v in job.runtime.vendors)}, hw={job.hw.name} is "
             f"{job.hw.vendor.value}; leave runtime out, or use runtime={', '.join(_runtimes(job.hw.vendor))}"
         )
-    if job.serve.port is not None and not 0 < job.serve.port < 65536:
-        raise ValueError(f"serve.port={job.serve.port}: ports go from 1 to 65535; leave it out for a free one")
-    for task in job.eval.tasks:
-        if task.endswith(".yaml") and not repository_path(task).is_file():
-            raise ValueError(f"eval.tasks: {task}: no such file; give a task of lm-eval by its name, or a file")
-    for file in tasks.data_files(job.eval):
-        if not file.is_file():
-            raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
-    _check_symmetry(job.method)
-    _check_lengths(job)
-    _check_sensitivity(job)
-    for name, criterion in job.gate.criteria.items():
-        _check_criterion(job, name, criterion)
-    for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
-        if not repository_path(path).is_file():
-            raise ValueError(f"{key}={path}: no such file; give one that is there")
+
+
+def _check_method(job: Job) -> None:
+    method = job.method
+    if method.format not in FORMATS:
+        raise ValueError(f"method.format={method.format}: unknown; choose from {', '.join(FORMATS)}")
+    if job.group_size is not None and job.group_size != -1 and job.group_size < 16:
+        raise ValueError(
+            f"group_size={job.group_size}: no kernel supports it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
+        )
+    _check_symmetry(method)
 
 
 def _runtimes(vendor: Vendor) -> list[str]:
@@ -75,8 +87,8 @@ def _check_symmetry(method: Method) -> None:
         and layout != method.format
     ):
         raise ValueError(
-            f"method={method.name}: its args say {'symmetric' if symmetric else 'asymmetric'}, and "
-            f"method.format={method.format} is not; set method.format={layout} too"
+            f"method={method.name}: its args say {'symmetric' if symmetric else 'asymmetric'}, and method.format="
+            f"{method.format} is not; set method.format={layout} too"
         )
 
 
@@ -88,65 +100,33 @@ def _symmetric(options: dict[str, Any]) -> bool | None:
     return None
 
 
-def _check_lengths(job: Job) -> None:
-    at_least = {
-        "calib.sequences": (job.calib.sequences, 1), "calib.length": (job.calib.length, 2),
-        "calib.expert_floor": (job.calib.expert_floor, 0),
-        "eval.windows": (job.eval.windows, 1), "eval.context": (job.eval.context, 2),
-        "eval.divergence.windows": (job.eval.divergence.windows, 0), "eval.divergence.top_k": (job.eval.divergence.top_k, 1),
-        "eval.limit": (job.eval.limit or 1, 1), "eval.concurrency": (job.eval.concurrency, 1),
-        "eval.long_context.per_cell": (job.eval.long_context.per_cell, 1),
-        "eval.stability.repeats": (job.eval.stability.repeats, 1), "eval.stability.tokens": (job.eval.stability.tokens, 1),
-        "bench.requests": (job.bench.requests, 1), "bench.repeats": (job.bench.repeats, 1),
-        "bench.input_len": (job.bench.input_len, 1), "bench.output_len": (job.bench.output_len, 2),
-        "sensitivity.windows": (job.sensitivity.windows, 1), "sensitivity.length": (job.sensitivity.length, 2),
-        "rescore": (job.rescore, 0), "eval.budget": (job.eval.budget, 1),
-        "bench.concurrency": (min(job.bench.concurrency, default=0), 1),
-    }  # fmt: skip
-    for key, (value, least) in at_least.items():
-        if value < least:
-            raise ValueError(f"{key}={value}: at least {least} is needed")
-    if not job.eval.lengths or any(not 2 <= part * job.eval.context <= job.eval.context for part in job.eval.lengths):
+def _check_evaluation(job: Job) -> None:
+    settings = job.eval
+    if any(part * settings.context < 2 for part in settings.lengths):
         raise ValueError(
-            f"eval.lengths={job.eval.lengths}: parts of eval.context={job.eval.context} are needed, each of 2 tokens or "
-            "more and at most 1.0; for windows of one length use [1.0]"
+            f"eval.lengths={settings.lengths}: parts of eval.context={settings.context} are needed, each of 2 tokens or "
+            "more; for windows of one length use [1.0]"
         )
-    calibration.check(job.calib)
-    _check_devices(job)
-    _check_engine(job)
-    limit = job.runtime.args.get("max_model_len")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"runtime.args.max_model_len={limit}: give a number of tokens")
-    most = job.runtime.args.get("max_logprobs", MAX_LOGPROBS)
-    if job.runtime.engine is Engine.vllm and job.eval.divergence.windows and 0 <= most < job.eval.divergence.top_k:
+    url = settings.judge.base_url
+    if url is not None and not url.startswith(("http://", "https://")):
         raise ValueError(
-            f"eval.divergence.top_k={job.eval.divergence.top_k}: the server gives at most {most}; ask for fewer, or start "
-            f"it with +runtime.args.max_logprobs={job.eval.divergence.top_k}"
-        )
-    if limit is not None and limit <= job.eval.context:
-        raise ValueError(
-            f"eval.context={job.eval.context} needs runtime.args.max_model_len > {job.eval.context} (one token is "
-            f"generated), which is {limit}; raise it or shorten eval.context"
-        )
-    _check_long_context(job, limit)
-    tokens = job.bench.input_len + job.bench.output_len
-    if limit is not None and limit < tokens:
-        raise ValueError(
-            f"bench.input_len + bench.output_len = {tokens} exceeds runtime.args.max_model_len={limit}; raise it or "
-            "shorten them"
+            f"eval.judge.base_url={url}: is no address of an OpenAI-compatible API; use http://HOST/v1 or https://HOST/v1"
         )
 
 
 def _check_sensitivity(job: Job) -> None:
     settings, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
+    asked = waiting or "sensitivity" in job.stages
+    if settings.text not in job.eval.texts and (asked or settings.text != Sensitivity.text):
+        raise ValueError(
+            f"sensitivity.text={settings.text}: choose from eval.texts: {', '.join(job.eval.texts) or 'none'}"
+        )
     if waiting and settings.budget_gib is None:
         raise ValueError(
             f"{waiting[0]}: say how much the exemptions may add to the quantized checkpoint, in GiB: "
             "sensitivity.budget_gib=0.5"
         )
-    if settings.budget_gib is not None and not 0 < settings.budget_gib < math.inf:
-        raise ValueError(f"sensitivity.budget_gib={settings.budget_gib}: use a size above 0, in GiB")
-    if not waiting and "sensitivity" not in job.stages:
+    if not asked:
         return
     if job.method.function is None:
         raise ValueError(
@@ -158,46 +138,12 @@ def _check_sensitivity(job: Job) -> None:
             f"{waiting[0] if waiting else 'stages=[sensitivity]'} model={job.model.name}: random weights have no quality "
             "to measure; use a model with real weights"
         )
-    if settings.text not in job.eval.texts:
-        raise ValueError(
-            f"sensitivity.text={settings.text}: choose from eval.texts: {', '.join(job.eval.texts) or 'none'}"
-        )
     rounding.recipe(job.method)
-
-
-def _check_long_context(job: Job, limit: int | None) -> None:
-    settings = job.eval.long_context
-    if any(not 0 <= depth <= 1 for depth in settings.depths):
-        raise ValueError(f"eval.long_context.depths={settings.depths}: give parts of the text, from 0.0 to 1.0")
-    longest = max(settings.lengths, default=0)
-    if limit is not None and longest + ANSWER > limit:
-        raise ValueError(
-            f"eval.long_context.lengths: {longest} tokens and an answer of {ANSWER} need runtime.args.max_model_len="
-            f"{longest + ANSWER}, which is {limit}; raise it up to the model's limit, or leave that length out"
-        )
-    if settings.lengths and min(settings.lengths) < SHORTEST:
-        raise ValueError(
-            f"eval.long_context.lengths={settings.lengths}: {SHORTEST} tokens are the minimum for a prompt with a needle"
-        )
-    if job.eval.kv_dtypes and (job.runtime.engine is not Engine.vllm or not settings.lengths):
-        raise ValueError(
-            f"eval.kv_dtypes={job.eval.kv_dtypes}: they are compared on long context through vLLM; give "
-            "eval.long_context.lengths and a runtime that serves (leave runtime out), or leave them out"
-        )
-    if job.eval.stability.prompts and job.eval.stability.load_seconds and not job.eval.texts:
-        raise ValueError(
-            "eval.stability.load_seconds: the load is generated from eval.texts; give a text, or 0 seconds"
-        )
-    if job.eval.stability.prompts and job.eval.stability.tokens >= job.eval.context:
-        raise ValueError(
-            f"eval.stability.tokens={job.eval.stability.tokens}: the answers must be shorter than eval.context="
-            f"{job.eval.context}; ask for fewer"
-        )
 
 
 def _check_devices(job: Job) -> None:
     devices, sequences = job.calib.devices, job.calib.sequences
-    if not 1 <= devices <= sequences:
+    if devices > sequences:
         raise ValueError(f"calib.devices={devices}: use 1 up to calib.sequences={sequences}, which they share")
     alone = job.method.calibrated and not str(job.method.function).startswith("qforge.methods.llmcompressor")
     if devices > 1 and alone:
@@ -208,17 +154,26 @@ def _check_devices(job: Job) -> None:
 
 
 def _check_engine(job: Job) -> None:
-    """vLLM's options that a plan computes with, before it does."""
-    args = {**job.hw.args, **job.runtime.args}
-    devices, part, cache = (args.get(k) for k in ("tensor_parallel_size", "gpu_memory_utilization", "kv_cache_dtype"))
+    """The engine's options that a plan computes with, and those that are not the user's to set. The rest is checked by the
+    engine's own parser: pipeline/engine_options.py."""
+    for group, args in (("hw", job.hw.args), ("runtime", job.runtime.args)):
+        if own := next((name for name in args if name.replace("-", "_") in OWN), None):
+            raise ValueError(f"{group}.args.{own}: {OWN[own.replace('-', '_')]}")
+    args = job.engine_args
+    limit, devices, part = (args.get(k) for k in ("max_model_len", "tensor_parallel_size", "gpu_memory_utilization"))
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"runtime.args.max_model_len={limit}: use a number of tokens, 1 or more")
     if devices is not None and (not isinstance(devices, int) or devices < 1):
         raise ValueError(f"runtime.args.tensor_parallel_size={devices}: use a number of devices, 1 or more")
     if part is not None and (not isinstance(part, int | float) or not 0 < part <= 1):
         raise ValueError(f"runtime.args.gpu_memory_utilization={part}: use a part of the memory, above 0 and up to 1")
-    if cache in ("bf16", "fp16", "half"):
+    if (cache := args.get("kv_cache_dtype")) in ("bf16", "fp16", "half"):
         raise ValueError(
             f"runtime.args.kv_cache_dtype={cache}: vLLM does not know this dtype; use auto, bfloat16, float16 or fp8"
         )
+    for name in ("max_num_batched_tokens", "max_num_seqs", "max_logprobs"):
+        if name in args and not isinstance(args[name], int):
+            raise ValueError(f"runtime.args.{name}={args[name]}: use a whole number")
 
 
 def _check_criterion(job: Job, name: str, criterion: Criterion) -> None:
@@ -231,3 +186,15 @@ def _check_criterion(job: Job, name: str, criterion: Criterion) -> None:
             f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
             f"bench.concurrency={job.bench.concurrency}; add it there or judge another"
         )
+
+
+def _check_files(job: Job) -> None:
+    for task in job.eval.tasks:
+        if task.endswith(".yaml") and not repository_path(task).is_file():
+            raise ValueError(f"eval.tasks: {task}: no such file; give a task of lm-eval by its name, or a file")
+    for file in tasks.data_files(job.eval):
+        if not file.is_file():
+            raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
+    for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
+        if not repository_path(path).is_file():
+            raise ValueError(f"{key}={path}: no such file; give one that is there")

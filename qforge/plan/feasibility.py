@@ -131,7 +131,7 @@ def _illegal(job: Job, size: int, fault: str, smaller: list[int]) -> str:
 
 
 def _devices(job: Job) -> int:
-    return int({**job.hw.args, **job.runtime.args}.get("tensor_parallel_size", 1))
+    return int(job.engine_args.get("tensor_parallel_size", 1))
 
 
 def _shares(job: Job, config: Config, quantized: Sequence[Module]) -> Iterator[tuple[int, int]]:
@@ -187,6 +187,18 @@ def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
         )
 
 
+def too_long(job: Job, config: Config, memory: Memory) -> str | None:
+    """Why vLLM does not start with this max_model_len, whatever the memory; none where it does."""
+    limit = int(config.get("max_position_embeddings") or memory.context)
+    allowed = job.runtime.engine is not Engine.vllm or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in job.runtime.environ
+    if memory.context <= limit or allowed:
+        return None
+    return (
+        f"runtime.args.max_model_len={memory.context}: {job.model.name} was made for {limit} tokens; use "
+        f"runtime.args.max_model_len={limit} or less"
+    )
+
+
 def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]) -> None:
     """Refuse what vLLM cannot load, or where one sequence of max_model_len tokens does not fit. `legal`: TP sizes."""
     if job.runtime.engine is not Engine.vllm or not {"serve", "evaluate", "bench", "judge"} & set(job.stages):
@@ -201,12 +213,8 @@ def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]
             f"on each of {memory.devices} devices, and vLLM may take {memory.budget:.1f}; use {more}a larger hw or a "
             "smaller method"
         )
-    limit = int(config.get("max_position_embeddings") or memory.context)
-    if memory.context > limit and "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in job.runtime.environ:
-        raise ValueError(
-            f"runtime.args.max_model_len={memory.context}: {job.model.name} was made for {limit} tokens; use "
-            f"runtime.args.max_model_len={limit} or less"
-        )
+    if not job.plan_only and (fault := too_long(job, config, memory)):
+        raise ValueError(fault)
     if memory.largest_concurrency == 0:
         smaller = " or +runtime.args.kv_cache_dtype=fp8, which costs quality" if memory.kv_dtype == "auto" else ""
         raise ValueError(

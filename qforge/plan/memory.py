@@ -45,7 +45,7 @@ class Deployment:
 
 def deployment(job: Job) -> Deployment:
     """The job's server. Concurrency is the largest that the job would measure."""
-    args, hw = {**job.hw.args, **job.runtime.args}, job.hw
+    args, hw = job.engine_args, job.hw
     device = hw.memory_gib or psutil.virtual_memory().total / 2**30
     tokens, sequences = _batch(hw, device)
     space = job.runtime.environ.get("VLLM_CPU_KVCACHE_SPACE") if hw.vendor is Vendor.cpu else None

@@ -158,6 +158,8 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         modules=tree,
     )
     feasibility.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)
+    if fault := feasibility.too_long(job, text, plan.estimates.memory):
+        plan.notes.append(f"serve would be refused: {fault}")
     return plan
 
 

@@ -85,7 +85,7 @@ def failed(job: Job, verdict: str, reason: str, folder: Path, time: Time) -> dic
 
 def _conditions(job: Job) -> dict[str, Any]:
     return {
-        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.runtime.args},
+        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": job.engine_args,
         "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
         "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
         "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.method.calibrated else [],

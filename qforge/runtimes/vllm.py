@@ -104,8 +104,7 @@ def arguments(job: Job, artifact: Path, port: int) -> list[str]:
     options = {
         "dtype": "bfloat16",
         "trust_remote_code": job.model.trust_remote_code or None,
-        **job.hw.args,
-        **job.runtime.args,
+        **job.engine_args,
     }
     flags = ["--model", str(artifact), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     for name, value in options.items():

@@ -167,7 +167,7 @@ def test_the_matrix_is_the_strategys() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages=[quantise]"], "stages: 'quantise' is not a stage; choose from quantize"),
+        (["stages=[quantise]"], "stages: 'quantise' is unknown; choose from quantize"),
         (["eval.context=4096"], "needs runtime.args.max_model_len > 4096"),
         (["bench.input_len=3000"], "exceeds runtime.args.max_model_len=2048"),
         (["gate.criteria.speed.concurrency=64"], "is not measured: bench.concurrency=[1, 4]"),
@@ -175,9 +175,9 @@ def test_the_matrix_is_the_strategys() -> None:
         (["eval.texts.wikitext.path=no.txt"], "eval.texts.wikitext.path=no.txt: no such file"),
         (["group_size=8"], "group_size=8: no kernel supports it"),
         (["eval.tasks=[nope.yaml]"], "eval.tasks: nope.yaml: no such file"),
-        (["serve.port=70000"], "serve.port=70000: ports go from 1 to 65535"),
+        (["serve.port=70000"], "serve.port=70000: at least 1 and at most 65535 is needed; use serve.port=65535"),
         (["bench.repeats=0"], "bench.repeats=0: at least 1 is needed"),
-        (["runtime.args.max_model_len=2k"], "runtime.args.max_model_len=2k: give a number of tokens"),
+        (["runtime.args.max_model_len=2k"], "runtime.args.max_model_len=2k: use a number of tokens"),
         (["+runtime.args.tensor_parallel_size=0"], "tensor_parallel_size=0: use a number of devices, 1 or more"),
         (["+runtime.args.tensor_parallel_size=auto"], "tensor_parallel_size=auto: use a number of devices"),
         (["+runtime.args.gpu_memory_utilization=1.5"], "gpu_memory_utilization=1.5: use a part of the memory"),

@@ -50,20 +50,23 @@ def test_weights_decide_from_which_text_the_sequences_come() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["calib.lengths=[1.0,0.0]"], "calib.lengths=[1.0, 0.0]: parts of calib.length=512 are needed"),
-        (["calib.lengths=[]"], "use [1.0]"),
-        (["calib.texts.wikitext.weight=0"], "give every text one above 0, or none"),
+        (["calib.lengths=[1.0,0.0]"], "calib.lengths=[1.0, 0.0]: above 0 and at most 1 is needed for each"),
+        (["calib.lengths=[]"], "calib.lengths=[]: at least one entry is needed"),
+        (["calib.texts.wikitext.weight=0"], "calib.texts.wikitext.weight=0.0: above 0 is needed"),
         (
             ["calib=hub", "calib.texts.ultrachat.dataset.revision=main"],
             "calib.texts.ultrachat.dataset.revision=main: give the",
         ),
-        (["calib=hub", "calib.texts.wikitext.dataset.rows=0"], "calib.texts.wikitext.dataset.rows=0: give 1 or more"),
+        (
+            ["calib=hub", "calib.texts.wikitext.dataset.rows=0"],
+            "calib.texts.wikitext.dataset.rows=0: at least 1 is needed",
+        ),
         (
             ["calib=hub", "calib.texts.wikitext.path=data/README.md"],
             "it has path=data/README.md and dataset.name=Salesforce",
         ),
         (["calib.texts.wikitext.path=''"], "calib.texts.wikitext.path=: no such file"),
-        (["calib.devices=0"], "calib.devices=0: use 1 up to calib.sequences=64, which they share"),
+        (["calib.devices=0"], "calib.devices=0: at least 1 is needed; use calib.devices=1"),
         (["calib.devices=65"], "calib.devices=65: use 1 up to calib.sequences=64"),
         (
             ["calib.devices=2", "method=gptqmodel"],

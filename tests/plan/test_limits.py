@@ -1,0 +1,63 @@
+"""What only a stage minds is refused where the run comes to that stage, and a note of the plan elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.command import ROOT
+from support.jobs import job
+
+from qforge.pipeline.checks import check
+from qforge.plan import plan
+
+LONGER = [
+    ("eval.context=4096", "evaluate", "eval.context=4096 needs runtime.args.max_model_len > 4096"),
+    ("eval.long_context.lengths=[8192]", "evaluate", "8192 tokens and an answer of 16 need"),
+    ("eval.divergence.top_k=50", "evaluate", "eval.divergence.top_k=50: the server gives at most 20"),
+    ("eval.kv_dtypes=[fp8]", "evaluate", "eval.kv_dtypes=['fp8']: they are compared on long context"),
+    ("eval.stability.tokens=1024", "evaluate", "eval.stability.tokens=1024: the answers must be shorter"),
+    ("bench.input_len=3000", "bench", "bench.input_len + bench.output_len = 3032 exceeds"),
+]
+
+
+@pytest.mark.parametrize(("override", "stage", "message"), LONGER)
+def test_a_run_that_comes_to_the_stage_is_refused(override: str, stage: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(job(override))
+
+
+@pytest.mark.parametrize("without", ["plan_only=true", "stages=[quantize]"])
+@pytest.mark.parametrize(("override", "stage", "message"), LONGER)
+def test_one_that_does_not_has_a_note(override: str, stage: str, message: str, without: str) -> None:
+    made = job(override, without)
+    check(made)
+    (note,) = [note for note in plan.make(made, None).notes if "would be refused" in note]
+    assert note.startswith(f"{stage} would be refused: ")
+    assert message in note
+
+
+def test_a_model_of_512_tokens_can_be_planned_and_quantized(tmp_path: Path) -> None:
+    config = json.loads((ROOT / "data/architectures/smollm2_135m.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))
+    short = f"model.architecture={tmp_path}/config.json"
+    said = "runtime.args.max_model_len=2048: smollm2_135m was made for 512 tokens; use runtime.args.max_model_len=512"
+    for without in ("plan_only=true", "stages=[quantize]"):
+        assert any(f"serve would be refused: {said}" in note for note in plan.make(job(short, without), None).notes)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        plan.make(job(short), None)
+
+
+def test_a_plan_without_such_limits_has_no_such_note() -> None:
+    assert not [note for note in plan.make(job("plan_only=true"), None).notes if "would be refused" in note]
+
+
+def test_the_engines_options_are_the_hardwares_and_the_users_on_top() -> None:
+    made = job("hw=h100", "+runtime.args.kv_cache_dtype=fp8")
+    assert made.hw.args == {"kv_cache_dtype": "auto"}
+    assert made.engine_args == {"kv_cache_dtype": "fp8", "max_model_len": 2048}
+    made.hw.args["max_model_len"], made.runtime.args = 512, {}
+    with pytest.raises(ValueError, match=r"eval\.context=1024 needs runtime\.args\.max_model_len > 1024"):
+        check(made)
