@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from qforge.config import compose
-from qforge.config.compose import message
+from qforge.config.compose import CONF, given_values, message
 from qforge.config.job import Job
 from qforge.console import console
 from qforge.experiments import lists
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from qforge.pipeline.run import Run
 
 SWEEP = ("--multirun", "-m")
-EXPERIMENT, SEARCH, SWEEPER = "experiment=", "search=", "hydra/sweeper="
+HARDWARE, EXPERIMENT, SEARCH, SWEEPER = "hw=", "experiment=", "search=", "hydra/sweeper="
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ def expand(arguments: list[str]) -> list[str]:
 
     Raises ValueError for a GPU that no file describes, and for a list or a search without --multirun, which would be one run.
     """
-    sweep = bool(set(SWEEP) & set(arguments))
+    arguments, sweep = [_at_home(argument) for argument in arguments], bool(set(SWEEP) & set(arguments))
+    for argument in arguments:
+        _refuse_meaningless(argument)
     return [_expanded(argument, sweep) for argument in arguments]
 
 
 def _expanded(argument: str, sweep: bool) -> str:
-    if argument == "hw=auto":
-        # not a file conf/hw/auto.yaml: Hydra allows no choice of a runtime (as hw=cpu makes) below an interpolated option
-        return f"hw={hardware.detect()}"
+    if argument.startswith(HARDWARE):
+        return _hardware(argument)
     if argument.startswith(EXPERIMENT):
         return _experiments(argument, sweep)
     if argument.startswith(SEARCH):
@@ -68,6 +70,38 @@ def _expanded(argument: str, sweep: bool) -> str:
             raise ValueError(f"{argument}: runs one job after the other until one is accepted; add --multirun")
         return SWEEPER + argument.removeprefix(SEARCH)
     return argument
+
+
+def _at_home(argument: str) -> str:
+    """`verify=~/x` as the shell would have it: it leaves ~ alone behind a key, and Hydra cannot read it."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if equals and value.startswith("~/") else argument
+
+
+def _hardware(argument: str) -> str:
+    """Every `auto`, also in a list or a sweep, replaced by the file for this machine; each hardware once.
+
+    There is no file conf/hw/auto.yaml: Hydra allows no choice of a runtime (as hw=cpu makes) below an interpolated option.
+    """
+    value = argument.removeprefix(HARDWARE)
+    names = value.strip("[]").split(",")
+    if "auto" not in names:
+        return argument
+    known = ",".join(dict.fromkeys(hardware.detect() if name == "auto" else name for name in names))
+    return HARDWARE + (f"[{known}]" if value.startswith("[") else known)
+
+
+def _refuse_meaningless(argument: str) -> None:
+    """Raises ValueError for what Hydra ends with a traceback for (a value without a key, an option that is not a name), and
+    for what it ignores: it merges dictionaries, so that an empty one changes nothing."""
+    key, equals, _ = argument.partition("=")
+    options = sorted(file.stem for file in (CONF / key).glob("*.yaml")) if key else []
+    if equals and not key:
+        raise ValueError(f"{argument}: a key is missing; use key=value, or group=option")
+    if key and equals and {} in given_values(argument):
+        raise ValueError(f"{argument}: changes nothing; to remove an entry use ~{key.lstrip('+')}.NAME")
+    if equals and options and not all(isinstance(option, str) for option in given_values(argument)):
+        raise ValueError(f"{argument}: not the name of an option; choose from {', '.join(options)}")
 
 
 def _experiments(argument: str, sweep: bool) -> str:
@@ -93,7 +127,7 @@ def start(command: Command, folder: Path) -> None:
     job = command.compose(*(f"hw={name}" for name in hardware_names[:1]))
     if job.method.name == guide.AUTO:
         return advise(command, hardware_names or [job.hw.name], Run(job, folder))
-    if hardware_names:
+    if len(hardware_names) > 1:
         raise ValueError(
             f"hw=[{','.join(hardware_names)}]: a run is on one hardware; use method=auto plan_only=true to compare them, or "
             f"--multirun hw={','.join(hardware_names)}"

@@ -12,6 +12,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -84,6 +85,19 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(part)
     else:
         yield value
+
+
+def given_values(override: str) -> list[Any]:
+    """What an override gives its key: one value, those of a list, or those of a sweep. None where it cannot be parsed, which
+    Hydra says better."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except OverrideParseException:
+        return []
+    if parsed.is_sweep_override():
+        return list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else []
+    value = parsed.value()
+    return value if isinstance(value, list) else [value]
 
 
 def read_job(file: Path) -> Job:

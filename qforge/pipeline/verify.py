@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint
 
 def verify(request: Job, folder: Path) -> Verified:
     """Check the artifact `request.verify` against what lies in its qforge/. Raises ValueError where that is no artifact."""
-    artifact = Path(str(request.verify))
+    artifact = Path(os.path.expanduser(str(request.verify)))
     verified = Verified(provenance.verify(artifact), checked=["the hash of every file"])
     if verified.faults:
         return verified  # what has changed is not read

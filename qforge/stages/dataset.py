@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ def dataset(request: Request) -> dict[str, Any]:
     key = f"calib.texts.{name}.dataset"
     try:
         rows = load_dataset(
-            settings.name, settings.config, split=settings.split, revision=settings.revision, streaming=True
+            os.path.expanduser(settings.name),
+            settings.config,
+            split=settings.split,
+            revision=settings.revision,
+            streaming=True,
         )
         taken = list(islice(rows, settings.rows))
     except (OSError, ValueError, RuntimeError) as error:
