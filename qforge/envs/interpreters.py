@@ -18,6 +18,8 @@ from qforge.envs import containers, managed
 from qforge.envs.containers import Container
 from qforge.envs.process import Environment
 
+INSTALLED = Path(__file__).with_name("installed.py")
+
 
 def named(name: str, job: Job) -> Environment:
     """The environment `name`: the interpreter that `envs.<name>` gives, or the managed one, made on first use."""
@@ -89,11 +91,9 @@ def _given(name: str, job: Job) -> Environment | None:
 
 @cache  # asked for every key of a run; a start takes half a second
 def _packages(python: str, key: str, environ: tuple[tuple[str, str], ...]) -> str:
-    """A hash of the names and versions of the packages that this interpreter finds."""
-    each = "'{Name}=={Version}'.format_map(d.metadata)"  # d.name and d.version would each read the file anew
-    listing = f"import importlib.metadata as m; print(sorted({each} for d in m.distributions()))"
+    """A hash of the packages that this interpreter finds, and of the files of those that are imported from a checkout."""
     own = {**os.environ, "PYTHONPATH": "", **dict(environ)}
-    completed = subprocess.run([python, "-c", listing], capture_output=True, text=True, env=own)
+    completed = subprocess.run([python, str(INSTALLED)], capture_output=True, text=True, env=own)
     if completed.returncode:
         raise ValueError(f"{key}={python}: does not start: {completed.stderr.strip().splitlines()[-1:]}")
-    return hashlib.sha256(completed.stdout.encode()).hexdigest()[:12]
+    return completed.stdout.strip()

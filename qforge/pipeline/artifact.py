@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qforge.config.decides import decided_by
 from qforge.config.job import Job
 from qforge.console import progress_line
 from qforge.envs import interpreters
@@ -59,23 +60,27 @@ def quantizing_processes(job: Job) -> int:
     return job.calib.devices if job.method.calibrated and not job.artifact else 1
 
 
+def _key(run: Run, plan: Plan, source: Path) -> dict[str, Any]:
+    """What decides the quantized checkpoint, but the sequences of a calibrated method."""
+    method = run.job.method
+    return {
+        "plan": plan.identity(), "job": decided_by(run.job, "quantize"), "source": run.fingerprint(source),
+        "env": interpreters.identity(str(method.env), run.job),
+        "code": code("qforge.stages.quantize", str(method.function).partition(":")[0]),
+    }  # fmt: skip
+
+
 def _quantized(run: Run, plan: Plan, source: Path) -> Path:
     method = run.job.method
     assert method.function
     assert method.env
     inputs = {"source": str(source)}
-    key: dict[str, Any] = {
-        "plan": plan.identity(), "function": method.function, "args": method.args, "source": run.fingerprint(source),
-        "env": interpreters.identity(method.env, run.job),
-        "code": code("qforge.stages.quantize", method.function.partition(":")[0]),
-    }  # fmt: skip
+    key = _key(run, plan, source)
     if method.calibrated:
         calibration = calibrate.calibrate(run, source)
         inputs["calibration"] = str(calibration)
         key["calibration"] = read_json(calibration / "result.json")["sha256"]
     processes = quantizing_processes(run.job)
-    if processes > 1:
-        key["processes"] = processes  # sums in another order
 
     def build(out: Path) -> None:
         where = interpreters.named(str(method.env), run.job)

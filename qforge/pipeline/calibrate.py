@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.calibration import CalibrationText
+from qforge.config.decides import decided_by
 from qforge.config.job import Job, repository_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
@@ -24,13 +25,9 @@ def calibrate(run: Run, source: Path) -> Path:
         if text.dataset:
             _fetch(run, name, text)
     text_files = files(run.job)
-    texts = {
-        name: [hashlib.sha256(text_files[name].read_bytes()).hexdigest(), text.weight, text.chat]
-        for name, text in calib.texts.items()
-    }
+    texts = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in text_files.items()}
     key = {
-        "texts": texts, "lengths": calib.lengths, "sequences": calib.sequences, "length": calib.length, "seed": calib.seed,
-        "tokenizer": checkpoint.small_files(source),
+        "texts": texts, "job": decided_by(run.job, "calibrate"), "tokenizer": checkpoint.small_files(source),
         "code": code("qforge.stages.calibrate"), "env": interpreters.identity(ENV, run.job),
     }  # fmt: skip
     detail = f"{calib.sequences} x {calib.length} tokens of {', '.join(calib.texts)}"
@@ -60,7 +57,7 @@ def _place(job: Job, text: CalibrationText) -> Path:
 
 
 def _key(text: CalibrationText) -> dict[str, Any]:
-    return {"dataset": text.dataset, "chat": text.chat, "code": code("qforge.stages.dataset")}
+    return {"text": decided_by(text, "dataset", "calib.texts.*"), "code": code("qforge.stages.dataset")}
 
 
 def _fetch(run: Run, name: str, text: CalibrationText) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from qforge.config.decides import decided_by
 from qforge.config.job import repository_path
 from qforge.console import progress_line
 from qforge.envs import interpreters, managed
@@ -40,11 +41,9 @@ def fetch(run: Run) -> Path:
 
 def _key(run: Run) -> dict[str, Any]:
     model = run.job.model
-    where: dict[str, Any] = {"hub": model.hub, "revision": model.revision, "gguf": model.gguf}
-    if model.random:
-        shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest()
-        where = {"random": shape}
-    return {**where, "code": code("qforge.stages.fetch"), "env": interpreters.identity(QUANT_ENV, run.job)}
+    shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest() if model.random else None
+    what = {"job": decided_by(run.job, "fetch"), "shape": shape}
+    return {**what, "code": code("qforge.stages.fetch"), "env": interpreters.identity(QUANT_ENV, run.job)}
 
 
 def _fetch(run: Run, out: Path) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qforge.config.decides import decided_by
 from qforge.config.evaluation import Text, eval_files
 from qforge.config.job import Engine, Job, repository_path
 from qforge.console import progress_line
@@ -111,26 +112,19 @@ def not_measured(reason: str) -> dict[str, Any]:
 
 
 def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
-    env = interpreters.runtime_identity(job)
     served = {
-        "checkpoint": checkpoint, "hw": job.hw, "runtime": replace(job.runtime, caution=""), "env": env,
+        "checkpoint": checkpoint, "job": decided_by(job, "serve"), "env": interpreters.runtime_identity(job),
         "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
         "code": code("qforge.runtimes.vllm", "qforge.runtimes.vllm_server", "qforge.runtimes.fp4_emulation"),
     }  # fmt: skip
     files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
-    texts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    # what is done with a result does not decide it, and the long context by KV dtype has results of its own
-    scored = replace(job.eval, adaptive=False, budget=1, kv_dtypes=[])
     evaluated = {
-        "eval": scored,
-        "texts": texts,
+        "served": key_of(served), "job": decided_by(job, "evaluate"), "env": interpreters.identity(EVAL_ENV, job),
+        "texts": [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files],
         "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
-    }
-    return {
-        "serve": served,
-        "evaluate": {"served": key_of(served), "env": interpreters.identity(EVAL_ENV, job), **evaluated},
-        "bench": {"served": key_of(served), "bench": job.bench, "code": code("qforge.stages.bench")},
-    }
+    }  # fmt: skip
+    benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code("qforge.stages.bench")}
+    return {"serve": served, "evaluate": evaluated, "bench": benched}
 
 
 def _left_out(job: Job, plan: Plan, stage: str) -> str | None:

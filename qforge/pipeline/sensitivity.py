@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from qforge.config.decides import decided_by
 from qforge.config.job import Job, Rule, repository_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
@@ -46,8 +47,7 @@ def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
     content = repository_path(job.eval.texts[settings.text].path).read_bytes()
     key = {
         "recipe": recipe(job.method), "group_size": planned.group_size, "quantized": planned.quantized,
-        "unit": settings.unit, "windows": settings.windows, "length": settings.length,
-        "text": hashlib.sha256(content).hexdigest(), "source": run.fingerprint(source),
+        "job": decided_by(job, "sensitivity"), "text": hashlib.sha256(content).hexdigest(), "source": run.fingerprint(source),
         "env": interpreters.identity(ENV, job), "code": code("qforge.stages.sensitivity"),
     }  # fmt: skip
     where = interpreters.named(ENV, job)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from qforge.config.decides import decided_by
 from qforge.config.job import Engine, Job, Vendor
 from qforge.envs import interpreters, process
 from qforge.envs.process import Environment
@@ -22,7 +23,7 @@ SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a b
 def probe(job: Job, store: Store) -> dict[str, Any]:
     """What `inventory` finds in the runtime's interpreter; asked once per environment and machine, then known."""
     key = {
-        "env": interpreters.runtime_identity(job), "engine": job.runtime.engine, "environ": job.runtime.environ,
+        "env": interpreters.runtime_identity(job), "job": decided_by(job, "probe"),
         "machine": identity.deciding(identity.machine()), "code": INVENTORY.read_text(),
     }  # fmt: skip
 

@@ -85,3 +85,47 @@ def test_every_stage_runs_in_the_given_interpreter_and_nothing_is_made(cli: Cli,
 def test_a_machine_without_git_says_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.commit()["commit"] is None
+
+
+def _identity(folder: Path) -> str:
+    interpreters._packages.cache_clear()
+    return interpreters.existing(sys.executable, {"PYTHONPATH": str(folder)}, "x").identity
+
+
+def _installed(folder: Path, record: str, direct: str = "") -> None:
+    """A package `theirs` with a compiled part, as a wheel leaves it."""
+    (folder / "theirs").mkdir(exist_ok=True)
+    (folder / "theirs" / "__init__.py").write_text("")
+    (folder / "theirs" / "_C.abi3.so").write_bytes(b"first")
+    info = folder / "theirs-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "RECORD").write_text(record)
+    if direct:
+        (info / "direct_url.json").write_text(direct)
+
+
+def test_a_wheel_that_is_built_anew_under_its_old_version_is_another_one(tmp_path: Path) -> None:
+    _installed(tmp_path, "theirs/_C.abi3.so,sha256=one,5\n")
+    before = _identity(tmp_path)
+    _installed(tmp_path, "theirs/_C.abi3.so,sha256=one,5\ntheirs/__pycache__/x.pyc,,\n")
+    assert _identity(tmp_path) == before, "what Python writes there itself is nothing new"
+    _installed(tmp_path, "theirs/_C.abi3.so,sha256=two,5\n")
+    assert _identity(tmp_path) != before
+
+
+@pytest.mark.parametrize("direct", ["", '{"url": "file:///x", "dir_info": {"editable": true}}'])
+def test_a_checkout_that_is_built_anew_under_its_old_version_is_another_one(direct: str, tmp_path: Path) -> None:
+    _installed(tmp_path, "theirs.pth,sha256=one,5\n" if direct else "", direct)
+    before = _identity(tmp_path)
+    assert _identity(tmp_path) == before
+    (tmp_path / "theirs" / "_C.abi3.so").write_bytes(b"another")
+    assert _identity(tmp_path) != before
+
+
+def test_a_checkout_of_vllm_without_metadata_is_known_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("")
+    before = _identity(tmp_path)
+    (tmp_path / "vllm" / "_C.so").write_bytes(b"built")
+    assert _identity(tmp_path) != before
