@@ -1,5 +1,5 @@
-# demo and test need Python 3.11+, make and a network. Everything else is made here: .venv is the control environment,
-# .venvs/ holds one folder per stage environment.
+# demo and test need Python 3.11, 3.12 or 3.13, make and a network. Everything else is made here: .venv is the control
+# environment, .venvs/ holds one folder per stage environment.
 PYTHON ?= python3
 PY := .venv/bin/python
 BASE ?= main
@@ -35,7 +35,9 @@ clean:  ## everything that was made here
 	rm -rf .venv .venvs .store outputs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/%.ready: envs/%.txt
+	@$(PYTHON) -m qforge.control
 	@echo "making .venv ($*)"
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement $<
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement $< || \
+	    { echo "refused: pip cannot install $<: connect once, or see 'Without a network' in README.md"; exit 2; }
 	@touch $@

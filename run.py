@@ -2,6 +2,10 @@
 
 import sys
 
+from qforge import control
+
+control.enter()
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf

@@ -34,18 +34,23 @@ class Environment:
 
 @contextmanager
 def process(
-    environment: Environment, arguments: list[str], environ: Mapping[str, str], output: int | None = None
+    environment: Environment, arguments: list[str], environ: Mapping[str, str | None], output: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in `environment`, in a group of its own that is ended, whatever happens, with the block."""
+    """A process in `environment`, in a group of its own that is ended, whatever happens, with the block.
+
+    A variable of `environ` that is None is taken away from it.
+    """
     with locked(environment.lock, shared=True) if environment.lock else nullcontext():
         own = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "no_proxy": _no_proxy()}
-        own |= {**environment.environ, **environ}
+        given = {name: value for name, value in environ.items() if value is not None}
+        own |= {**environment.environ, **given}
         # qforge itself, then theirs
         own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), own.get("PYTHONPATH")]))
         env = {**os.environ, **own}
         # run-time compilers look for ninja and for their own tools on PATH
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"
-        env.pop("VIRTUAL_ENV", None)
+        for name in {"VIRTUAL_ENV", *environ} - given.keys():
+            env.pop(name, None)
         python, last = str(environment.python), list[str]()
         command = [python, *arguments]
         if environment.container:

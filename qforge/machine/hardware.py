@@ -12,10 +12,11 @@ from typing import Any
 import psutil
 import yaml
 
-from qforge.config.job import ROOT
+from qforge.config.job import ROOT, Vendor
 from qforge.machine import cpuinfo, nvidia
 
 HW = ROOT / "conf" / "hw"
+DEVICE_FILES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def detect() -> str:
         f"{' or '.join(f'conf/hw/{name}.yaml' for name in like) or 'conf/hw/h100.yaml'} with its own product, capability, "
         "memory_gib, bandwidth_gbs and tflops"
     )
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU whose driver is loaded."""
+    return any(Path(file).exists() for vendor, file in DEVICE_FILES.items() if vendor is not Vendor.cpu)
 
 
 def amd() -> list[Gpu]:

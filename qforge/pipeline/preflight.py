@@ -5,16 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from qforge.config.job import Engine, Job, Vendor
+from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
-from qforge.machine import identity
+from qforge.machine import hardware, identity
 from qforge.pipeline import artifact, fetch
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
 from qforge.plan.plan import Plan
 from qforge.runtimes import vllm
 
-DEVICE_FILES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 
 
@@ -63,7 +62,7 @@ def refuse_useless_server(run: Run, emulated: bool, reason: str) -> None:
 
 def for_serving(job: Job) -> None:
     """Serving for a GPU needs one here."""
-    vendor, file = job.hw.vendor, DEVICE_FILES[job.hw.vendor]
+    vendor, file = job.hw.vendor, hardware.DEVICE_FILES[job.hw.vendor]
     if not Path(file).exists():
         raise ValueError(
             f"hw={job.hw.name}: this machine has no {vendor.value} GPU ({file} is missing); plan for it with "

