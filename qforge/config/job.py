@@ -63,11 +63,11 @@ class Model:
     name: str = MISSING
     path: str | None = None  # a local folder; wins over every other source
     hub: str | None = None  # Hugging Face id
-    revision: str | None = None
+    revision: str | None = None  # of the hub: a branch, a tag or a commit; a run takes the commit that it stands for
     gguf: Gguf | None = None
     random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
     architecture: str | None = None  # a config.json to plan from before the model itself is here
-    trust_remote_code: bool = False  # run the code that the model's folder brings along
+    trust_remote_code: bool = False  # fetch and run the code that the model brings along
     caution: str = ""  # printed with every result of this model
 
 

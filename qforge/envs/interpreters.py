@@ -74,7 +74,8 @@ def _contained(job: Job) -> Environment:
     tool, image = containers.find(str(job.runtime.container))
     arguments = tuple(job.runtime.container_args)
     paths = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
-    container = Container(tool, image, arguments, (ROOT, *paths), (repository_path(job.store),))
+    linked = {file.resolve().parent for folder in paths for file in folder.glob("*") if file.is_symlink()}
+    container = Container(tool, image, arguments, (ROOT, *paths, *sorted(linked)), (repository_path(job.store),))
     settings = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
     identity = f"{image}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     return Environment(Path(sys.executable), identity, None, job.runtime.environ, container)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qforge.json_files import read_json
+from qforge.models import repository
+from qforge.models.repository import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,14 +25,7 @@ BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-INDEX = "model.safetensors.index.json"
-PART = re.compile(r"(.*-)(\d+)-of-(\d{1,6})\.safetensors")
 LONGEST_HEADER = 100_000_000  # bytes: safetensors itself reads no longer one
-# What tokenizers, processors, a model's own code and licences come in. Everything else beside the weights stays where it is:
-# other formats of the weights (.gguf, .onnx, .h5), optimizer states, logs
-COMPANIONS = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".vocab", ".bpe", ".py", ".md", "")
-LARGEST_COMPANION = 100_000_000  # bytes; the largest tokenizer known has 33 MB
 OWN_CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json", "README.md")
 
 
@@ -72,26 +67,27 @@ class Stored(Tensor):
         return np.memmap(self.file, dtypes[self.dtype], "r", self.offset, self.shape or (1,))
 
 
-def companions(folder: Path) -> list[Path]:
-    """The files around the weights that belong to the model: tokenizer, processor, chat template, code, licence.
+def companions(folder: Path) -> list[str]:
+    """The files around the weights that belong to the model, by name: tokenizer, processor, chat template, code, licence.
 
     Left out is what describes this one checkpoint: its config, its quantization config, its README and its index.
     """
-    return [
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-        and file.suffix in COMPANIONS
-        and file.name not in OWN_CONFIGS
-        and not file.name.startswith(".")
-        and not file.name.endswith(".index.json")
-        and file.stat().st_size <= LARGEST_COMPANION
-    ]
+    sizes = {name: (folder / name).stat().st_size for name in _names(folder)}
+    return [n for n in repository.companions(sizes, code=True) if n not in (*OWN_CONFIGS, INDEX)]
 
 
 def small_files(folder: Path) -> dict[str, str]:
     """Hashes of the config and of the companions: what decides the model beside its weights."""
-    return {file.name: _sha256(file) for file in (folder / "config.json", *companions(folder))}
+    return {name: _sha256(folder / name) for name in ("config.json", *companions(folder))}
+
+
+def check_own_code(folder: Path) -> None:
+    """Raises ValueError for code that a config names in its auto_map and that `folder` does not have."""
+    repository.check_own_code(_names(folder), lambda name: read_json(folder / name), str(folder))
+
+
+def _names(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
 
 
 def _sha256(file: Path) -> str:
@@ -100,30 +96,14 @@ def _sha256(file: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the model, as its loaders choose them: those that the index lists, else model*.safetensors, else
-    every *.safetensors. Mistral's repositories hold the weights twice: consolidated*.safetensors is not read here.
-
-    Raises ValueError where there is none, or one is missing.
-    """
-    have = {file.name for file in folder.glob("*.safetensors")}
-    listed = sorted({str(shard) for shard in _weight_map(folder).values()})
-    names = listed or sorted(n for n in have if n.startswith("model")) or sorted(have)
-    if missing := sorted({*names, *_siblings(names)} - have):
-        what = f"{missing[0]} and {len(missing) - 1} more are" if len(missing) > 1 else f"{missing[0]} is"
-        raise ValueError(f"{folder}: {what} missing: the download is incomplete; fetch the model again")
-    if "model.safetensors" in have and listed and "model.safetensors" not in listed:
+    """The files that hold the model. Raises ValueError where there is none, one is missing, or loaders differ in which."""
+    listed = _weight_map(folder).values()
+    names = repository.weight_files([file.name for file in folder.iterdir()], listed, str(folder))
+    if (folder / SINGLE).exists() and SINGLE not in names:
         raise ValueError(
-            f"{folder}: has model.safetensors and {INDEX} of other files: loaders differ in which they read; delete one of them"
+            f"{folder}: has {SINGLE} and {INDEX} of other files: loaders differ in which they read; delete one of them"
         )
-    if names:
-        return [folder / name for name in names]
-    pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
-    if pickled:
-        raise ValueError(
-            f"{folder}: only pickled weights ({pickled[0]}), which can run code when they are loaded; convert them "
-            "with transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
-        )
-    raise ValueError(f"{folder}: no *.safetensors file; give a folder that has the weights of its config.json")
+    return [folder / name for name in names]
 
 
 def headers(folder: Path) -> dict[str, Stored]:
@@ -143,20 +123,9 @@ def headers(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _weight_map(folder: Path) -> dict[str, Any]:
-    """Tensor -> file, as the index says; empty without an index."""
-    if not (folder / INDEX).exists():
-        return {}
-    listed = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(listed, dict) or not listed:
-        raise ValueError(f"{folder / INDEX}: its weight_map lists no tensors; fetch it again, or delete it")
-    return listed
-
-
-def _siblings(names: list[str]) -> set[str]:
-    """All files of a set of which one is there: model-00001-of-00002.safetensors has a second part."""
-    parts = [match for name in names if (match := PART.fullmatch(name))]
-    return {f"{m[1]}{i:0{len(m[2])}}-of-{m[3]}.safetensors" for m in parts for i in range(1, int(m[3]) + 1)}
+def _weight_map(folder: Path) -> Mapping[str, Any]:
+    index = folder / INDEX
+    return repository.weight_map(read_json(index) if index.exists() else None, str(folder))
 
 
 def begins_like(a: Stored, b: Stored, size: int = 1 << 16) -> bool:

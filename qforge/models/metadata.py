@@ -9,8 +9,8 @@ from typing import Any
 
 from qforge import json_files
 from qforge.config.job import Model, repository_path
-from qforge.models import architectures, checkpoint, completeness, hub, quantized_source
-from qforge.models.checkpoint import PICKLED, Stored, Tensor
+from qforge.models import architectures, checkpoint, completeness, hub, quantized_source, repository
+from qforge.models.checkpoint import Stored, Tensor
 
 NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 
@@ -33,6 +33,8 @@ def read(model: Model, folder: Path | None) -> Source:
     if folder is not None:
         config = json_files.read_json(folder / "config.json")
         tensors, origin = _local(folder, config)
+        if model.trust_remote_code:
+            checkpoint.check_own_code(folder)
     elif model.architecture is not None:
         config = json_files.read_json(repository_path(model.architecture))
         tensors, origin = architectures.tensors(config), f"{model.architecture} (the model itself is not fetched yet)"
@@ -76,8 +78,7 @@ def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[st
 
 def _local(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
     """Headers, or, where the weights are not there (yet), what the config alone says."""
-    index = folder / "model.safetensors.index.json"
-    if not any(f.suffix in (".safetensors", *PICKLED) for f in folder.iterdir()) and not index.exists():
+    if not any(repository.weights(file.name) for file in folder.iterdir()):
         return architectures.tensors(config), f"{folder}/config.json alone (there are no weights)"
     return dict(checkpoint.headers(folder)), str(folder)
 

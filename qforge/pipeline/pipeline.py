@@ -38,6 +38,8 @@ def go(run: Run) -> None:
         return terminal.verified(job.verify, verify(job, folder))
     if job.serve.keep and job.artifact:
         return serve.serve(run, artifact.given(run))
+    run = fetch.settle(run)
+    job = run.job
     planned = plan.make(job, fetch.known_model(run))
     refuse(job, planned)
     run.write("plan.json", planned.summary())
@@ -158,8 +160,8 @@ def baseline_refusal(job: Job, run: Run) -> str | None:
 
 def original_works(job: Job, folder: Path, load: bool) -> bool:
     """Whether the job's runtime takes the unquantized model: by its plan, or with `load` by serving it."""
-    run = Run(bf16_of(job), folder, "bf16-")
     try:
+        run = fetch.settle(Run(bf16_of(job), folder, "bf16-"))
         planned = plan.make(run.job, fetch.known_model(run))
         if load:
             with serve.server(run, planned.emulated, fetch.fetch(run), interpreters.of_runtime(run.job)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
 from qforge.machine import hardware, identity
+from qforge.models import hub, metadata
 from qforge.pipeline import artifact, fetch
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
@@ -20,6 +22,10 @@ ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 def preflight(run: Run, plan: Plan) -> None:
     """Refuse what this machine cannot do, before anything is downloaded."""
     job = run.job
+    if fetch.from_hub(job.model) and not fetch.known_model(run):
+        metadata.read(
+            replace(job.model, architecture=None), None
+        )  # refuses what the fetched files would be refused for
     if job.artifact:
         artifact.given(run)
     elif job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
@@ -39,14 +45,24 @@ def preflight(run: Run, plan: Plan) -> None:
 def _refuse_small_disk(run: Run, plan: Plan) -> None:
     run.store.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(run.store.root).free
-    needed = ROOM * (
-        plan.bytes + (plan.bf16_bytes if plan.simulated else 0) + (0 if fetch.known_model(run) else 2 * plan.bf16_bytes)
-    )
-    if free < needed and not run.job.artifact and run.job.method.function:
+    quantizes = run.job.method.function and not run.job.artifact
+    made = plan.bytes + (plan.bf16_bytes if plan.simulated else 0) if quantizes else 0
+    needed = ROOM * (made + _fetched_bytes(run, plan))
+    if free < needed:
         raise ValueError(
             f"store={run.store.root}: the disk has {free / 1e9:.2f} GB free and this run may write {needed / 1e9:.2f} "
             "GB; free some space or give another store=PATH"
         )
+
+
+def _fetched_bytes(run: Run, plan: Plan) -> int:
+    """What fetching may still write: the rest of the hub's files, or a GGUF file and the checkpoint that is made of it."""
+    if fetch.known_model(run):
+        return 0
+    if not fetch.from_hub(run.job.model):
+        return 2 * plan.bf16_bytes
+    arrived = sum(file.stat().st_size for file in fetch.arriving(run).rglob("*") if file.is_file())
+    return sum(file.size for file in hub.files(run.job.model)) - arrived
 
 
 def refuse_useless_server(run: Run, emulated: bool, reason: str) -> None:

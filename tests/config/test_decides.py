@@ -63,7 +63,7 @@ BASE = ("method=gptq", "model=local", "model.name=x", "group_size=32")
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("model.trust_remote_code=true", {"quantize", "serve", "evaluate", "bench"}),
+        ("model.trust_remote_code=true", {"fetch", "quantize", "serve", "evaluate", "bench"}),
         ("method.rescales=true", {"quantize"}),
         ("runtime.start_timeout=7", set()),
         ("+hw.tflops.bf16=1", set()),

@@ -119,6 +119,19 @@ def test_the_vendors_images_get_their_devices(tools: Path, hw: str, image: str, 
         assert shared in command
 
 
+def test_what_links_in_the_models_folder_lead_to_is_there_too(tools: Path, tmp_path: Path) -> None:
+    """A folder in Hugging Face's cache holds links alone."""
+    tool(tools, "podman", "echo 1d")
+    snapshot, blobs = tmp_path / "snapshots/1", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "0a").touch()
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0a")
+    box = interpreters.of_runtime(job("runtime=container_ngc", "hw=h100", f"model.path={snapshot}")).container
+    assert box
+    assert box.reads == (ROOT, snapshot, blobs)
+
+
 def test_the_tool_gets_the_key_by_its_environment_and_is_called_again_to_remove(tools: Path) -> None:
     """A tool that writes down how it is called, in place of one that starts something."""
     calls = tools / "calls"

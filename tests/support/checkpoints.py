@@ -58,6 +58,25 @@ def checkpoint(folder: Path, config: dict, tokenizer: Path, files: int) -> Path:
     return folder
 
 
+def small_llama(folder: Path, **config: object) -> Path:
+    """A small Llama in one file, of random weights, without a tokenizer. `config` is what its config.json says otherwise."""
+    committed = json.loads((ROOT / "data/architectures/llama3_1_8b.json").read_text())
+    small = {
+        **committed, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "num_hidden_layers": 2, "vocab_size": 256, "tie_word_embeddings": True, **config,
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(small))
+    shard = Shard(folder / "model.safetensors", architectures.tensors({**small, "model_type": "llama"}))
+    random = np.random.default_rng(0)
+    shard.open()
+    for name, tensor in shard.tensors.items():
+        values = random.normal(0, 0.05, tensor.shape).astype(ml_dtypes.bfloat16)
+        shard.put(name, memoryview(values.reshape(-1).view(np.uint8)))
+    shard.close()
+    return folder
+
+
 def in_quant(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a script in the quantizer's environment."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
