@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from qforge.config import secrets
 from qforge.config.job import ROOT, Job
 from qforge.json_files import read_json
 
@@ -26,10 +28,16 @@ ConfigStore.instance().store(name="schema", node=Job)
 def typed(config: DictConfig | ListConfig) -> Job:
     """The job of a composed configuration.
 
-    Raises OmegaConf's exceptions for a value that is missing or of another type, ValueError for a key that nothing reads.
+    Raises OmegaConf's exceptions for a value that is missing or of another type, ValueError for a key that nothing reads and
+    for a secret that is not given by the name of a variable.
     """
+    config = copy.deepcopy(config)
+    with read_write(config), open_dict(config):
+        for key, reference in secrets.references(OmegaConf.to_container(config, resolve=False)).items():
+            OmegaConf.update(config, key, "\\" + reference)  # escaped: it stays a name
     job: Any = OmegaConf.to_object(config)
     assert isinstance(job, Job)
+    secrets.refuse(asdict(job))
     _refuse_unknown(job, "")
     return job
 
@@ -59,13 +67,19 @@ def compose(conf: Path, *overrides: str) -> Job:
 def recompose(*overrides: str) -> Job:
     """The job of this process's own command line with other choices: what method=auto and runtime=[a,b] try."""
     replaced = {override.partition("=")[0] for override in overrides}
-    own = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0].lstrip("+") not in replaced]
+    own = [o for o in _overrides() if o.partition("=")[0].lstrip("+") not in replaced]
     return typed(hydra.compose("config", [*own, *overrides]))
+
+
+def _overrides() -> list[str]:
+    """This process's command line, interpolations as they are."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(overrides)
 
 
 def listed_values() -> dict[str, list[str]]:
     """What this process's command line gives as a list, as in hw=[h100,mi325x]: Hydra would merge the options into one."""
-    parsed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
+    parsed = OverridesParser.create().parse_overrides(_overrides())
     values: list[tuple[str, Any]] = [(o.key_or_group, o.value()) for o in parsed]
     return {key: value for key, value in values if isinstance(value, list)}
 

@@ -146,7 +146,7 @@ class Runtime:
 class Serve:
     keep: bool = False  # serve until Ctrl-C instead of measuring
     port: int | None = bounded(None, at_least=1, at_most=65535)  # none: a free one
-    api_key: str | None = None  # none: a random one, printed with the curl line
+    api_key: str | None = None  # ${oc.env:NAME}; none: a random one, printed with the curl line
 
 
 @dataclass

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from qforge.config import secrets
 from qforge.config.job import ROOT, Job, repository_path
 from qforge.envs import containers, managed
 from qforge.envs.containers import Container
@@ -93,7 +94,7 @@ def _given(name: str, job: Job) -> Environment | None:
 @cache  # asked for every key of a run; a start takes half a second
 def _packages(python: str, key: str, environ: tuple[tuple[str, str], ...]) -> str:
     """A hash of the packages that this interpreter finds, and of the files of those that are imported from a checkout."""
-    own = {**os.environ, "PYTHONPATH": "", **dict(environ)}
+    own = {**os.environ, "PYTHONPATH": "", **secrets.revealed(dict(environ))}
     completed = subprocess.run([python, str(INSTALLED)], capture_output=True, text=True, env=own)
     if completed.returncode:
         raise ValueError(f"{key}={python}: does not start: {completed.stderr.strip().splitlines()[-1:]}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qforge.config import secrets
 from qforge.config.job import ROOT
 from qforge.envs.containers import Container
 from qforge.store.locks import HELD, locked
@@ -43,7 +44,7 @@ def process(
     with locked(environment.lock, shared=True) if environment.lock else nullcontext():
         own = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "no_proxy": _no_proxy()}
         given = {name: value for name, value in environ.items() if value is not None}
-        own |= {**environment.environ, **given}
+        own |= secrets.revealed({**environment.environ, **given})
         # qforge itself, then theirs
         own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), own.get("PYTHONPATH")]))
         env = {**os.environ, **own}

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,8 @@ class Request:
     server: str | None = None  # its base URL; the key is in the environment
 
     def write(self, file: Path) -> None:
-        """As JSON, without secrets: the file is kept with the result."""
-        write_json(file, replace(self, job=without_secrets(self.job)))
-
-
-def without_secrets(job: Job) -> Job:
-    """The job as it may be kept and published."""
-    return replace(job, serve=replace(job.serve, api_key=None))
+        """As JSON, which is kept with the result: the job has names of secrets only."""
+        write_json(file, self)
 
 
 def stage(work: Callable[[Request], dict[str, Any]]) -> None:

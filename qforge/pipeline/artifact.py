@@ -13,7 +13,6 @@ from qforge.config.job import Job
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
-from qforge.envs.request import without_secrets
 from qforge.inspect.inspect import inspect as inspect_checkpoint
 from qforge.json_files import read_json, write_json
 from qforge.models import quantization_config
@@ -120,7 +119,7 @@ def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
     (partial / "README.md").write_text(render("card.md.j2", escape=False, row=row))
     notes = partial / "qforge"
     notes.mkdir()
-    write_json(notes / "job.json", without_secrets(job))
+    write_json(notes / "job.json", job)
     for name in RESULTS:
         if (folder / f"{name}.json").exists():
             shutil.copyfile(folder / f"{name}.json", notes / f"{name}.json")

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from qforge.config import secrets
 from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
 from qforge.machine import hardware, identity
@@ -33,6 +34,9 @@ def preflight(run: Run, plan: Plan) -> None:
     measures = bool(job.serve.keep or {"serve", "evaluate", "bench"} & set(job.stages))
     if measures and job.runtime.engine is Engine.vllm:
         for_serving(job)
+    secrets.revealed(
+        {"serve.api_key": job.serve.api_key or "", **job.runtime.environ}
+    )  # refuses a variable that is not set
     interpreters.check(job, measures)
     vllm.check_port(job.serve.port)
     if "quantize" in job.stages:

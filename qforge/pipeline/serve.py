@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from qforge.config.secrets import REFERENCE
 from qforge.console import console, progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
@@ -21,11 +22,13 @@ from qforge.runtimes import probe, vllm
 from qforge.runtimes.vllm import MODEL, Server
 
 
-def print_address(server: Server) -> None:
-    """How to talk to a server that stays."""
+def print_address(server: Server, api_key: str | None) -> None:
+    """How to talk to a server that stays; `api_key` as the job names it, none for a random one."""
+    reference = REFERENCE.fullmatch(api_key or "")
+    key = f"${reference[1]}" if reference else server.api_key  # the shell has the value, too
     console.print(f"serving on {server.base_url} until Ctrl-C; OpenAI's API, model name {MODEL!r}", style="bold")
     console.print(
-        f"curl {server.base_url}/v1/chat/completions -H 'Authorization: Bearer {server.api_key}' "
+        f"curl {server.base_url}/v1/chat/completions -H \"Authorization: Bearer {key}\" "
         f"-H 'Content-Type: application/json' -d '{{\"model\": \"{MODEL}\", \"messages\": "
         "[{\"role\": \"user\", \"content\": \"Hello\"}]}'",
     )  # fmt: skip
@@ -48,7 +51,7 @@ def serve(run: Run, artifact: Path) -> None:
     preflight.for_serving(run.job)
     check_runtime(run)
     with server(run, False, artifact, interpreters.of_runtime(job)) as running:
-        print_address(running)
+        print_address(running, job.serve.api_key)
         vllm.wait_for_end(running)
 
 

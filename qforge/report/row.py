@@ -104,7 +104,8 @@ def _made(measured: dict[str, Any], quantized: dict[str, Any] | None) -> dict[st
 def command(folder: Path) -> str:
     """How to run it again, from what Hydra wrote down."""
     file = folder / ".hydra" / "overrides.yaml"
-    overrides: Any = OmegaConf.load(file) if file.exists() else []
+    # interpolations as they are: one may stand for a secret
+    overrides: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.exists() else []
     return shlex.join(["python", "run.py", *map(str, overrides)])
 
 

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from qforge.config.job import Job
+from qforge.config.secrets import value as secret_value
 from qforge.envs import process
 from qforge.envs.process import Environment, StageError
 from qforge.machine.usage import members
@@ -65,7 +66,7 @@ def serving(
 ) -> Iterator[Server]:
     """A server for `artifact` on 127.0.0.1. Raises ValueError for a taken port, StageError with a diagnosis otherwise."""
     port = _port(job.serve.port)
-    key = job.serve.api_key or secrets.token_urlsafe(16)
+    key = secret_value(job.serve.api_key) if job.serve.api_key else secrets.token_urlsafe(16)
     started = time.monotonic()
     with log.open("wb") as output:
         command = ["-m", "qforge.runtimes.vllm_server", *arguments(job, artifact, port)]

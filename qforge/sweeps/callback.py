@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 running: list[Report] = []  # the sweep of this process that was not reported yet
 REFUSED = 2  # exit code
@@ -19,11 +19,15 @@ ended: list[int] = []  # the exit code of the sweep of this process, once it is 
 class Report(Callback):
     """Hydra's callback, named in conf/config.yaml."""
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        _refuse_secrets(config)
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         from qforge.config.compose import texts
         from qforge.pipeline.folder import OF_SWEEP, clear
         from qforge.sweeps import summary
 
+        _refuse_secrets(config)
         self.folder, self.started = Path(config.hydra.sweep.dir).absolute(), time.monotonic()
         try:
             clear(self.folder, texts(config), OF_SWEEP)
@@ -42,6 +46,21 @@ class Report(Callback):
 
             error = job_return._return_value
             unfinished.leave(Path(config.hydra.runtime.output_dir), "failed", f"{type(error).__name__}: {error}")
+
+
+def _refuse_secrets(config: DictConfig) -> None:
+    """Before Hydra writes anything down."""
+    from qforge.config import secrets
+
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    hydra = values.pop("hydra")
+    pairs = [override.lstrip("+~").partition("=") for override in hydra["overrides"]["task"]]
+    try:
+        for key, _, text in pairs:
+            secrets.refuse({key: text.strip("'\"")})
+        secrets.refuse({**values, "hydra.job.env_set": hydra["job"]["env_set"]})
+    except ValueError as refusal:
+        _refuse(str(refusal))
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -208,9 +208,10 @@ def test_the_report_shows_the_verdict_and_the_numbers(whole: Finished) -> None:
 def kept(cli: Cli, whole: Finished) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
     """serve.keep: base URL, key and process. Ended by Ctrl-C; no process may be left."""
     arguments, _ = cli.command(
-        "stages=[serve]", "serve.keep=true", f"artifact={whole.folder / 'artifact'}", "serve.api_key=secret"
+        "stages=[serve]", "serve.keep=true", f"artifact={whole.folder / 'artifact'}", "serve.api_key=${oc.env:MY_KEY}"
     )
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environ = {**os.environ, "MY_KEY": "secret"}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
     assert process.stdout
     lines = []
     for line in process.stdout:
@@ -218,6 +219,7 @@ def kept(cli: Cli, whole: Finished) -> Iterator[tuple[str, str, subprocess.Popen
         if line.startswith("curl "):
             break
     assert lines[-1].startswith("curl "), "".join(lines)
+    assert "Bearer $MY_KEY" in lines[-1], "the shell knows it"
     servers = psutil.Process(process.pid).children(recursive=True)
     assert any("EngineCore" in server.name() for server in servers)
     yield lines[-1].split()[1].removesuffix("/v1/chat/completions"), "secret", process

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from support.command import ROOT, Cli, Finished
 from support.jobs import job
 
-from qforge.config.job import Serve
-from qforge.envs.request import Request, without_secrets
 from qforge.pipeline import measure
 from qforge.pipeline.run import Run
 from qforge.plan import plan
@@ -55,14 +52,6 @@ def test_a_baseline_that_does_not_fit_is_said_before_the_work_and_nothing_is_jud
     assert verdict["verdict"] == "not_measured"
     assert (done.folder / "artifact" / "config.json").exists()
     assert (done.folder / "report.html").exists()
-
-
-def test_secrets_are_in_no_file(tmp_path: Path) -> None:
-    secret = replace(job(), serve=Serve(api_key="hunter2"))
-    Request(secret, str(tmp_path)).write(tmp_path / "request.json")
-    assert "hunter2" not in (tmp_path / "request.json").read_text()
-    assert without_secrets(secret).serve.api_key is None
-    assert secret.serve.api_key == "hunter2"
 
 
 def test_an_option_that_is_switched_off_reaches_vllm(tmp_path: Path) -> None:
