@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge import json_files
 from qforge.inspect import finite, ignore_list, scales
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored
-from qforge.models.formats import FORMATS
+from qforge.models.formats import CT, FORMATS
 from qforge.models.modules import Module
 from qforge.plan.plan import Plan
 
@@ -46,10 +46,15 @@ class Report:
 def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     """Compare the checkpoint in `artifact` with the plan and with the bf16 model in `source`."""
     tensors = checkpoint.headers(artifact)
-    config = json_files.read_json(artifact / "config.json")
+    config = quantization_config.read(artifact)
     report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
+    if several := _mixed(config):
+        report.faults.append(several)
+        return report
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
         tensors.pop("lm_head.weight", None)
+    if quantization_config.has_kv_scales(config):
+        _kv_scales(tensors, report)
     if plan.simulated:
         _names_and_shapes(tensors, plan, report)
         _untouched(tensors, plan, checkpoint.headers(source), report)
@@ -63,6 +68,17 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     _scales(tensors, plan, original, report)
     _config(config, plan, report)
     return report
+
+
+def _mixed(config: dict[str, Any]) -> str | None:
+    """Why a checkpoint of mixed precision cannot be compared with a plan; none for all others."""
+    if quantization_config.announced(config).get("quant_method") != CT or len(quantization_config.layouts(config)) == 1:
+        return None
+    formats = ", ".join(layout or "one that is not known" for layout in quantization_config.layouts(config))
+    return (
+        f"config.json: mixed precision ({formats}): a plan has one format, so this is not compared; to measure it all the same "
+        "leave inspect out of stages"
+    )
 
 
 def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> bool:
@@ -180,6 +196,18 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
         wrong = [fault for problems in pool.map(faults, _quantized(plan)) for fault in problems]
     report.checked["matrices whose scales were checked"] = sum(1 for _ in _quantized(plan))
     report.add("scales", wrong, "the output would be garbage")
+    packed = set(plan.quantized)
+    split = scales.unshared((m for m in plan.modules if m.name in packed), tensors)
+    report.add("global scales that differ within a fused matrix", split, "vLLM takes one of them for all its parts")
+
+
+def _kv_scales(tensors: dict[str, Stored], report: Report) -> None:
+    """Takes the scales of the KV cache out of the tensors: no plan names them, for the source has none."""
+    of_cache = {name: tensors.pop(name) for name in [name for name in tensors if scales.KV.search(name)]}
+    report.checked["scales of the KV cache"] = len(of_cache)
+    report.add("scales of the KV cache", scales.kv_faults(of_cache), "the cache would hold garbage")
+    if not of_cache:
+        report.faults.append("config.json: it says that the KV cache has scales (kv_cache_scheme), and there are none")
 
 
 def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
@@ -212,5 +240,5 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     report.add("ignored but packed", sorted(plain & packed), "vLLM would look for plain weights")
     wanting = {m.name for m in linear if m.served} - packed - plain
     report.add("in bf16 but not ignored", sorted(wanting), "vLLM would look for packed weights")
-    if "lm_head" not in quantization.get("ignore", []) and method == "modelopt":
+    if method == "modelopt" and not any(fnmatch("lm_head", str(entry)) for entry in quantization.get("ignore", [])):
         report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")

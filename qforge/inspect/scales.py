@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qforge.models.checkpoint import Stored
+from qforge.models.modules import Module
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # of weights first, then of a whole matrix, then of activations
-SUFFIXES = ("weight_scale", "scales", "weight.absmax", "weight_scale_2", "weight_global_scale", "input_global_scale")
+SUFFIXES = (
+    "weight_scale",
+    "scales",
+    "weight.absmax",
+    "weight_scale_2",
+    "weight_global_scale",
+    "input_global_scale",
+    "input_scale",
+)
+KV = re.compile(
+    r"(?:\.k_proj|\.v_proj)?\.(k|v)_scale$"
+)  # of the KV cache: as ModelOpt and as compressed-tensors name them
+OF_MATRIX = ("weight_global_scale", "weight_scale_2")  # of which vLLM takes one for what it fuses
 SLACK_RESCALED, SLACK = 64, 4  # by how much the largest weight may be off, where the method folds scales into it or not
 
 
@@ -80,3 +94,43 @@ def _fault(values: NDArray[Any], original: Stored | None) -> str | None:
         zero = zero[np.abs(original.read().astype(np.float32)).reshape(*values.shape, -1).max(axis=-1) > 0]
     share = float(zero.mean()) if zero.size else 0.0
     return f"{share:.1%} zero" if share > 0.01 else None
+
+
+def kv_faults(tensors: Mapping[str, Stored]) -> list[str]:
+    """Scales of the KV cache that cannot be right: each a positive number, keys and values of a layer both or neither."""
+    wrong = []
+    pairs: dict[str, set[str]] = {}
+    for name, stored in tensors.items():
+        values = stored.read().reshape(-1).astype("float32")
+        if len(values) != 1 or not 0 < float(values[0]) < float("inf"):
+            wrong.append(f"{name} ({', '.join(f'{value:g}' for value in values[:4])})")
+        match = KV.search(name)
+        assert match
+        pairs.setdefault(name[: match.start()], set()).add(match[1])
+    return wrong + [
+        f"{layer} (of {' and '.join(kinds)} alone)" for layer, kinds in pairs.items() if kinds != {"k", "v"}
+    ]
+
+
+def unshared(modules: Iterable[Module], tensors: Mapping[str, Stored]) -> list[str]:
+    """Fused matrices whose parts have different global scales: vLLM takes the largest for all of them, and the others' weights
+    come out too large or too small (quantization/modelopt.py:2054 in 0.32; an expert's gate and up are one matrix)."""
+    groups: dict[str, dict[str, float]] = {}
+    for module in modules:
+        for name, _, _ in module.matrices:
+            fused = _fused(module, name)
+            for suffix in OF_MATRIX:
+                if fused and (stored := tensors.get(f"{name}.{suffix}")):
+                    groups.setdefault(f"{fused} {suffix}", {})[name] = float(stored.read().reshape(-1)[0])
+    return [
+        f"{', '.join(f'{name} {value:.3e}' for name, value in group.items())}"
+        for group in groups.values()
+        if len(set(group.values())) > 1
+    ]
+
+
+def _fused(module: Module, name: str) -> str | None:
+    if module.kind != "expert":
+        return module.fused
+    expert, _, leaf = name.rpartition(".")
+    return expert if leaf in ("gate_proj", "up_proj", "w1", "w3") else None

@@ -69,6 +69,10 @@ def _nvfp4_modelopt(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     }
 
 
+def _nvfp4_w4a4_modelopt(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    return {**_nvfp4_modelopt(rows, columns, group), "input_scale": Tensor("F32", ())}
+
+
 def _fp8(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     return {"weight": Tensor("F8_E4M3", (rows, columns)), "weight_scale": Tensor("BF16", (rows, 1))}
 
@@ -129,6 +133,7 @@ FORMATS = {
     "nvfp4": Format("nvfp4", 4, _nvfp4, (16,), CT, 6),
     "nvfp4_w4a4": Format("nvfp4_w4a4", 4, _nvfp4_w4a4, (16,), CT, 6, unpacks=False),
     "nvfp4_modelopt": Format("nvfp4", 4, _nvfp4_modelopt, (16,), "modelopt", 6),
+    "nvfp4_w4a4_modelopt": Format("nvfp4_w4a4", 4, _nvfp4_w4a4_modelopt, (16,), "modelopt", 6, unpacks=False),
     "mxfp4": Format("mxfp4", 4, _mxfp4, (32,), CT, 6),
     "int8": Format("int8", 8, _int8, (), CT, 128, unpacks=False),
     "fp8": Format("fp8", 8, _fp8, (), CT, 448, unpacks=False),

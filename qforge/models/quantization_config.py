@@ -5,10 +5,13 @@ Other people's files: every function here takes whatever JSON there is, and answ
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from qforge.json_files import read_json
 from qforge.models.formats import BLOCK, CT, FORMATS
 
+MODELOPT = {"NVFP4": "nvfp4_w4a4_modelopt", "W4A16_NVFP4": "nvfp4_modelopt"}  # by quant_algo
 WHERE = "config.json: quantization_config"
 
 
@@ -20,7 +23,7 @@ def detect(config: dict[str, Any]) -> str | None:
     quantization = announced(config)
     method = quantization.get("quant_method")
     if method == "modelopt":
-        return "nvfp4_modelopt" if "NVFP4" in str(quantization.get("quant_algo")) else None
+        return MODELOPT.get(str(quantization.get("quant_algo")).upper())
     if method == "gptq" and _number(quantization, "bits") == 4:
         return "gptq" if quantization.get("sym", True) else "gptq_asym"
     if method == "awq" and _number(quantization, "bits") == 4:
@@ -31,8 +34,15 @@ def detect(config: dict[str, Any]) -> str | None:
         return "nf4" if four and not quantization.get("bnb_4bit_use_double_quant") else None
     if method != CT:
         return None
-    layouts = {_compressed(quantization.get("format"), group) for group in _groups(quantization)}
-    return layouts.pop() if len(layouts) == 1 else None
+    each = layouts(config)
+    return each[0] if len(each) == 1 else None
+
+
+def layouts(config: dict[str, Any]) -> list[str | None]:
+    """Of compressed-tensors: the layouts of its config_groups, each once; several in a checkpoint of mixed precision."""
+    quantization = announced(config)
+    form = quantization.get("format")
+    return list(dict.fromkeys(_compressed(group.get("format") or form, group) for group in _groups(quantization)))
 
 
 def group_size(config: dict[str, Any], layout: str) -> int | None:
@@ -42,8 +52,8 @@ def group_size(config: dict[str, Any], layout: str) -> int | None:
     quantization = announced(config)
     if FORMATS[layout].quant_method in ("gptq", "awq"):
         return _number(quantization, "group_size") or -1
-    if layout == "nf4":  # its config does not say, and transformers makes no other
-        return 64
+    if len(FORMATS[layout].group_sizes) == 1:
+        return FORMATS[layout].group_sizes[0]
     groups = _groups(quantization)
     return _number(_weights(groups[0]), "group_size") or -1
 
@@ -51,6 +61,26 @@ def group_size(config: dict[str, Any], layout: str) -> int | None:
 def announced(config: dict[str, Any]) -> dict[str, Any]:
     """The quantization_config; empty where there is none."""
     return _object(config, "quantization_config", "config.json")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The config.json in `folder`. ModelOpt before 0.31 said how it quantized in hf_quant_config.json alone, which vLLM reads
+    where config.json is silent (transformers_utils/config.py:892)."""
+    config = read_json(folder / "config.json")
+    own = folder / "hf_quant_config.json"
+    if config.get("quantization_config") is not None or not own.is_file():
+        return config
+    said = _object(read_json(own), "quantization", own.name)
+    quantization = {
+        "quant_method": "modelopt", "quant_algo": said.get("quant_algo"), "ignore": said.get("exclude_modules") or [],
+        "kv_cache_scheme": said.get("kv_cache_quant_algo"),
+    }  # fmt: skip
+    return {**config, "quantization_config": quantization}
+
+
+def has_kv_scales(config: dict[str, Any]) -> bool:
+    """Whether the checkpoint holds scales for an FP8 KV cache."""
+    return bool(announced(config).get("kv_cache_scheme"))
 
 
 def _compressed(form: Any, group: dict[str, Any]) -> str | None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from qforge.config.decides import decided_by
-from qforge.config.job import Job
+from qforge.config.job import Job, Rule
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
+from qforge.inspect import companions, ignore_list
 from qforge.inspect.inspect import inspect as inspect_checkpoint
 from qforge.json_files import read_json, write_json
-from qforge.models import quantization_config
-from qforge.pipeline import calibrate
+from qforge.models import metadata, modules, quantization_config
+from qforge.models.checkpoint import headers
+from qforge.models.formats import FORMATS
+from qforge.models.parts import Part
+from qforge.pipeline import calibrate, fetch
 from qforge.pipeline.folder import RESULTS
 from qforge.pipeline.run import Run
 from qforge.plan import experts
@@ -37,21 +41,57 @@ def checkpoint(run: Run, plan: Plan, source: Path) -> Path:
 
 
 def given(run: Run) -> Path:
-    """artifact=PATH. Raises ValueError where no checkpoint is, or one of another layout than the method makes."""
+    """artifact=PATH. Raises ValueError where no checkpoint is, or one of another format than the method makes."""
     job = run.job
     folder = Path(os.path.expanduser(str(job.artifact))).absolute()
     if not (folder / "config.json").is_file():
         raise ValueError(f"artifact={job.artifact}: no checkpoint there (config.json is missing)")
     try:
-        layout = quantization_config.detect(read_json(folder / "config.json"))
+        layout = quantization_config.detect(quantization_config.read(folder))
     except ValueError as fault:
         raise ValueError(f"artifact={job.artifact}: {fault}") from None
-    if layout not in (None, job.method.format) and not job.serve.keep:
+    if layout and _format(layout) != _format(job.method.format) and not job.serve.keep:
         raise ValueError(
             f"artifact={job.artifact}: its config.json says {layout}, method={job.method.name} makes "
             f"{job.method.format}; give the method that made it"
         )
     return folder
+
+
+def _format(layout: str) -> str:
+    """INT4, NVFP4, FP8 ...: what has several layouts, with and without quantized activations."""
+    return FORMATS[layout].scheme.removesuffix("_w4a4")
+
+
+def as_given(run: Run) -> Run:
+    """The run for what the given artifact holds: its own layout and group size, and in bf16 what its ignore list names.
+
+    Raises ValueError for a list that vLLM would refuse.
+    """
+    job, folder = run.job, given(run)
+    config = quantization_config.read(folder)
+    layout = quantization_config.detect(config)
+    if layout is None:
+        return run
+    model = metadata.read(job.model, fetch.known_model(run))
+    linear = [m for m in modules.from_tensors(model.tensors, model.config) if m.linear]
+    plain = {f"{m.name}.weight": m.name for m in linear}
+    packed = {m.name for m in linear} - {
+        plain[name] for name, t in headers(folder).items() if name in plain and t.dtype in ("BF16", "F16", "F32")
+    }
+    try:
+        names = ignore_list.left_plain(quantization_config.announced(config), linear, config, packed)
+    except ValueError as fault:
+        raise ValueError(
+            f"artifact={job.artifact}: config.json: the ignore list {fault}: vLLM would refuse it"
+        ) from None
+    patterns = Part("", "", 0, [m for m in linear if m.name in names]).patterns
+    rules = {"artifact": Rule(patterns, "the artifact's own ignore list")} if patterns else {}
+    method = job.method
+    if layout != method.format:
+        method = replace(method, name=layout, format=layout, rescales=False, signed_scales=False)
+    group = quantization_config.group_size(config, layout)
+    return run.beside(replace(job, method=method, group_size=group, exempt=rules))
 
 
 def quantizing_processes(job: Job) -> int:
@@ -102,6 +142,8 @@ def inspect(run: Run, plan: Plan, artifact: Path, source: Path) -> None:
         return
     with progress_line("inspect", run.job.method.name) as line:
         report = inspect_checkpoint(artifact, plan, source)
+        if run.job.artifact:
+            report.faults += companions.faults(artifact, source)
         run.write("inspect.json", asdict(report))
         if report.faults:
             raise StageError(f"inspect: {artifact} is not what was planned:\n  " + "\n  ".join(report.faults))

@@ -39,6 +39,7 @@ def go(run: Run) -> None:
     if job.serve.keep and job.artifact:
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
+    run = artifact.as_given(run) if job.artifact else run
     job = run.job
     planned = plan.make(job, fetch.known_model(run))
     refuse(job, planned)

@@ -10,7 +10,6 @@ from qforge.config.secrets import REFERENCE
 from qforge.console import console, progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
-from qforge.json_files import read_json
 from qforge.models import formats, quantization_config
 from qforge.models.checkpoint import headers
 from qforge.pipeline import artifact as artifact_step
@@ -36,7 +35,7 @@ def print_address(server: Server, api_key: str | None) -> None:
 
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
-    job, config = run.job, read_json(artifact / "config.json")
+    job, config = run.job, quantization_config.read(artifact)
     layout = quantization_config.detect(config) or "bf16"
     group, scheme = quantization_config.group_size(config, layout), formats.FORMATS[layout].scheme
     moe = any(".experts." in name for name in headers(artifact))
@@ -64,7 +63,7 @@ def check_runtime(run: Run, unpacked: bool = False) -> str:
     job, inventory = run.job, probe.probe(run.job, run.store)
     run.write("probe.json", inventory)
     if job.artifact:
-        config = read_json(artifact_step.given(run) / "config.json")
+        config = quantization_config.read(artifact_step.given(run))
         probe.check(job, inventory, quantization_config.announced(config).get("quant_method"))
     else:
         probe.check(job, inventory, None if unpacked else formats.FORMATS[job.method.format].quant_method)

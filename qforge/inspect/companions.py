@@ -1,0 +1,92 @@
+"""What lies beside the weights of somebody's artifact, against the source: its config.json, tokenizer and processor files.
+
+Savers spell both in their own version's way: keys are added, rope_theta moves into rope_parameters. So what both say must
+be the same, and a file of JSON is compared by its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qforge.json_files import read_json
+from qforge.models import checkpoint
+
+# Keys that say how a model was saved or trained, not what it computes; of tokens tokenizer.json has the last word
+IDLE = {
+    "dtype", "torch_dtype", "transformers_version", "quantization_config", "compression_config", "use_cache", "id2label",
+    "label2id", "auto_map", "initializer_range", "attention_dropout", "output_router_logits", "router_aux_loss_coef",
+    "pretraining_tp", "tokenizer_class", "processor_class", "name_or_path", "backend", "is_local", "local_files_only",
+    "extra_special_tokens", "added_tokens_decoder",
+}  # fmt: skip
+# What may take the place of a file that is not there
+INSTEAD = {
+    "vocab.json": "tokenizer.json", "merges.txt": "tokenizer.json", "vocab.txt": "tokenizer.json",
+    "special_tokens_map.json": "tokenizer_config.json", "added_tokens.json": "tokenizer.json",
+    "tokenizer.model": "tokenizer.json", "spiece.model": "tokenizer.json", "preprocessor_config.json": "processor_config.json",
+}  # fmt: skip
+PEOPLES = (".md", ".txt", "")  # licences and the like, unless a tokenizer is among them
+TOKENIZERS = ("merges.txt", "vocab.txt")
+NEED = "the weights need the tokenizer and processor that they were made with; copy the source's file"
+WHOLE = ("tokenizer.json",)  # of which every word counts
+
+
+def faults(artifact: Path, source: Path) -> Iterator[str]:
+    """What is missing from the artifact, or says something else than the source."""
+    ours, theirs = (read_json(folder / "config.json") for folder in (artifact, source))
+    if different := list(differences(ours, theirs)):
+        yield f"config.json is not the source's: {'; '.join(different[:3])}: it would be another model; use the source's values"
+    for file in checkpoint.companions(source):
+        if file.suffix in PEOPLES and file.name not in TOKENIZERS:
+            continue
+        own = artifact / file.name
+        if not own.is_file():
+            if not _replaced(file.name, artifact):
+                yield f"{file.name} is missing: {NEED}"
+        elif not _alike(own, file):
+            yield f"{file.name} is not the source's: {NEED}"
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+    """Values of config.json that both have and that differ, the rotary embedding in either spelling."""
+    yield from _unlike(_plain(ours), _plain(theirs), "")
+
+
+def _unlike(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> Iterator[str]:
+    for key in sorted(ours.keys() & theirs.keys()):
+        own, other, name = ours[key], theirs[key], f"{where}{key}"
+        if key in IDLE or key.startswith("_") or own is None or other is None or own == other:
+            continue
+        if isinstance(own, dict) and isinstance(other, dict):
+            yield from _unlike(_plain(own), _plain(other), f"{name}.")
+        else:
+            yield f"{name} is {own!r:.60}, the source has {other!r:.60}"
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """With the base of the rotary embedding, and what stretches it, as transformers 4 spelled them."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):  # by kind of layer
+        return config
+    plain = {key: value for key, value in config.items() if key != "rope_parameters"}
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    stretched = scaling.get("rope_type", "default") != "default"
+    return {**plain, "rope_theta": rope.get("rope_theta"), "rope_scaling": scaling if stretched else None}
+
+
+def _replaced(name: str, artifact: Path) -> bool:
+    if name.startswith("chat_template"):
+        config = artifact / "tokenizer_config.json"
+        inside = config.is_file() and "chat_template" in read_json(config)
+        return inside or any(artifact.glob("chat_template.*"))
+    return (artifact / INSTEAD.get(name, name)).is_file()
+
+
+def _alike(ours: Path, theirs: Path) -> bool:
+    if ours.read_bytes() == theirs.read_bytes():
+        return True
+    if ours.suffix != ".json":
+        return False
+    own, other = read_json(ours), read_json(theirs)
+    return own == other if ours.name in WHOLE else not list(_unlike(own, other, ""))

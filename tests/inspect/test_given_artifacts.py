@@ -1,0 +1,188 @@
+"""Other people's artifacts: what they are is read from them, and what does not fit the source is not accepted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.artifacts import Change, artifact
+from support.checkpoints import DENSE, checkpoint
+from support.command import Cli
+
+from qforge.inspect import companions
+
+WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64, "symmetric": True}
+INT4 = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": WEIGHTS}}}  # fmt: skip
+W4A4 = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
+KV = {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+TOKENIZER = {
+    "tokenizer.json": '{"model": {"vocab": {"a": 1}}}',
+    "tokenizer_config.json": '{"model_max_length": 64}',
+    "preprocessor_config.json": '{"size": 224}',
+    "chat_template.jinja": "{{ messages }}",
+    "LICENSE": "free",
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small Llama with everything that lies beside one."""
+    for name, text in TOKENIZER.items():
+        (tmp_path / name).write_text(text)
+    config = {**DENSE, "rope_theta": 10000.0, "vocab_size": 512}
+    folder = checkpoint(tmp_path / "plain", config, tmp_path, files=1)
+    for name in TOKENIZER:
+        shutil.copyfile(tmp_path / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def inspected(cli: Cli, source: Path) -> Callable[..., str]:
+    """What the command line says of an artifact, white space made plain, after its exit code."""
+
+    def run(folder: Path, *overrides: str) -> str:
+        done = cli("model=local", "model.name=plain", f"model.path={source}", f"artifact={folder}", "exempt=none", *overrides,
+                   "stages=[inspect]")  # fmt: skip
+        return f"{done.code} " + " ".join(done.output.split())
+
+    return run
+
+
+def scale(name: str, value: float) -> Change:
+    return lambda tensors: tensors.update({name: np.full((), value, np.float32)})
+
+
+def kv(value: float) -> Change:
+    names = [f"model.layers.{n}.self_attn.{part}_proj.{part}_scale" for n in range(2) for part in "kv"]
+    return lambda tensors: tensors.update({name: np.full((), value, np.float32) for name in names})
+
+
+@pytest.mark.parametrize("method", ["nvfp4", "nvfp4_w4a4"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_modelopts_w4a4_is_read_from_the_artifact(
+    inspected: Callable[..., str], source: Path, tmp_path: Path, method: str, legacy: bool
+) -> None:
+    given = artifact(source, tmp_path / "a", "nvfp4_w4a4_modelopt", None if legacy else W4A4)
+    if legacy:
+        said = {"quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}}
+        (given / "hf_quant_config.json").write_text(json.dumps(said))
+    assert inspected(given, f"method={method}", "hw=b200").startswith("0 ")
+
+
+@pytest.mark.parametrize(
+    ("change", "says", "words"),
+    [
+        (kv(0.02), KV, ""),
+        (kv(0.0), KV, "scales of the KV cache: model.layers.0.self_attn.k_proj.k_scale (0)"),
+        (kv(0.02), {}, "unexpected: model.layers.0.self_attn.k_proj.k_scale"),
+        (lambda tensors: None, KV, "says that the KV cache has scales (kv_cache_scheme), and there are none"),
+        (scale("model.layers.1.self_attn.v_proj.v_scale", 0.02), KV, "model.layers.1.self_attn (of v alone)"),
+        (scale("model.layers.0.self_attn.k_proj.weight_scale_2", 0.02), {}, "global scales that differ within a fused matrix: "
+         "model.layers.0.self_attn.k_proj 2.000e-02, model.layers.0.self_attn.q_proj 3.333e-02"),
+    ],
+)  # fmt: skip
+def test_scales_beside_the_weights(
+    inspected: Callable[..., str], source: Path, tmp_path: Path, change: Change, says: dict[str, Any], words: str
+) -> None:
+    given = artifact(source, tmp_path / "a", "nvfp4_w4a4_modelopt", {**W4A4, **says}, change)
+    said = inspected(given, "method=nvfp4", "hw=b200")
+    assert said.startswith("1 " if words else "0 "), said
+    assert words in said
+
+
+def test_its_own_ignore_list_says_what_is_in_bf16(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
+    listed = {**INT4, "ignore": ["lm_head", "re:.*self_attn.*"]}
+    given = artifact(source, tmp_path / "a", "int4", listed, bf16=("self_attn",))
+    said = inspected(given, "method=rtn", "group_size=128")  # the group size is read as well
+    assert said.startswith("0 "), said
+    assert "exempt.artifact 8 kept in bf16" in said
+    split = artifact(
+        source, tmp_path / "b", "int4", {**INT4, "ignore": ["lm_head", "re:.*q_proj"]}, bf16=("self_attn",)
+    )
+    assert "the ignore list lists some but not all parts of model.layers.0.self_attn.qkv_proj" in inspected(
+        split, "method=rtn"
+    )
+
+
+def test_another_format_than_the_methods_is_refused(
+    inspected: Callable[..., str], source: Path, tmp_path: Path
+) -> None:
+    given = artifact(source, tmp_path / "a", "int4", INT4)
+    said = inspected(given, "method=nvfp4", "hw=b200")
+    assert said.startswith("2 ")
+    assert "its config.json says int4, method=nvfp4 makes nvfp4_modelopt; give the method that made it" in said
+
+
+def test_mixed_precision_is_called_so(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
+    fp8 = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}, "format": "float-quantized"}
+    groups = {**INT4["config_groups"], "group_1": fp8}
+    given = artifact(source, tmp_path / "a", "int4", {**INT4, "config_groups": groups})
+    assert "config.json: mixed precision (int4, fp8): a plan has one format" in inspected(
+        given, "method=rtn", "group_size=64"
+    )
+
+
+def edit(config: dict[str, Any]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        said = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**said, **config}))
+
+    return change
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edit({"rope_theta": 500000.0}), ["rope_theta is 500000.0, the source has 10000.0"]),
+        (edit({"num_hidden_layers": 1}), ["num_hidden_layers is 1, the source has 2"]),
+        (edit({"tie_word_embeddings": True}), ["tie_word_embeddings is True, the source has False"]),
+        (edit({"vocab_size": 600}), ["vocab_size is 600, the source has 512"]),
+        (
+            edit({"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}),
+            ["rope_theta is 5.0, the source has 10000.0"],
+        ),
+        (edit({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "head_dim": None}), []),
+        (edit({"transformers_version": "6", "torch_dtype": "float16", "use_cache": False, "new": 1}), []),
+        (remove("tokenizer.json"), ["tokenizer.json is missing"]),
+        (remove("preprocessor_config.json"), ["preprocessor_config.json is missing"]),
+        (remove("LICENSE"), []),
+        (remove("chat_template.jinja"), ["chat_template.jinja is missing"]),
+        (write("tokenizer.json", '{"model": {"vocab": {"a": 2}}}'), ["tokenizer.json is not the source's"]),
+        (write("tokenizer.json", '{\n "model": {"vocab": {"a": 1}}}'), []),
+        (write("tokenizer_config.json", '{"model_max_length": 64, "added": 1}'), []),
+        (write("preprocessor_config.json", '{"size": 448}'), ["preprocessor_config.json is not the source's"]),
+        (write("chat_template.jinja", "{{ other }}"), ["chat_template.jinja is not the source's"]),
+    ],
+)
+def test_what_lies_beside_the_weights(
+    source: Path, tmp_path: Path, change: Callable[[Path], None], words: list[str]
+) -> None:
+    given = shutil.copytree(source, tmp_path / "given")
+    assert list(companions.faults(given, source)) == []
+    change(given)
+    faults = list(companions.faults(given, source))
+    assert len(faults) == len(words), faults
+    assert all(word in fault for word, fault in zip(words, faults, strict=True)), faults
+
+
+def test_a_changed_config_is_not_accepted(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
+    given = artifact(source, tmp_path / "a", "int4", INT4)
+    assert inspected(given, "method=rtn", "group_size=64").startswith("0 ")
+    edit({"rope_theta": 500000.0})(given)
+    said = inspected(given, "method=rtn", "group_size=64")
+    assert said.startswith("1 ")
+    assert "config.json is not the source's: rope_theta is 500000.0, the source has 10000.0" in said
