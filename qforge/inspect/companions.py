@@ -37,15 +37,14 @@ def faults(artifact: Path, source: Path) -> Iterator[str]:
     ours, theirs = (read_json(folder / "config.json") for folder in (artifact, source))
     if different := list(differences(ours, theirs)):
         yield f"config.json is not the source's: {'; '.join(different[:3])}: it would be another model; use the source's values"
-    for file in checkpoint.companions(source):
-        if file.suffix in PEOPLES and file.name not in TOKENIZERS:
+    for name in checkpoint.companions(source):
+        if Path(name).suffix in PEOPLES and name not in TOKENIZERS:
             continue
-        own = artifact / file.name
-        if not own.is_file():
-            if not _replaced(file.name, artifact):
-                yield f"{file.name} is missing: {NEED}"
-        elif not _alike(own, file):
-            yield f"{file.name} is not the source's: {NEED}"
+        if not (artifact / name).is_file():
+            if not _replaced(name, artifact):
+                yield f"{name} is missing: {NEED}"
+        elif not _alike(artifact / name, source / name):
+            yield f"{name} is not the source's: {NEED}"
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:

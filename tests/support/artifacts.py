@@ -47,8 +47,8 @@ def artifact(
     (folder / "config.json").write_text(
         json.dumps({**config, **({"quantization_config": quantization} if quantization else {})})
     )
-    for file in companions(source):
-        shutil.copyfile(file, folder / file.name)
+    for name in companions(source):
+        shutil.copyfile(source / name, folder / name)
     return folder
 
 
