@@ -147,7 +147,7 @@ def advise(command: Command, hardware_names: list[str], run: Run) -> None:
             "method=auto ranks the methods and runs none; use plan_only=true, then the method of your choice"
         )
     check(run.job)
-    choices = guide.choices(command.recompose, hardware_names, fetch.known_model(run))
+    choices = guide.choices(command.recompose, hardware_names, fetch.known_model(fetch.settle(run)))
     advice = guide.advice(choices, hardware_names)
     if not advice:
         raise ValueError(

@@ -182,6 +182,14 @@ def test_without_the_hub_what_is_here_is_used_and_said(fetch: Fetch, cli: Cli, h
     assert "HF_HUB_OFFLINE is set; this model is not on this machine yet" in other.output
 
 
+def test_the_guide_plans_from_what_is_here_too(fetch: Fetch, cli: Cli, hub: Hub, tmp_path: Path) -> None:
+    hub.commit("tiny/llama", small_llama(tmp_path / "served"))
+    assert fetch().code == 0
+    auto = (*FETCH[:3], "method=auto", "plan_only=true", "hw=h100", f"store={tmp_path / 'store'}")
+    done = cli.succeed(*auto, environ=hub.environ(HF_HUB_OFFLINE="1"))
+    assert done.json("guide")["choices"]
+
+
 def hf_cache(hub: Hub, served: Path, commit: str) -> Path:
     """What `hf download` leaves: a folder of links by commit, and which commit main is."""
     repository = hub.home / "hub/models--tiny--llama"
