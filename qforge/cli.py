@@ -161,6 +161,7 @@ def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     from qforge.envs.process import StageError
     from qforge.pipeline.folder import clear
+    from qforge.store import locks
 
     out = Path(folder)
     try:
@@ -178,6 +179,8 @@ def run(command: Command, folder: str, debug: bool) -> int:
         reason = "finished results are kept; run the same command again to continue"
         _end(out, "interrupted", reason, 130, debug)
         raise  # a sweep must not go on with its next row
+    finally:
+        locks.release()
     console.print(str(out), style="bold")
     return 0
 

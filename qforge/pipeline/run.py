@@ -48,7 +48,7 @@ class Run:
     def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
         """The result for `key`, from the store or built now."""
         started = monotonic()
-        folder, reused = self.store.get(stage, key, build)
+        folder, reused = self.store.get(stage, key, build, f"{self.job.model.name}, {detail}")
         if reused:
             self.time.waited += monotonic() - started
             self.reuse(stage, folder, detail)

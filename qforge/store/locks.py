@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 HELD: set[int] = set()  # descriptors of the locks held here: a child that inherits them keeps them, should we die
@@ -28,3 +28,36 @@ def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambd
     finally:
         HELD.discard(descriptor)
         os.close(descriptor)
+
+
+@contextmanager
+def locked_now(*files: Path) -> Iterator[bool]:
+    """Whether nobody else holds a lock on any of `files`; if so they are held for the block, and nobody is waited for."""
+    with ExitStack() as opened:
+        descriptors = []
+        for file in files:
+            descriptors.append(os.open(file, os.O_RDWR | os.O_CREAT, 0o644))
+            opened.callback(os.close, descriptors[-1])
+        try:
+            for descriptor in descriptors:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+_IN_USE, _USED = ExitStack(), set[Path]()
+
+
+def use(file: Path) -> None:
+    """Share a lock on `file`, as long as this process and those that it starts live, or until `release`."""
+    if file not in _USED:
+        _IN_USE.enter_context(locked(file, shared=True))
+        _USED.add(file)
+
+
+def release() -> None:
+    """The job of this process has ended: it uses nothing any more."""
+    _IN_USE.close()
+    _USED.clear()

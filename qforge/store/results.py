@@ -21,7 +21,9 @@ from typing import Any
 from qforge.config.job import ROOT, Job
 from qforge.json_files import read_json, to_json, write_json
 from qforge.store import provenance
-from qforge.store.locks import locked
+from qforge.store.locks import locked, use
+
+USED = ".used"  # of the file beside a result that those who use it share a lock on
 
 
 def key_of(parts: Any) -> str:
@@ -73,22 +75,23 @@ class Store:
     def find(self, stage: str, parts: Any) -> Path | None:
         """The finished result, or none."""
         folder = self.place(stage, parts)
-        return folder if folder.is_dir() else None
+        return folder if _in_use(folder) else None
 
     def place(self, stage: str, parts: Any) -> Path:
         """Where a result is, or will be."""
         return self.root / stage / key_of(parts)
 
-    def get(self, stage: str, parts: Any, build: Callable[[Path], None]) -> tuple[Path, bool]:
+    def get(self, stage: str, parts: Any, build: Callable[[Path], None], subject: str = "") -> tuple[Path, bool]:
         """The result for `parts`, built by `build(folder)` if it is not there yet; and whether it was.
 
-        Another job that builds the same is waited for. A result appears by rename when it is complete.
+        `subject`: what it is about, for people who look through the store. Another job that builds the same is waited for.
+        A result appears by rename when it is complete.
         """
         final = self.place(stage, parts)
-        if final.is_dir():
+        if _in_use(final):
             return final, True
         with locked(final.with_suffix(".lock")):
-            if final.is_dir():
+            if _in_use(final):
                 return final, True
             partial = final.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a job that died: the lock was free
@@ -97,11 +100,20 @@ class Store:
             try:
                 build(partial)
                 write_json(partial / "key.json", parts)
-                write_json(partial / "made.json", {**provenance.now(), "seconds": time.monotonic() - started})
+                made = {**provenance.now(), "seconds": time.monotonic() - started, "subject": subject}
+                write_json(partial / "made.json", made)
+                use(final.with_suffix(USED))
                 partial.rename(final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the result is there; if so, nobody frees it while this process uses it (qforge/store/freeing.py)."""
+    if folder.is_dir():
+        use(folder.with_suffix(USED))
+    return folder.is_dir()  # it may have been freed before it was used
 
 
 def of(job: Job) -> Store:
