@@ -43,15 +43,13 @@ def preflight(run: Run, plan: Plan) -> None:
         for_quantizing(job)
     if job.serve.keep:
         refuse_useless_server(run, plan.emulated or plan.simulated, plan.serving.reason)
-    _refuse_small_disk(run, plan)
+    refuse_small_disk(run, plan)
 
 
-def _refuse_small_disk(run: Run, plan: Plan) -> None:
-    run.store.root.mkdir(parents=True, exist_ok=True)
+def refuse_small_disk(run: Run, plan: Plan) -> None:
+    """Raises ValueError where the store's disk may not hold what the run writes."""
     free = shutil.disk_usage(run.store.root).free
-    quantizes = run.job.method.function and not run.job.artifact
-    made = plan.bytes + (plan.bf16_bytes if plan.simulated else 0) if quantizes else 0
-    needed = ROOM * (made + _fetched_bytes(run, plan))
+    needed = ROOM * peak_bytes(run.job, plan, _fetched_bytes(run, plan))
     if free < needed:
         raise ValueError(
             f"store={run.store.root}: the disk has {free / 1e9:.2f} GB free and this run may write {needed / 1e9:.2f} "
@@ -60,13 +58,24 @@ def _refuse_small_disk(run: Run, plan: Plan) -> None:
 
 
 def _fetched_bytes(run: Run, plan: Plan) -> int:
-    """What fetching may still write: the rest of the hub's files, or a GGUF file and the checkpoint that is made of it."""
+    """What fetching the bf16 checkpoint may still write: of the hub's files the rest."""
     if fetch.known_model(run):
         return 0
     if not fetch.from_hub(run.job.model):
-        return 2 * plan.bf16_bytes
+        return plan.bf16_bytes
     arrived = sum(file.stat().st_size for file in fetch.arriving(run).rglob("*") if file.is_file())
     return sum(file.size for file in hub.files(run.job.model)) - arrived
+
+
+def peak_bytes(job: Job, plan: Plan, fetched: int) -> int:
+    """The most that this run adds to the store at one time; `fetched`: the bf16 checkpoint, as far as it is not there.
+
+    Random weights and the hub's files are written once. A GGUF file lies there twice while it is converted, in its packages
+    and joined: at 8 bits as much as its bf16 checkpoint, and gone before anything is quantized.
+    """
+    quantizes = job.method.function and not job.artifact and "quantize" in job.stages
+    made = (plan.bytes + (plan.bf16_bytes if plan.simulated else 0)) if quantizes else 0
+    return fetched + max(made, fetched if job.model.gguf and not job.model.random else 0)
 
 
 def refuse_useless_server(run: Run, emulated: bool, reason: str) -> None:
