@@ -7,8 +7,8 @@ to unpack, so many streams gain only from arithmetic in fewer bits, such as FP8'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -81,27 +81,37 @@ class Advice:
 
 def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | None) -> list[Choice]:
     """Every method of conf/method/ planned on every hardware; `again` composes the job with other choices."""
+    judged = {row.method for row in evidence.judged()}
+    return [_choice(method, job, model, method in judged) for method, job in jobs(again, hardware)]
+
+
+def jobs(again: Callable[..., Job], hardware: Sequence[str]) -> Iterator[tuple[str, Job]]:
+    """Every method that is not archived, by name, on every hardware.
+
+    Each option is composed once: what a hardware sets (itself, its runtime) is the same for all methods, and is joined to each.
+    """
     methods = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml") if file.stem != AUTO)
-    judged, results = {row.method for row in evidence.judged()}, []
+    by_method = {method: again(f"method={method}", f"hw={hardware[0]}", "plan_only=true") for method in methods}
+    first = by_method[methods[0]]
     for hw in hardware:
-        for method in methods:
-            job = again(f"method={method}", f"hw={hw}", "plan_only=true")
-            if job.method.instead:
-                continue
-            if not FORMATS[job.method.format].group_sizes:  # group_size=64 is for those that have groups
-                job = replace(job, group_size=None)
-            try:
-                planned = plan.make(job, model)
-            except ValueError as refusal:
-                results.append(Choice(method, job.hw.name, None, str(refusal), []))
-                continue
-            experts = any(m.kind == "expert" for m in planned.modules)
-            rows = evidence.nearest(evidence.rows(job.hw), planned.parameters, experts)
-            measurements = evidence.of_layout(rows, planned.layout)
-            results.append(
-                Choice(method, job.hw.name, planned, "", measurements, job.method.calibrated, method in judged)
-            )
-    return results
+        there = first if hw == hardware[0] else again(f"method={methods[0]}", f"hw={hw}", "plan_only=true")
+        values = {
+            f.name: getattr(there, f.name) for f in fields(Job) if getattr(there, f.name) != getattr(first, f.name)
+        }
+        yield from ((m, replace(job, **values)) for m, job in by_method.items() if not job.method.instead)
+
+
+def _choice(method: str, job: Job, model: Path | None, judged: bool) -> Choice:
+    if not FORMATS[job.method.format].group_sizes:  # group_size=64 is for those that have groups
+        job = replace(job, group_size=None)
+    try:
+        planned = plan.make(job, model)
+    except ValueError as refusal:
+        return Choice(method, job.hw.name, None, str(refusal), [])
+    experts = any(m.kind == "expert" for m in planned.modules)
+    rows = evidence.nearest(evidence.rows(job.hw), planned.parameters, experts)
+    measurements = evidence.of_layout(rows, planned.layout)
+    return Choice(method, job.hw.name, planned, "", measurements, job.method.calibrated, judged)
 
 
 def advice(choices: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:

@@ -3,7 +3,6 @@ none and what to use instead. The facts, each with where it was read or run, are
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from qforge.config.job import Engine, Hardware, Runtime, Vendor
 from qforge.machine import hardware
@@ -64,7 +65,7 @@ class Row:
     kernel: str = ""
     layers: str = "both"
     groups: list[int] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: str = ""
     fix: str = ""
     instead: list[Any] = field(default_factory=list)
 
@@ -75,8 +76,7 @@ class Row:
             and platform in self.platforms
             and (not self.groups or group in self.groups)
             and self.layers in ("both", layers)
-            and _number(self.versions.get("from", "0")) <= _number(version)
-            and ("before" not in self.versions or _number(version) < _number(self.versions["before"]))
+            and is_of(version, self.versions)
         )
 
 
@@ -197,8 +197,10 @@ def beside(kernel: str, shares: Iterable[tuple[int, int]], version: str) -> str:
 
 
 def _then(limits: dict[str, Any], version: str) -> str:
-    return str(limits["then"][max((v for v in limits["then"] if _number(v) <= _number(version)), key=_number)])
+    return str(next(kernel for versions, kernel in limits["then"].items() if is_of(version, versions)))
 
 
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+@cache  # of few versions, asked for by every row
+def is_of(version: str, versions: str) -> bool:
+    """Whether a version of vLLM is one of `versions` (PEP 440); a build before a release (0.33.0rc1, 0.33.0.dev5) is of it."""
+    return SpecifierSet(versions).contains(Version(version).base_version)

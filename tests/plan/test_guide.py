@@ -11,6 +11,7 @@ import pytest
 from support.command import ROOT, Cli
 from support.jobs import job
 
+from qforge.config.job import Job
 from qforge.plan import evidence, guide, plan
 from qforge.plan.evidence import Measurement
 from qforge.plan.guide import Choice
@@ -144,3 +145,18 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
     both = cli.inside("method=gptq", "hw=[h100,mi325x]", "plan_only=true")
     assert both.code == 2
     assert "hw=[h100,mi325x]: a run is on one hardware; use method=auto" in both.output
+
+
+def test_each_option_is_composed_once_and_joined() -> None:
+    composed: list[tuple[str, ...]] = []
+
+    def again(*overrides: str) -> Job:
+        composed.append(overrides)
+        return job("model=llama3_1_8b", "eval=full", *overrides)
+
+    hardware = ["h100", "mi325x", "cpu"]
+    found = {(method, made.hw.name): made for method, made in guide.jobs(again, hardware)}
+    methods = len(list((ROOT / "conf/method").glob("*.yaml"))) - 1
+    assert len(composed) == methods + len(hardware) - 1
+    for method, hw in (("gptq", "mi325x"), ("nvfp4", "cpu"), ("bf16", "h100"), ("awq", "cpu"), ("rtn", "mi325x")):
+        assert found[method, hw] == again(f"method={method}", f"hw={hw}", "plan_only=true")
