@@ -47,12 +47,22 @@ def runtime_identity(job: Job) -> str:
     return identity(job.runtime.env, job) if job.runtime.env else of_runtime(job).identity
 
 
+def made(name: str, job: Job) -> bool:
+    """Whether the environment `name` can be used without making it."""
+    return name in job.envs or managed.ready(name)
+
+
+def runtime_made(job: Job) -> bool:
+    """Whether the runtime can be used without making it."""
+    return made(job.runtime.env, job) if job.runtime.env else True
+
+
 def check(job: Job, measures: bool) -> None:
     """Raises ValueError where a given interpreter does not start, an image is not here, or an environment is not known.
 
     `measures`: whether the job needs its runtime at all.
     """
-    for name in job.envs:
+    for name in filter(None, [*job.envs, job.method.env, job.runtime.env]):
         managed.requirements(name)
     with ThreadPoolExecutor() as pool:  # each starts an interpreter
         runtime = pool.submit(of_runtime, job) if measures and not job.runtime.env else None

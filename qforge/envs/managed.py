@@ -47,10 +47,8 @@ def managed(name: str, gpu: bool | None = None) -> Environment:
 
     `gpu`: it will run on GPUs (None: if this machine has one); a CPU build of torch that qforge chose is outdated then.
     """
-    on_cluster = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"  # made before it was submitted, for what it runs on
-    gpu = hardware.has_gpu() and not on_cluster if gpu is None else gpu
-    folder, lock = VENVS / name, VENVS / f"{name}.lock"
-    environment = Environment(folder / "bin" / "python", identity(name), lock)
+    on_cluster, gpu = _on_cluster(), _has_gpu() if gpu is None else gpu
+    environment, folder, lock = _environment(name), VENVS / name, VENVS / f"{name}.lock"
     if _is_ready(environment, gpu):
         return environment
     with locked(lock, waiting=lambda: print_waiting(f"the environment {name}")):
@@ -64,6 +62,23 @@ def managed(name: str, gpu: bool | None = None) -> Environment:
             # written last: what lacks it is half-made
             (folder / "qforge.ready").write_text(f"{environment.identity} {build}")
     return environment
+
+
+def ready(name: str) -> bool:
+    """Whether it is made for this machine, whole and of today's list."""
+    return _is_ready(_environment(name), _has_gpu())
+
+
+def _environment(name: str) -> Environment:
+    return Environment(VENVS / name / "bin" / "python", identity(name), VENVS / f"{name}.lock")
+
+
+def _on_cluster() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"  # made before it was submitted, for what it runs on
+
+
+def _has_gpu() -> bool:
+    return hardware.has_gpu() and not _on_cluster()
 
 
 def _is_ready(environment: Environment, gpu: bool) -> bool:

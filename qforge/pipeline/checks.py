@@ -12,7 +12,7 @@ from qforge.config.evaluation import eval_files
 from qforge.config.job import ROOT, Criterion, Job, Method, Sensitivity, Vendor, repository_path
 from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
-from qforge.methods import rounding
+from qforge.methods import lookup, rounding
 from qforge.models.formats import FORMATS
 from qforge.plan import limits
 from qforge.plan.exemptions import waits
@@ -63,6 +63,7 @@ def _check_method(job: Job) -> None:
     method = job.method
     if method.format not in FORMATS:
         raise ValueError(f"method.format={method.format}: unknown; choose from {', '.join(FORMATS)}")
+    _check_function(method)
     if job.group_size is not None and job.group_size != -1 and job.group_size < 16:
         raise ValueError(
             f"group_size={job.group_size}: no kernel supports it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
@@ -75,6 +76,13 @@ def _runtimes(vendor: Vendor) -> list[str]:
     vendors = {file.stem: yaml.safe_load(file.read_text())["vendors"] for file in RUNTIMES.glob("*.yaml")}
     fitting = [name for name in vendors if vendor.value in vendors[name]]
     return sorted(fitting, key=lambda name: (len(vendors[name]), name))
+
+
+def _check_function(method: Method) -> None:
+    """Of qforge's own modules; another may be one of its environment alone, which answers.py asks."""
+    function = method.function
+    if function and (":" not in function or function.startswith("qforge.")) and (fault := lookup.fault(function)):
+        raise ValueError(fault)
 
 
 def _check_symmetry(method: Method) -> None:

@@ -12,7 +12,7 @@ from qforge.envs.process import StageError
 from qforge.judge import adaptive
 from qforge.judge.verdict import judge
 from qforge.models.checkpoint import tensor_bytes
-from qforge.pipeline import artifact, fetch, preflight, sensitivity, serve
+from qforge.pipeline import answers, artifact, fetch, preflight, sensitivity, serve
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
 from qforge.pipeline.run import Run
@@ -36,13 +36,16 @@ def go(run: Run) -> None:
     check(job)
     if job.verify:
         return terminal.verified(job.verify, verify(job, folder))
+    not_looked_for = preflight.places(run)
     if job.serve.keep and job.artifact:
+        answers.check(run, make=True)
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
     run = artifact.as_given(run) if job.artifact else run
     job = run.job
     planned = plan.make(job, fetch.known_model(run))
     refuse(job, planned)
+    planned.notes += [*not_looked_for, *answers.check(run, make=False, runtime=not not_looked_for)]
     run.write("plan.json", planned.summary())
     plans.plan(planned, job)
     if job.plan_only:

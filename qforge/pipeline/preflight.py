@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,40 @@ from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
 from qforge.machine import hardware, identity
 from qforge.models import hub, metadata
-from qforge.pipeline import artifact, fetch
+from qforge.pipeline import answers, artifact, fetch
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
 from qforge.plan.plan import Plan
 from qforge.runtimes import vllm
 
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
+
+
+def places(run: Run) -> list[str]:
+    """Refuse what the job names and is not there: store, artifact, interpreters, image. Returns what was not looked for: what
+    is of another machine than this one, which only plans for it."""
+    job, run_time = run.job, f"runtime={run.job.runtime.name}"
+    _refuse_store(run)
+    if job.artifact:
+        artifact.given(run)
+    here = Path(hardware.DEVICE_FILES[job.hw.vendor]).exists() or not job.plan_only
+    interpreters.check(job, _measures(job) and here)
+    if here or job.runtime.env:
+        return []
+    return [f"{run_time} was not looked for: this machine has no {job.hw.vendor.value} GPU"]
+
+
+def _measures(job: Job) -> bool:
+    return bool(job.serve.keep or {"serve", "evaluate", "bench"} & set(job.stages))
+
+
+def _refuse_store(run: Run) -> None:
+    try:
+        run.store.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"store={run.job.store}: {error.strerror}; give a folder that can be made") from None
+    if not os.access(run.store.root, os.W_OK | os.X_OK):
+        raise ValueError(f"store={run.job.store}: cannot be written; give a folder that can")
 
 
 def preflight(run: Run, plan: Plan) -> None:
@@ -27,23 +55,20 @@ def preflight(run: Run, plan: Plan) -> None:
         metadata.read(
             replace(job.model, architecture=None), None
         )  # refuses what the fetched files would be refused for
-    if job.artifact:
-        artifact.given(run)
-    elif job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
+    if not job.artifact and job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
         raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
-    measures = bool(job.serve.keep or {"serve", "evaluate", "bench"} & set(job.stages))
-    if measures and job.runtime.engine is Engine.vllm:
+    if _measures(job) and job.runtime.engine is Engine.vllm:
         for_serving(job)
     secrets.revealed(
         {"serve.api_key": job.serve.api_key or "", **job.runtime.environ}
     )  # refuses a variable that is not set
-    interpreters.check(job, measures)
     vllm.check_port(job.serve.port)
     if "quantize" in job.stages:
         for_quantizing(job)
     if job.serve.keep:
         refuse_useless_server(run, plan.emulated or plan.simulated, plan.serving.reason)
     refuse_small_disk(run, plan)
+    answers.check(run, make=True)
 
 
 def refuse_small_disk(run: Run, plan: Plan) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from qforge.config.decides import decided_by
 from qforge.config.job import Engine, Job, Vendor
-from qforge.envs import interpreters, process
+from qforge.envs import ask as asking
+from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.json_files import write_json
 from qforge.machine import identity
 from qforge.store.results import Store, result
 
 INVENTORY = Path(__file__).with_name("inventory.py")
-SECONDS = 300  # importing vLLM takes 5 s on a quiet machine and a minute on a busy disk
 
 
 def probe(job: Job, store: Store) -> dict[str, Any]:
@@ -40,19 +38,8 @@ def probe(job: Job, store: Store) -> dict[str, Any]:
 
 
 def ask(environment: Environment, engine: Engine) -> dict[str, Any]:
-    """Run `look` there. Whatever goes wrong in somebody else's interpreter is the answer's `fault`."""
-    command = ["-m", "qforge.runtimes.inventory", engine.value]
-    with process.process(environment, command, {"VLLM_LOGGING_LEVEL": "ERROR"}) as child:
-        try:
-            output = child.communicate(timeout=SECONDS)[0].decode(errors="replace")
-        except subprocess.TimeoutExpired:
-            return {"versions": {}, "fault": f"no answer within {SECONDS} s"}
-    lines = output.strip().splitlines() or [""]
-    answer = next((line for line in reversed(lines) if line.startswith("{")), None)  # libraries may speak at their end
-    if child.returncode or not answer:
-        return {"versions": {}, "fault": f"exit code {child.returncode}: {lines[-1][-200:]}"}
-    inventory: dict[str, Any] = json.loads(answer)
-    return inventory
+    """What `inventory` finds there, or why it finds nothing."""
+    return {"versions": {}, **asking.ask(environment, "qforge.runtimes.inventory", engine.value)}
 
 
 def check(job: Job, inventory: dict[str, Any], method: str | None) -> None:

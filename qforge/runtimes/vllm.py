@@ -108,15 +108,17 @@ def arguments(job: Job, artifact: Path, port: int) -> list[str]:
         **job.engine_args,
     }
     flags = ["--model", str(artifact), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
-    for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            flags.append(flag)
-        elif value is False:
-            flags.append("--no-" + name.replace("_", "-"))
-        elif value is not None:
-            flags += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
-    return flags
+    return [*flags, *(flag for name, value in options.items() for flag in flags_of(name, value))]
+
+
+def flags_of(name: str, value: Any) -> list[str]:
+    """An option of vLLM as its command line has it; nothing for null, which leaves it out."""
+    name = name.replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
 
 
 def environ(job: Job, emulated: bool, api_key: str) -> dict[str, str]:
