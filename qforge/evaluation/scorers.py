@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qforge.config.job import Job
 from qforge.envs.lifetime import importing
 from qforge.envs.request import API_KEY, Failed, Refused, Request
 from qforge.evaluation import garbage
 from qforge.evaluation.perplexity import beginning
+from qforge.evaluation.tokenizer import load
 from qforge.runtimes.vllm import MODEL
 
 if TYPE_CHECKING:
@@ -106,10 +108,15 @@ class Server:
             "base_url": f"{self.url}/v1/completions",
             "tokenizer": self.request.inputs["artifact"],
             "tokenizer_backend": "huggingface",
-            "add_bos_token": _begins(self.request.inputs["artifact"]),
+            "add_bos_token": _begins(self.request.inputs["artifact"], self.request.job),
             "num_concurrent": self.parallel,
-            "max_length": int(self.request.job.runtime.args["max_model_len"]),
+            "max_length": int(self.request.job.engine_args.get("max_model_len") or self._context()),
+            "trust_remote_code": self.request.job.model.trust_remote_code,
         }
+
+    def _context(self) -> int:
+        """The tokens that a prompt and its answer may have, where nobody has set them: as the server says."""
+        return int(self.client.get("/v1/models").raise_for_status().json()["data"][0]["max_model_len"])
 
 
 class Transformers:
@@ -123,9 +130,9 @@ class Transformers:
             import torch
             from transformers import AutoModelForCausalLM
 
-        self.artifact = request.inputs["artifact"]
+        self.artifact, self.job = request.inputs["artifact"], request.job
         self.model = AutoModelForCausalLM.from_pretrained(
-            self.artifact, dtype=torch.bfloat16, trust_remote_code=request.job.model.trust_remote_code
+            self.artifact, dtype=torch.bfloat16, trust_remote_code=self.job.model.trust_remote_code
         ).eval()
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:
@@ -149,9 +156,8 @@ class Transformers:
 
     def complete(self, prompt: list[int], tokens: int) -> str:
         import torch
-        from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.artifact)
+        tokenizer = load(self.artifact, self.job)
         ids = torch.tensor([prompt], device=self.model.device)
         out = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
         return str(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
@@ -160,8 +166,10 @@ class Transformers:
         with importing():
             from lm_eval.models.huggingface import HFLM
 
-        begins = _begins(self.artifact)
-        return HFLM(pretrained=self.model, tokenizer=self.artifact, batch_size=1, add_bos_token=begins), None
+        trusted = self.job.model.trust_remote_code
+        begins = _begins(self.artifact, self.job)
+        model = HFLM(self.model, tokenizer=self.artifact, batch_size=1, add_bos_token=begins, trust_remote_code=trusted)
+        return model, None
 
 
 def _in_checkpoint(artifact: str) -> str:
@@ -170,8 +178,6 @@ def _in_checkpoint(artifact: str) -> str:
     return "every tensor of the checkpoint is finite, so it begins in the arithmetic: a kernel, or the range of a dtype"
 
 
-def _begins(artifact: str) -> bool:
+def _begins(artifact: str, job: Job) -> bool:
     """Whether the tokenizer begins a text with BOS; lm-eval would leave it out, and Gemma answers nonsense without it."""
-    from transformers import AutoTokenizer
-
-    return bool(beginning(AutoTokenizer.from_pretrained(artifact)))
+    return bool(beginning(load(artifact, job)))

@@ -29,7 +29,9 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         torch.cuda.synchronize = lambda device=None: None
     options = {**job.method.args, "group_size": job.group_size}
     config = BaseQuantizeConfig(**options)
-    plain = AutoModelForCausalLM.from_pretrained(source, torch_dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(
+        source, torch_dtype=torch.float32, trust_remote_code=job.model.trust_remote_code
+    )
     model = GPTQ_CAUSAL_LM_MODEL_MAP[plain.config.model_type](plain, False, config)
     leave_alone(plain, set(exempt))
     model.quantize([{"input_ids": torch.tensor([i]), "attention_mask": torch.ones(1, len(i))} for i in sequences or []])

@@ -66,8 +66,8 @@ def _client() -> tuple[Any, argparse.ArgumentParser]:
     return serve, parser
 
 
-def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
-    client, parser = _client()
+def arguments(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> list[str]:
+    """The command line of `vllm bench serve`; `output_len` instead of the job's."""
     job = request.job.bench
     options = {
         "backend": "openai", "base-url": request.server, "model": request.inputs["artifact"],
@@ -77,8 +77,14 @@ def _measure(request: Request, concurrency: int, seed: int, output_len: int | No
         "percentile-metrics": ",".join(TIMES), "metric-percentiles": "50,95,99",
     }  # fmt: skip
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    trusted = ["--trust-remote-code"] if request.job.model.trust_remote_code else []  # of the tokenizer, which it loads
+    return [*flags, "--ignore-eos", "--disable-tqdm", *trusted]
+
+
+def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
+    client, parser = _client()
     with sampled(int(request.inputs["server_group"])) as usage:
-        result = client.main(parser.parse_args([*flags, "--ignore-eos", "--disable-tqdm"]))
+        result = client.main(parser.parse_args(arguments(request, concurrency, seed, output_len)))
     if result["failed"]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {concurrency}"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.calibration import Calibration, CalibrationText
-from qforge.envs.lifetime import importing
 from qforge.envs.request import Refused, Request, stage
+from qforge.evaluation.tokenizer import load
 
 RUN = 8  # tokens in a row that say two sequences overlap
 NEAR = 0.5  # the part of a sequence's runs that others have already, from which it is a near-duplicate
@@ -27,13 +27,8 @@ def calibrate(request: Request) -> dict[str, Any]:
     Every text is cut into consecutive sequences, of `calib.lengths` in turn; repeats and near-duplicates are dropped; the rest
     is drawn without replacement by `calib.seed`. Raises Refused where the texts are too short.
     """
-    with importing():
-        from transformers import AutoTokenizer
-
     calib = request.job.calib
-    tokenizer = AutoTokenizer.from_pretrained(
-        request.inputs["source"], trust_remote_code=request.job.model.trust_remote_code
-    )
+    tokenizer = load(request.inputs["source"], request.job)
     pools: dict[str, list[Sequence]] = {}
     texts, runs = {}, set[Sequence]()
     for name, text in calib.texts.items():

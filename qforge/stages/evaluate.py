@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.job import repository_path
-from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
 from qforge.evaluation import divergence, garbage, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import summary, windows
 from qforge.evaluation.scorers import Scored, Scorer, Server, Transformers
+from qforge.evaluation.tokenizer import load
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -24,13 +24,10 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     Writes divergence.FILE, the distributions on the first windows, for the comparison with bf16.
     """
-    with importing():
-        from transformers import AutoTokenizer
-
     job = request.job.eval
     server = Server(request) if request.server else None
     scorer: Scorer = server or Transformers(request)
-    tokenizer = AutoTokenizer.from_pretrained(request.inputs["artifact"])
+    tokenizer = load(request.inputs["artifact"], request.job)
     seconds: dict[str, float] = {}
     with _timed(seconds, "perplexity"):
         texts = _texts(request, scorer, tokenizer)

@@ -20,12 +20,13 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import kl_div
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from qforge import json_files
 from qforge.config.job import Job, repository_path
 from qforge.envs.request import Failed, Refused, Request, stage
 from qforge.evaluation.perplexity import windows
+from qforge.evaluation.tokenizer import load
 from qforge.methods.packing import sets
 from qforge.methods.rounding import rounding
 from qforge.models import checkpoint
@@ -113,7 +114,7 @@ class Subject:
             if not torch.equal(weight, self.weights[name]):
                 raise _elsewhere(name)
         self.round = rounding(job.method, job.group_size)
-        self.read(_windows(job, AutoTokenizer.from_pretrained(source, trust_remote_code=code)))
+        self.read(_windows(job, load(str(source), job)))
 
     def read(self, windows: list[list[int]]) -> None:
         """The windows of token ids to compare on, and what the model says of them now, as bf16."""

@@ -162,7 +162,7 @@ for begins in (True, False):
     LlamaForCausalLM(LlamaConfig(**size, initializer_range=0.5)).save_pretrained(folder)
     job = SimpleNamespace(
         model=SimpleNamespace(trust_remote_code=False), eval=SimpleNamespace(concurrency=1),
-        runtime=SimpleNamespace(args={"max_model_len": 64}),
+        engine_args={"max_model_len": 64},
     )
     request = Request(job, "", {"artifact": folder}, server="http://127.0.0.1:9")
     name, arguments = scorers.Server(request).for_lm_eval()
