@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -116,7 +117,7 @@ def _check_evaluation(job: Job) -> None:
             "more; for windows of one length use [1.0]"
         )
     url = settings.judge.base_url
-    if url is not None and not url.startswith(("http://", "https://")):
+    if url is not None and not re.match(r"https?://[^/]", url):
         raise ValueError(
             f"eval.judge.base_url={url}: is no address of an OpenAI-compatible API; use http://HOST/v1 or https://HOST/v1"
         )

@@ -38,7 +38,6 @@ def go(run: Run) -> None:
         return terminal.verified(job.verify, verify(job, folder))
     not_looked_for = preflight.places(run)
     if job.serve.keep and job.artifact:
-        answers.check(run, make=True)
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
     run = artifact.as_given(run) if job.artifact else run

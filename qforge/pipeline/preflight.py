@@ -24,15 +24,15 @@ ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 def places(run: Run) -> list[str]:
     """Refuse what the job names and is not there: store, artifact, interpreters, image. Returns what was not looked for: what
     is of another machine than this one, which only plans for it."""
-    job, run_time = run.job, f"runtime={run.job.runtime.name}"
+    job = run.job
     _refuse_store(run)
     if job.artifact:
         artifact.given(run)
     here = Path(hardware.DEVICE_FILES[job.hw.vendor]).exists() or not job.plan_only
     interpreters.check(job, _measures(job) and here)
-    if here or job.runtime.env:
+    if here or job.runtime.env or not _measures(job):
         return []
-    return [f"{run_time} was not looked for: this machine has no {job.hw.vendor.value} GPU"]
+    return [f"runtime={job.runtime.name} was not looked for: this machine has no {job.hw.vendor.value} GPU"]
 
 
 def _measures(job: Job) -> bool:

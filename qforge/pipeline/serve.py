@@ -12,8 +12,8 @@ from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.models import formats, quantization_config
 from qforge.models.checkpoint import headers
+from qforge.pipeline import answers, preflight
 from qforge.pipeline import artifact as artifact_step
-from qforge.pipeline import preflight
 from qforge.pipeline.run import Run
 from qforge.plan import support_matrix
 from qforge.plan.support_matrix import NEWEST
@@ -48,6 +48,7 @@ def serve(run: Run, artifact: Path) -> None:
         raise ValueError(f"artifact={job.artifact} hw={job.hw.name}: {how.reason}; use {how.fix}")
     preflight.refuse_useless_server(run, how.how is support_matrix.How.emulated, how.reason)
     preflight.for_serving(run.job)
+    answers.check(run, make=True)
     check_runtime(run)
     with server(run, False, artifact, interpreters.of_runtime(job)) as running:
         print_address(running, job.serve.api_key)

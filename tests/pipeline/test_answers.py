@@ -68,6 +68,7 @@ def test_an_image_that_is_not_here(cli: Cli, tmp_path: Path, monkeypatch: pytest
         ("method.function=qforge.methods.streaming:nope", "qforge.methods.streaming has no function nope"),
         ("method.function=quantize", "method.function=quantize: is not an import path; use module:function"),
         ("eval.judge.base_url=ftp://x", "eval.judge.base_url=ftp://x: is no address of an OpenAI-compatible API"),
+        ("eval.judge.base_url=http:///v1", "eval.judge.base_url=http:///v1: is no address"),
         ("sensitivity.text=nope", "sensitivity.text=nope: choose from eval.texts: wikitext, python_reference"),
     ],
 )
