@@ -70,6 +70,7 @@ def _check_method(job: Job) -> None:
             f"group_size={job.group_size}: no kernel supports it; use 16 (nvfp4), 32, 64, 128 or -1 (one scale per channel)"
         )
     _check_symmetry(method)
+    _check_groups(method)
 
 
 def _runtimes(vendor: Vendor) -> list[str]:
@@ -84,6 +85,17 @@ def _check_function(method: Method) -> None:
     function = method.function
     if function and (":" not in function or function.startswith("qforge.")) and (fault := lookup.fault(function)):
         raise ValueError(fault)
+
+
+def _check_groups(method: Method) -> None:
+    """A recipe of llm-compressor may give parts of the model formats of their own; a plan has one."""
+    for modifier, options in method.args.items():
+        groups = options.get("config_groups") if isinstance(options, dict) else None
+        if isinstance(groups, dict) and len(groups) > 1:
+            raise ValueError(
+                f"method.args.{modifier}.config_groups: {', '.join(groups)}: a checkpoint is planned in one format; give one "
+                "group, and leave the rest in bf16 with rules (conf/exempt)"
+            )
 
 
 def _check_symmetry(method: Method) -> None:

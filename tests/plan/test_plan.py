@@ -131,6 +131,16 @@ def test_an_option_that_makes_another_layout_is_refused(overrides: list[str], me
     check(job(*overrides, f"method.format={message.split('format=')[1].split()[0]}"))
 
 
+def test_a_recipe_of_mixed_precision_is_refused() -> None:
+    mixed = job("method=rtn")
+    groups = mixed.method.args["QuantizationModifier"]["config_groups"]
+    groups["group_1"] = next(iter(groups.values()))
+    with pytest.raises(
+        ValueError, match=r"method\.args\.QuantizationModifier\.config_groups: .*group_1: a checkpoint is planned in"
+    ):
+        check(mixed)
+
+
 def test_nf4_counts_what_lies_beside_its_weights() -> None:
     made = planned("method=bnb_nf4", "runtime=transformers_bnb")
     assert (
