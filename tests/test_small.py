@@ -10,7 +10,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from support.command import ROOT
 
 from qforge.console import fraction
 from qforge.envs.lifetime import importing
@@ -62,11 +61,6 @@ def test_other_output_is_no_progress() -> None:
 )
 def test_the_canary_knows_language_from_garbage(text: str, fault: str | None) -> None:
     assert not_language(text) == fault
-
-
-def test_no_file_is_longer_than_it_should_be() -> None:
-    for file in (ROOT / "qforge").rglob("*.py"):
-        assert len(file.read_text().splitlines()) <= 250, file
 
 
 @pytest.mark.parametrize(
