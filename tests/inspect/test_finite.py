@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from support.checkpoints import DENSE, checkpoint
 from support.command import Cli
+from support.jobs import job
 
 from qforge.inspect import finite
+from qforge.json_files import read_json
 from qforge.models.checkpoint import Stored, headers
+from qforge.pipeline import fetch
+from qforge.pipeline.run import Run
 
 DTYPES = {
     "BF16": ml_dtypes.bfloat16,
@@ -42,10 +46,28 @@ def test_integers_and_nothing_are_finite(tmp_path: Path) -> None:
     assert finite.finite(Stored("BF16", (0, 4), tmp_path / "file", 8))
 
 
-def test_nan_in_the_source_is_refused_before_the_work(cli: Cli, tmp_path: Path) -> None:
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small model in two files."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text("{}")
-    source = checkpoint(tmp_path / "model", DENSE, tmp_path, files=2)
+    return checkpoint(tmp_path / "model", DENSE, tmp_path, files=2)
+
+
+def test_a_sound_source_is_read_once(source: Path, tmp_path: Path) -> None:
+    run = Run(
+        job("model=local", "model.name=tiny", f"model.path={source}", f"store={tmp_path / 'store'}"), tmp_path / "run"
+    )
+    fetch.refuse_not_finite(run, source)
+    (looked,) = (tmp_path / "store" / "source").glob("*/result.json")
+    assert read_json(looked)["tensors"] == 21
+    made = looked.stat().st_mtime_ns
+    fetch.refuse_not_finite(run, source)
+    assert looked.stat().st_mtime_ns == made
+    assert list(run.time.spent) == ["source"]
+
+
+def test_nan_in_the_source_is_refused_before_the_work(cli: Cli, source: Path) -> None:
     local = ("model=local", "model.name=tiny", f"model.path={source}")
     tensor = headers(source)["model.layers.1.mlp.down_proj.weight"]
     with tensor.file.open("r+b") as stream:

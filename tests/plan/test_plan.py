@@ -111,7 +111,7 @@ def test_a_config_that_the_library_reads_otherwise_is_refused(tmp_path: Path) ->
     file = tmp_path / "config.json"
     given = ("model=local", "model.name=x", f"model.architecture={file}", "method=autoawq", "hw=h100")
     file.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"transformers 4 does not read.*say rope_theta .* or use method=awq"):
+    with pytest.raises(ValueError, match=r"transformers 4 does not read.*add rope_theta .* or use method=awq"):
         planned(*given)
     file.write_text(json.dumps({**config, "rope_theta": 1e6}))
     assert planned(*given).layout == "awq"
@@ -120,9 +120,9 @@ def test_a_config_that_the_library_reads_otherwise_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["method=gptq", f"{GPTQ}.symmetric=false"], "its args say asymmetric, .* say method.format=int4_asym too$"),
-        (["method=awq", f"{AWQ}.symmetric=true"], "its args say symmetric, .* say method.format=int4 too$"),
-        (["method=gptqmodel", "method.args.sym=false"], "its args say asymmetric, .* say method.format=gptq_asym too$"),
+        (["method=gptq", f"{GPTQ}.symmetric=false"], "its args say asymmetric, .* set method.format=int4_asym too$"),
+        (["method=awq", f"{AWQ}.symmetric=true"], "its args say symmetric, .* set method.format=int4 too$"),
+        (["method=gptqmodel", "method.args.sym=false"], "its args say asymmetric, .* set method.format=gptq_asym too$"),
     ],
 )
 def test_an_option_that_makes_another_layout_is_refused(overrides: list[str], message: str) -> None:
