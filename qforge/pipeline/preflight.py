@@ -23,12 +23,12 @@ ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 
 def places(run: Run) -> list[str]:
     """Refuse what the job names and is not there: store, artifact, interpreters, image. Returns what was not looked for: what
-    is of another machine than this one, which only plans for it."""
+    is of a machine with other devices, for which this one plans."""
     job = run.job
     _refuse_store(run)
     if job.artifact:
         artifact.given(run)
-    here = Path(hardware.DEVICE_FILES[job.hw.vendor]).exists() or not job.plan_only
+    here = Path(hardware.DEVICE_FILES[job.hw.vendor]).exists()
     interpreters.check(job, _measures(job) and here)
     if here or job.runtime.env or not _measures(job):
         return []
