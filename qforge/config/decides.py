@@ -25,6 +25,7 @@ DECIDES = {
     "model.gguf.tie_embeddings": "fetch",
     "model.random": "fetch",
     "model.architecture": PLAN,  # and, of a random model, its content is in the key of fetch
+    "model.structure": NOTHING,  # the key of what it says
     "model.trust_remote_code": "fetch calibrate quantize sensitivity serve evaluate",
     "model.caution": NOTHING,
     "method.name": NOTHING,

@@ -67,6 +67,7 @@ class Model:
     gguf: Gguf | None = None
     random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
     architecture: str | None = None  # a config.json to plan from before the model itself is here
+    structure: str | None = None  # what its matrices are, in the JSON of stages/structure.py; made where it is needed
     trust_remote_code: bool = False  # fetch and run the code that the model brings along
     caution: str = ""  # printed with every result of this model
 

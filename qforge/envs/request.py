@@ -33,6 +33,7 @@ class Request:
     out: str  # folder for the stage's files; it appears in the store when the stage has succeeded
     inputs: dict[str, str] = field(default_factory=dict)  # paths by name: source, artifact, calibration ...
     exempt: list[str] = field(default_factory=list)  # modules to leave in bf16
+    kept: list[str] = field(default_factory=list)  # tensors that must be the source's, digit for digit
     simulate: bool = False  # unpack what was packed: nothing serves it
     processes: int = 1  # that share the work, each with a GPU: torchrun starts them
     server: str | None = None  # its base URL; the key is in the environment

@@ -6,7 +6,6 @@ Runs before anything is served, without torch, reading each file once through a 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,14 +15,15 @@ from typing import Any
 
 from qforge.inspect import finite, ignore_list, scales
 from qforge.models import checkpoint, quantization_config
-from qforge.models.checkpoint import Stored
+from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.formats import CT, FORMATS
-from qforge.models.modules import Module
+from qforge.models.modules import Module, block_of
 from qforge.plan.plan import Plan
 
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
 CHUNK = 1 << 24  # bytes compared at a time
+FLOATS = ("BF16", "F16", "F32")
 THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
 
 
@@ -118,10 +118,7 @@ def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report)
     report.checked["tensors"] = len(plan.tensors)
     report.add("missing", sorted(plan.tensors.keys() - tensors.keys()), "planned, but not in the checkpoint")
     report.add("unexpected", sorted(tensors.keys() - plan.tensors.keys()), "in the checkpoint, but not planned")
-    common = plan.tensors.keys() & tensors.keys()
-    unlike = [
-        n for n in common if (tensors[n].dtype, tensors[n].shape) != (plan.tensors[n].dtype, plan.tensors[n].shape)
-    ]
+    unlike = [n for n in plan.tensors.keys() & tensors.keys() if not _alike(tensors[n], plan.tensors[n])]
     differences = [
         f"{n} is {tensors[n].dtype}{list(tensors[n].shape)}, "
         f"planned {plan.tensors[n].dtype}{list(plan.tensors[n].shape)}"
@@ -130,8 +127,14 @@ def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report)
     report.add("dtype or shape", differences, "another format or group size than planned")
 
 
+def _alike(ours: Stored, planned: Tensor) -> bool:
+    """Equal in shape and dtype; a number may be in other bits than the source's, if it is the same (see _untouched)."""
+    floats = ours.dtype in FLOATS and planned.dtype in FLOATS
+    return ours.shape == planned.shape and (ours.dtype == planned.dtype or floats)
+
+
 def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
-    """What is not quantized must be the source's, bit for bit (rounded to bf16 where the source is not), and finite.
+    """What is not quantized must be the source's, bit for bit, and finite.
 
     A method that folds scales into its neighbours (AWQ) may change what shares a block with a quantized matrix.
     """
@@ -140,18 +143,14 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
         blocks = {block_of(module) for module in plan.quantized}
         kept = [name for name in kept if block_of(name) not in blocks]
     changed = [name for name in kept if not _same(tensors[name], source[name])]
+    rounded = [n for n in changed if tensors[n].dtype != source[n].dtype and _rounded(tensors[n], source[n])]
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
-    report.add("changed", changed, "not quantized, but their values differ from the source")
-    floats = sorted(n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in ("BF16", "F16", "F32"))
+    report.add("rounded", rounded, "not quantized, but with fewer digits than the source: a router then chooses others")
+    report.add("changed", sorted(set(changed) - set(rounded)), "not quantized, but their values differ from the source")
+    floats = sorted(n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in FLOATS)
     broken = finite.broken((name, tensors[name]) for name in floats)
     report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
     report.add("not finite", broken, "NaN or infinity: the output would be garbage")
-
-
-def block_of(name: str) -> str | None:
-    """The transformer block that a tensor or module belongs to, by its name."""
-    match = re.match(r".*\.layers\.\d+\.", name)
-    return match[0] if match else None
 
 
 def _same(stored: Stored, source: Stored) -> bool:
@@ -159,8 +158,14 @@ def _same(stored: Stored, source: Stored) -> bool:
         return False
     if stored.dtype == source.dtype:
         return _same_bytes(stored, source)
+    import numpy as np
+
+    return bool((source.read().astype(np.float64) == stored.read().astype(np.float64)).all())
+
+
+def _rounded(stored: Stored, source: Stored) -> bool:
     values = stored.read()
-    return bool((source.read().astype(values.dtype) == values).all())
+    return stored.shape == source.shape and bool((source.read().astype(values.dtype) == values).all())
 
 
 def _same_bytes(a: Stored, b: Stored) -> bool:
@@ -184,8 +189,8 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
 
     def faults(quantized: tuple[Module, str]) -> list[str]:
         module, name = quantized
-        # the experts of a stack are not cut out of it: only their scales are looked at
-        original = source[module.tensor] if module.stack == 1 else None
+        # the experts of a stack are not cut out of it: only their scales are looked at; nor is a matrix turned
+        original = source[module.tensor] if module.stack == 1 and not module.transposed else None
         values = scales.of(name, tensors)
         if plan.signed_scales:
             values = {suffix: abs(signed) for suffix, signed in values.items()}

@@ -29,7 +29,8 @@ def sets(matrices: Iterable[Module]) -> list[list[Module]]:
     groups: dict[tuple[Any, ...], list[Module]] = {}
     for matrix in matrices:
         parent, _, leaf = matrix.name.rpartition(".")
-        fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), leaf)
+        alone = leaf if matrix.kind == "expert" else matrix.fused
+        fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), alone)
         groups.setdefault((parent, fused, matrix.in_features), []).append(matrix)
     return list(groups.values())
 

@@ -25,18 +25,19 @@ from tqdm import tqdm
 from qforge import json_files
 from qforge.config.job import Job
 from qforge.envs.request import Refused
+from qforge.methods import stacks
 from qforge.methods.packing import Packer, sets
-from qforge.models import checkpoint
-from qforge.models.checkpoint import Stored, Tensor
+from qforge.models import checkpoint, structure
+from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS
 from qforge.models.modules import Module, from_tensors
 from qforge.models.shards import Shard, fill, write_index
+from qforge.models.structure import Structure
 
 WORKERS = 8  # at most; each holds one batch
 TOGETHER = 4  # files at once: a file system lets one thread at a time write to a file
 BATCH = {"cpu": 16 << 20, "cuda": 64 << 20}  # bytes of bf16 weights in a batch, or one set where that is larger
 CHUNK = 16 << 20  # bytes copied at once, of what is not quantized
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 IN_MEMORY = "method.function=qforge.methods.llmcompressor:quantize, which loads the whole model"
 
 Batch = list[list[Module]]  # sets of matrices, all of one width; the matrices of a set share NVFP4's global scale
@@ -52,7 +53,8 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     try:
         packer = Packer(recipe["QuantizationModifier"])
         threading.Thread(target=packer.warm_up).start()  # meanwhile the files are planned
-        stream = Stream(source, job.method.format, packer, exempt)
+        built = structure.read(Path(job.model.structure)) if job.model.structure else None
+        stream = Stream(source, job.method.format, packer, exempt, built)
     except ValueError as refusal:
         raise Refused(f"{refusal}; or use {IN_MEMORY}") from None
     waiting = out.parent.with_suffix(".shards")
@@ -74,18 +76,22 @@ class File:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
+    biases: list[Module] = field(default_factory=list)  # stacks whose experts have biases, which lie in one tensor too
 
 
 class Stream:
     """One checkpoint on its way through."""
 
-    def __init__(self, source: Path, layout: str, packer: Packer, exempt: list[str]) -> None:
+    def __init__(
+        self, source: Path, layout: str, packer: Packer, exempt: list[str], built: Structure | None = None
+    ) -> None:
         self.layout, self.packer = FORMATS[layout], packer
         self.tensors, self.config = checkpoint.headers(source), json_files.read_json(source / "config.json")
         if self.config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
             self.tensors.pop("lm_head.weight", None)
         left_alone = set(exempt)
-        linear = [m for m in from_tensors(self.tensors, self.config) if m.linear and m.name not in left_alone]
+        tree = from_tensors(self.tensors, self.config, built)
+        linear = [m for m in tree if m.linear and m.name not in left_alone]
         self._refuse(linear)
         self.files = self._plan(linear)
         self.own = threading.local()  # of each worker
@@ -96,12 +102,7 @@ class Stream:
                 "method.args: symmetric=false: zero points are packed across rows, and this method packs row by row"
             )
         for matrix in matrices:
-            if matrix.stack > 1:
-                raise ValueError(
-                    f"model: {matrix.tensor} holds the {matrix.stack} experts of its layer in one tensor, which is not taken "
-                    "apart here; give a checkpoint with one matrix per expert"
-                )
-            if matrix.dtype not in DTYPES:
+            if matrix.dtype not in stacks.DTYPES:
                 raise ValueError(f"model: {matrix.tensor} is {matrix.dtype}; give a model in bf16, fp16 or fp32")
 
     # -- what goes where
@@ -109,13 +110,19 @@ class Stream:
     def _plan(self, matrices: list[Module]) -> dict[str, File]:
         """The new files by name, which are the source's. A set goes where its first matrix was."""
         files = {name: File() for name in sorted({t.file.name for t in self.tensors.values()})}
-        packed = {m.tensor for m in matrices}
+        biased = [m for m in matrices if m.stack > 1 and stacks.bias(m) in self.tensors]
+        apart = {m.tensor for m in matrices} | {stacks.bias(m) for m in biased}
         for name, tensor in self.tensors.items():
-            if name not in packed:
+            if name not in apart:
                 file = files[tensor.file.name]
                 file.copies.append(name)
-                file.tensors[name] = Tensor("BF16" if tensor.dtype in DTYPES else tensor.dtype, tensor.shape)
-        for batch in self._batches(matrices):
+                file.tensors[name] = Tensor(tensor.dtype, tensor.shape)
+        for module in biased:
+            stored = self.tensors[stacks.bias(module)]
+            file = files[stored.file.name]
+            file.biases.append(module)
+            file.tensors |= {f"{name}.bias": Tensor(stored.dtype, (rows,)) for name, rows, _ in module.matrices}
+        for batch in self._batches([part for m in matrices for part in stacks.parts(m)]):
             file = files[self._place(batch[0])[0]]
             file.batches.append(batch)
             made = {matrix.name: self._packed(matrix) for fused in batch for matrix in fused}
@@ -173,24 +180,28 @@ class Stream:
         shard.open()
         parts = [(name, start) for name in file.copies for start in range(0, self.tensors[name].nbytes, CHUNK)]
         copies = [partial(self._copy, shard, name, start, bar) for name, start in parts]
+        copies += [partial(self._biases, shard, module, bar) for module in file.biases]
         return [*copies, *(partial(self._convert, shard, batch, bar) for batch in file.batches)]
 
     def _copy(self, shard: Shard, name: str, start: int, bar: Any) -> None:
-        """A part of a tensor that is not quantized: its bytes, or rounded to bf16 as the libraries load it."""
+        """A part of a tensor that is not quantized, byte for byte: what is in 32 bits may need them (a router's biases)."""
         tensor = self.tensors[name]
         part = _bytes(self.own.buffer)[: min(CHUNK, tensor.nbytes - start)]
         fill(part, tensor, start)
-        if tensor.dtype != shard.tensors[name].dtype:
-            values = torch.frombuffer(part, dtype=DTYPES[tensor.dtype])
-            part, start = _bytes(values.bfloat16()), start * 2 // values.itemsize
         shard.put(name, part, start)
         bar.update(part.nbytes)
+
+    def _biases(self, shard: Shard, module: Module, bar: Any) -> None:
+        tensor = self.tensors[stacks.bias(module)]
+        for (name, _, _), values in zip(module.matrices, stacks.biases(module, tensor), strict=True):
+            shard.put(f"{name}.bias", _bytes(values))
+        bar.update(tensor.nbytes)
 
     def _convert(self, shard: Shard, batch: Batch, bar: Any) -> None:
         matrices = [m for fused in batch for m in fused]
         rows = self.own.buffer[: _nbytes(batch) // 2].view(-1, matrices[0].in_features)
         for matrix, part in zip(matrices, rows.split([m.out_features for m in matrices]), strict=True):
-            _load(part, self.tensors[matrix.tensor])
+            stacks.load(part, matrix, self.tensors[matrix.tensor])
         packed, shared = self.packer.pack(rows, [sum(m.out_features for m in fused) for fused in batch])
         packed["weight_shape"] = torch.tensor([[m.out_features, m.in_features] for m in matrices])
         packed["weight_global_scale"] = shared.repeat_interleave(torch.tensor([len(fused) for fused in batch]))
@@ -219,15 +230,6 @@ def in_turn(work: dict[Shard, list[Callable[[], None]]]) -> Iterator[tuple[Shard
     for begin in range(0, len(files), TOGETHER):
         lanes = [[(shard, step) for step in steps] for shard, steps in files[begin : begin + TOGETHER]]
         yield from (step for turn in zip_longest(*lanes) for step in turn if step)
-
-
-def _load(part: torch.Tensor, tensor: Stored) -> None:
-    """Read a matrix into `part`, rounded to bf16 where it is not."""
-    if tensor.dtype == "BF16":
-        return fill(_bytes(part), tensor)
-    whole = torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
-    fill(_bytes(whole), tensor)
-    part.copy_(whole)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qforge.json_files import read_json
 from qforge.models import repository
@@ -27,6 +28,8 @@ BYTES = {
 }  # fmt: skip
 LONGEST_HEADER = 100_000_000  # bytes: safetensors itself reads no longer one
 OWN_CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json", "README.md")
+# What the model computes by itself: vLLM and transformers skip it (vLLM: models/utils.py, llama.py, gpt2.py, bloom.py)
+BUFFER = re.compile(r"\.rotary_emb\.inv_freq$|(^|\.)h\.\d+\.attn\.(masked_)?bias$")
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def headers(folder: Path) -> dict[str, Stored]:
-    """Every tensor of the checkpoint in `folder` by name. Raises ValueError where the files cannot be trusted."""
+    """Every tensor of the checkpoint in `folder` by name, but buffers that loaders skip.
+
+    Raises ValueError where the files cannot be trusted.
+    """
     tensors: dict[str, Stored] = {}
     for file in weight_files(folder):
         for name, tensor in _header(file).items():
@@ -120,7 +126,15 @@ def headers(folder: Path) -> dict[str, Stored]:
                 raise ValueError(f"{folder / INDEX}: says that {name} is in {shard}, which does not have it")
         if extra := sorted(set(tensors) - set(listed)):
             raise ValueError(f"{folder / INDEX}: does not list {extra[0]}, which is in {tensors[extra[0]].file.name}")
-    return tensors
+    return without_buffers(tensors)
+
+
+T = TypeVar("T", bound=Tensor)
+
+
+def without_buffers(tensors: Mapping[str, T]) -> dict[str, T]:
+    """The tensors that a loader looks for."""
+    return {name: tensor for name, tensor in tensors.items() if not BUFFER.search(name)}
 
 
 def _weight_map(folder: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from qforge.config.job import Model
 from qforge.models import checkpoint, repository
-from qforge.models.checkpoint import BYTES, Tensor
+from qforge.models.checkpoint import BYTES, Tensor, without_buffers
 from qforge.models.hub_refusal import asking
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -79,7 +79,7 @@ def files(model: Model) -> list[File]:
 def read(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config of `model.hub`, by its headers. Raises ValueError where they cannot be had."""
     names = tuple(sorted(file.name for file in files(model) if file.name.endswith(".safetensors")))
-    return _tensors(str(model.hub), model.revision, names), _json(model, "config.json")
+    return without_buffers(_tensors(str(model.hub), model.revision, names)), _json(model, "config.json")
 
 
 def cached(model: Model) -> Path | None:

@@ -9,10 +9,21 @@ from typing import Any
 
 from qforge import json_files
 from qforge.config.job import Model, repository_path
-from qforge.models import architectures, checkpoint, completeness, hub, quantized_source, repository
+from qforge.models import (
+    architectures,
+    checkpoint,
+    completeness,
+    hub,
+    modules,
+    quantized_source,
+    repository,
+    structure,
+)
 from qforge.models.checkpoint import Stored, Tensor
+from qforge.models.structure import Structure
 
 NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+HEADS = "num_attention_heads"  # a model without attention has none, if transformers says so
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,12 @@ class Source:
     config: dict[str, Any]
     origin: str  # where this was read, for people
     notes: tuple[str, ...] = ()  # what is odd about it, and no reason to refuse it
+    structure: Structure | None = None  # what transformers says of it, where names alone do not say it
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The numbers of the language model: hidden_size, num_attention_heads and the rest."""
+        return {**architectures.language(self.config), **(self.structure.config if self.structure else {})}
 
 
 def read(model: Model, folder: Path | None) -> Source:
@@ -30,38 +47,30 @@ def read(model: Model, folder: Path | None) -> Source:
 
     Raises ValueError for what is no bf16 checkpoint, or would run code of its own.
     """
-    if folder is not None:
-        config = json_files.read_json(folder / "config.json")
-        tensors, origin = _local(folder, config)
-        if model.trust_remote_code:
-            checkpoint.check_own_code(folder)
-    elif model.architecture is not None:
-        config = json_files.read_json(repository_path(model.architecture))
-        tensors, origin = architectures.tensors(config), f"{model.architecture} (the model itself is not fetched yet)"
-    elif model.hub is not None:
-        tensors, config = hub.read(model)
-        origin = f"the headers of {model.hub} on the hub (its weights are not fetched yet)"
-    else:
-        raise ValueError(
-            f"model={model.name}: no config.json to plan from; give model.path=FOLDER, or for a model that is "
-            "fetched later model.architecture=CONFIG_JSON"
-        )
-    _refuse(model, config, origin)
-    if why := quantized_source.evidence(tensors, folder):
+    tensors, config, origin = _found(model, folder)
+    built = structure.read(Path(model.structure)) if model.structure else None
+    _refuse(model, config, origin, built)
+    shapes = tensors if tensors is not None else _shapes(config, built)
+    needed = [key for key in NEEDED if key != HEADS or not (built and built.built)]
+    if why := quantized_source.evidence(shapes, folder):
         raise ValueError(
             f"model={model.name}: {origin}: this checkpoint is quantized already ({why}), though its config.json does not say "
             "so; give the bf16 original as the model and this one as artifact=PATH"
         )
-    if missing := [key for key in NEEDED if key not in architectures.language(config)]:
-        raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
-    if folder is not None or model.architecture is None:  # else the tensors are what config.json says
-        completeness.refuse(model.name, tensors, config)
-    notes = tuple(_notes(tensors, config))
-    # the quantizers load in bf16, whatever the file holds
-    tensors = {n: Tensor("BF16", t.shape) if t.dtype in ("F16", "F32") else t for n, t in tensors.items()}
+    notes = tuple(_notes(shapes, config))
     if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
-        tensors.pop("lm_head.weight", None)
-    return Source(tensors, config, origin, notes)
+        shapes = {name: tensor for name, tensor in shapes.items() if name != "lm_head.weight"}
+    source = Source(shapes, config, origin, notes, built)
+    if missing := [key for key in needed if key not in source.text]:
+        raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
+    if tensors is not None:  # else they are what config.json says
+        completeness.refuse(model.name, tensors, config)
+    return source
+
+
+def _shapes(config: dict[str, Any], built: Structure | None) -> dict[str, Tensor]:
+    """The tensors that a model of this config.json has."""
+    return built.tensors if built and built.tensors is not None else architectures.tensors(config)
 
 
 def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[str]:
@@ -76,21 +85,52 @@ def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[st
         )
 
 
-def _local(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """Headers, or, where the weights are not there (yet), what the config alone says."""
-    if not any(repository.weights(file.name) for file in folder.iterdir()):
-        return architectures.tensors(config), f"{folder}/config.json alone (there are no weights)"
-    return dict(checkpoint.headers(folder)), str(folder)
+def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str, int] | None] | None:
+    """What transformers has to be asked: config.json and the tensors' numbers of dimensions, if those are known.
+
+    None where a model is known by its type or by the names of its matrices.
+    """
+    tensors, config, _ = _found(model, folder)
+    if config.get("model_type") in architectures.FAMILIES or "quantization_config" in config:
+        return None
+    if tensors is None:
+        return config, None
+    strange = "auto_map" in config or any(key not in architectures.language(config) for key in NEEDED)
+    if not strange and not any(m.kind == "unknown" for m in modules.from_tensors(tensors, config)):
+        return None
+    return config, {name: len(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _refuse(model: Model, config: dict[str, Any], origin: str) -> None:
+def _found(model: Model, folder: Path | None) -> tuple[dict[str, Tensor] | None, dict[str, Any], str]:
+    """Tensors (none: there is a config.json alone), config.json, and where they were read."""
+    if folder is not None:
+        config = json_files.read_json(folder / "config.json")
+        if model.trust_remote_code:
+            checkpoint.check_own_code(folder)
+        if not any(repository.weights(file.name) for file in folder.iterdir()):
+            return None, config, f"{folder}/config.json alone (there are no weights)"
+        return dict(checkpoint.headers(folder)), config, str(folder)
+    if model.architecture is not None:
+        config = json_files.read_json(repository_path(model.architecture))
+        return None, config, f"{model.architecture} (the model itself is not fetched yet)"
+    if model.hub is not None:
+        tensors, config = hub.read(model)
+        return dict(tensors), config, f"the headers of {model.hub} on the hub (its weights are not fetched yet)"
+    raise ValueError(
+        f"model={model.name}: no config.json to plan from; give model.path=FOLDER, or for a model that is "
+        "fetched later model.architecture=CONFIG_JSON"
+    )
+
+
+def _refuse(model: Model, config: Mapping[str, Any], origin: str, built: Structure | None) -> None:
     if "quantization_config" in config:
         raise ValueError(
             f"model={model.name}: {origin}: this checkpoint is quantized already; give the bf16 original as the model and "
             "this one as artifact=PATH"
         )
     own_code = config.get("auto_map")
-    if own_code and config.get("model_type") not in architectures.FAMILIES and not model.trust_remote_code:
+    known = config.get("model_type") in architectures.FAMILIES or (built is not None and built.built)
+    if own_code and not known and not model.trust_remote_code:
         classes = ", ".join(sorted(map(str, own_code.values())))
         raise ValueError(
             f"model={model.name}: its config.json names Python code, which runs when the model is loaded: "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from qforge.models import vllm_names
-from qforge.models.architectures import FAMILIES
+from qforge.models.architectures import language
 from qforge.models.checkpoint import Tensor
+from qforge.models.structure import Matrix, Structure
 
 LEAF_KINDS = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"), "attention"),
@@ -30,15 +31,31 @@ TOWERS = {
     "talker": "talker",
     "code2wav": "code2wav",
 }
-BLOCK, NUMBER = re.compile(r"\.layers\.(\d+)\."), re.compile(r"(\d+)")
+BLOCK, NUMBER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\."), re.compile(r"(\d+)")
 TOWER = re.compile(rf"(?:model\.|thinker\.)?({'|'.join(TOWERS)})\.")
+DRAFT = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")  # multi-token prediction: Qwen3-Next, Qwen3.5, MiMo, ERNIE
+DRAFT_JOINT = ".eh_proj.weight"  # joins state and embedding in a block of its own: DeepSeek-V3, GLM-4.5
+STACKED = {  # the experts of a layer in one tensor, where no structure says how
+    "gpt_oss": {
+        "gate_up_proj": Matrix("expert", "", True, ("gate_proj", "up_proj"), True),
+        "down_proj": Matrix("expert", "", True, ("down_proj",)),
+    }
+}
 
 UNSEEN = "calibration and evaluation are text, which does not pass through it, so no test would show the damage"
 KEPT = {
     "router": "it decides which experts run, and vLLM builds it unquantized",
+    "gate": "it has an output or two for each head or expert: nothing is saved, and no kernel reads so small a matrix",
+    "indexer": "it decides which tokens are attended to, and vLLM builds a part of it unquantized",
+    "state_space": "vLLM builds the mixers of Mamba 1 unquantized",
+    "convolution": "no kernel reads a quantized convolution",
+    "table": "it is no linear layer",
+    "outside": "it is in no transformer block",
+    "draft": "it drafts tokens for speculative decoding (multi-token prediction), which the model itself does not run",
+    "unknown": "its part in the model is not known",
     "embedding": "it is a table that is looked up, and most kernels have no 4-bit embedding",
     "head": "its errors go directly into the logits, and few kernels have a 4-bit head",
-    **dict.fromkeys(TOWERS.values(), UNSEEN),
+    **dict.fromkeys((*TOWERS.values(), "tower"), UNSEEN),
 }
 
 
@@ -52,15 +69,19 @@ class Module:
     """
 
     name: str
-    kind: str  # attention, mlp, expert, shared_expert, router, embedding, head, projector or a tower's
+    kind: str  # attention, mixer, mlp, expert, shared_expert, or why it stays in bf16: a key of KEPT
     out_features: int
     in_features: int
     dtype: str = "BF16"
-    stack: int = 1  # how many: the experts of a layer that lie in one tensor [stack, in_features, out_features]
+    stack: int = 1  # how many: the experts of a layer that lie in one tensor
+    leaves: tuple[str, ...] = ()  # of a stack: the matrices of each expert, side by side along the outputs
+    transposed: bool = False  # whether it lies as [in_features, out_features]
+    alternate: bool = False  # whether the rows of `leaves` take turns
     block: int | None = None  # the number of its transformer block in the language model
     served: str | None = None  # its name in vLLM; None: vLLM does not load it
     fused: str | None = None  # the matrix in which vLLM computes it, by vLLM's name; `served` where it stands alone
     tensor: str = ""  # the tensor in the checkpoint that holds it
+    memory: str = ""  # its module in transformers' memory, where that has another name
 
     @property
     def leaf(self) -> str:
@@ -70,14 +91,16 @@ class Module:
     def matrices(self) -> list[tuple[str, int, int]]:
         """What a quantizer makes of it, as (name, out_features, in_features): itself, or the matrices of a stack.
 
-        They are llm-compressor's names of the experts; it takes gate and up, which alternate, out of gate_up_proj.
+        They are the names of experts that vLLM's loader looks for (fused_moe/routed_experts.py:1190), and llm-compressor's.
         """
         if self.stack == 1:
             return [(self.name, self.out_features, self.in_features)]
-        experts, _, leaf = self.name.rpartition(".")
-        leaves = ["gate_proj", "up_proj"] if leaf == "gate_up_proj" else [leaf]
-        rows = self.out_features // len(leaves)
-        return [(f"{experts}.{n}.{leaf}", rows, self.in_features) for n in range(self.stack) for leaf in leaves]
+        layer, experts, _ = self.name.rpartition(".experts.")
+        layer = layer if experts else self.name.rpartition(".")[0]  # Granite's block_sparse_moe.input_linear
+        rows = self.out_features // len(self.leaves)
+        return [
+            (f"{layer}.experts.{n}.{leaf}", rows, self.in_features) for n in range(self.stack) for leaf in self.leaves
+        ]
 
     @property
     def parameters(self) -> int:
@@ -89,39 +112,86 @@ class Module:
         return KEPT.get(self.kind)
 
     @property
+    def stack_kept(self) -> bool:
+        """Whether it holds the experts of a layer, which stay in bf16 whole."""
+        return (
+            self.kind == "unknown"
+            and ".experts." in self.name
+            and not NUMBER.search(self.name.rpartition(".experts.")[2])
+        )
+
+    @property
     def linear(self) -> bool:
         """Whether 4-bit methods may quantize it."""
         return self.kept is None
 
 
-def from_tensors(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> list[Module]:
-    """The modules of a bf16 checkpoint. Raises ValueError at a matrix whose part in the model is unknown."""
-    in_vllm = vllm_names.names(config)
+def from_tensors(
+    tensors: Mapping[str, Tensor], config: dict[str, Any], structure: Structure | None = None
+) -> list[Module]:
+    """The modules of a bf16 checkpoint; those whose part in the model nobody knows are of the kind "unknown".
+
+    `structure`: what transformers says of the model, where the names alone do not say it.
+    """
+    in_vllm, drafts = vllm_names.names(config), _drafts(tensors, config)
     modules = []
     for tensor_name, tensor in tensors.items():
         name, shape = tensor_name.removesuffix(".weight"), tensor.shape
         if len(shape) < 2 or name.endswith("bias"):
             continue
-        kind = _kind(name, len(shape))
-        if kind is None:
-            raise ValueError(
-                f"{tensor_name}: qforge does not know this matrix's part in a {config.get('model_type')} model; "
-                f"known architectures: {', '.join(FAMILIES)}"
-            )
-        if kind == "expert" and len(shape) == 3:
-            stack, inputs, out = shape
+        if DRAFT.search(name) or name.startswith(drafts):
+            matrix = Matrix("draft", name)
         else:
-            stack, out, inputs = 1, shape[0], prod(shape[1:])
+            matrix = _matrix(tensor_name, len(shape), config, structure)
+        stacked = matrix.kind == "expert" and len(shape) == 3
+        stack, rows, columns = shape if stacked else (1, shape[0], prod(shape[1:]))
+        out, inputs = (columns, rows) if matrix.transposed else (rows, columns)
         modules.append(
-            Module(name, kind, out, inputs, tensor.dtype, stack, _block(name, kind), *in_vllm(name), tensor_name)
-        )
-    return sorted(modules, key=_order)
+            Module(
+                name, matrix.kind, out, inputs, tensor.dtype, stack, matrix.leaves, matrix.transposed, matrix.alternate,
+                _block(name, matrix.kind), *in_vllm(name), tensor_name, _numbered(matrix.module, name),
+            )
+        )  # fmt: skip
+    return sorted(_together(modules), key=_order)
+
+
+def _matrix(tensor: str, dimensions: int, config: dict[str, Any], structure: Structure | None) -> Matrix:
+    """What a matrix is: by transformers' word, else by its name."""
+    name = tensor.removesuffix(".weight")
+    if structure and structure.built:
+        found = structure.matrix(tensor)
+        if found:
+            return found
+    kind = _kind(name, dimensions)
+    if kind == "expert" and dimensions == 3:
+        return STACKED.get(str(config.get("model_type")), {}).get(name.rpartition(".")[2], Matrix("unknown", name))
+    return Matrix(kind or "unknown", name)
+
+
+def _together(modules: list[Module]) -> list[Module]:
+    """What vLLM computes as one is in one precision: where a part of it stays in bf16, all of it does."""
+    kept = {m.fused: m.kind for m in modules if m.fused and m.kept}
+    return [replace(m, kind=kept[m.fused]) if m.linear and m.fused in kept else m for m in modules]
+
+
+def _drafts(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> tuple[str, ...]:
+    """Where the blocks past the model's own begin, which draft tokens."""
+    count = language(config).get("num_hidden_layers")
+    found = [name.removesuffix(DRAFT_JOINT[1:]) for name in tensors if name.endswith(DRAFT_JOINT)]
+    return tuple(at for at in found if (block := BLOCK.search(at)) and count is not None and int(block[1]) >= count)
+
+
+def _numbered(memory: str, name: str) -> str:
+    """`memory` with the numbers of `name` for its Ns; nothing where it is no other name."""
+    numbers = [part for part in name.split(".") if part.isdigit()]
+    found = ".".join(numbers.pop(0) if part == "N" and numbers else part for part in memory.split("."))
+    return "" if found == name else found
 
 
 def _kind(name: str, dimensions: int) -> str | None:
     if tower := TOWER.match(name):
         return TOWERS[tower[1]]
-    if ".experts." in name:
+    if ".experts." in name and dimensions <= 3:
         return "expert"
     if dimensions > 2:
         return None
@@ -130,8 +200,14 @@ def _kind(name: str, dimensions: int) -> str | None:
     return "shared_expert" if kind == "mlp" and ".shared_expert" in name else kind
 
 
+def block_of(name: str) -> str | None:
+    """The transformer block that a tensor or module belongs to, by its name."""
+    match = BLOCK.search(f"{name}.")
+    return f"{name}."[: match.end()] if match else None
+
+
 def _block(name: str, kind: str) -> int | None:
-    match = None if kind in TOWERS.values() else BLOCK.search(name)
+    match = None if kind in (*TOWERS.values(), "tower", "draft") else BLOCK.search(name)
     return int(match[1]) if match else None
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from qforge.config.job import Unit
 from qforge.models.formats import Format
-from qforge.models.modules import Module
+from qforge.models.modules import Module, block_of
 
 ALL = "all"
-IN_BLOCK = re.compile(r".*\.layers\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def parts(modules: Iterable[Module], unit: Unit) -> list[Part]:
     parts_by_name: dict[str, Part] = {}
     for module in modules:
         fused = module.fused or module.name
-        kind = IN_BLOCK.sub("", fused)
+        kind = fused.removeprefix(block_of(fused) or "")
         block: int | str = ALL if module.block is None or unit is Unit.kind else module.block
         name = {Unit.module: fused, Unit.block: f"block {block}", Unit.kind: kind}[unit]
         parts_by_name.setdefault(name, Part(name, ALL if unit is Unit.block else kind, block, [])).modules.append(

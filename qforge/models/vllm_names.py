@@ -1,12 +1,18 @@
 """The names that a model's matrices have inside vLLM: what it calls them, and which ones it computes as one.
 
-Read in vLLM 0.32, vllm/model_executor/models/: hf_to_vllm_mapper and packed_modules_mapping of the model classes.
+Read in vLLM 0.32, vllm/model_executor/models/: hf_to_vllm_mapper and packed_modules_mapping of the model classes. Those of
+the families that have a file here were read by people; vllm_models.json has what vLLM itself says of all its classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from qforge.json_files import read_json
+from qforge.models.architectures import FAMILIES, language
 
 # A prefix of the checkpoint -> vLLM's; None: vLLM leaves those tensors out (vllm-omni serves them).
 PREFIXES: dict[str, dict[str, str | None]] = {
@@ -42,21 +48,40 @@ GATE_UP = dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj")
 QKV_A = dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj")
 
 
+def known(config: dict[str, Any]) -> dict[str, dict[str, str]] | None:
+    """What vLLM says of the model's class; none where it has no such class."""
+    named: list[str] = config.get("architectures") or [""]
+    found: dict[str, dict[str, str]] | None = _classes()["classes"].get(named[0])
+    return found
+
+
+def version() -> str:
+    """Of the vLLM that was asked."""
+    return str(_classes()["version"])
+
+
+@functools.cache
+def _classes() -> dict[str, Any]:
+    return read_json(Path(__file__).with_name("vllm_models.json"))
+
+
 def names(config: dict[str, Any]) -> Callable[[str], tuple[str | None, str | None]]:
     """A function from a module's name in the checkpoint to (its name in vLLM, the matrix in which vLLM computes it).
 
     The second is the first where nothing is fused. Both are None for what vLLM does not load.
     """
     kind = str(config.get("model_type"))
-    prefixes, packed = PREFIXES.get(kind, {}), _packed(config)
+    said = {} if kind in FAMILIES else known(config) or {}
+    prefixes = PREFIXES.get(kind, {}) if kind in FAMILIES else said.get("prefixes", {})
+    parts = GPT_OSS if kind == "gpt_oss" else said.get("substrings", {})
+    packed = {**_packed(config), **said.get("fused", {})}
 
     def of(name: str) -> tuple[str | None, str | None]:
+        for old, new in parts.items():
+            name = (name + ".").replace(old, new, 1)[:-1]
         served = _served(name, prefixes)
         if served is None:
             return None, None
-        if kind == "gpt_oss":
-            for old, new in GPT_OSS.items():
-                served = (served + ".").replace(old, new)[:-1]
         layer, experts, _ = served.partition(".experts.")
         if experts:  # all experts of a layer are one module: fused_moe/layer.py
             return served, f"{layer}.experts"
@@ -68,12 +93,13 @@ def names(config: dict[str, Any]) -> Callable[[str], tuple[str | None, str | Non
 
 def _packed(config: dict[str, Any]) -> dict[str, str]:
     """llama.py:475 and the others'; deepseek_v2.py:1880 with latent attention, which fuses the first matrices."""
+    config = language(config)
     if "kv_lora_rank" not in config:
         return {**QKV, **GATE_UP}
     return {**GATE_UP, **(QKV_A if config.get("q_lora_rank") else {})}
 
 
-def _served(name: str, prefixes: dict[str, str | None]) -> str | None:
+def _served(name: str, prefixes: Mapping[str, str | None]) -> str | None:
     """As vLLM's WeightsMapper does (models/utils.py:_map_name_with_shard), but the first prefix that fits ends it."""
     for old, new in prefixes.items():
         if f"{name}.".startswith(old):

@@ -101,8 +101,9 @@ def quantizing_processes(job: Job) -> int:
 
 def _key(run: Run, plan: Plan, source: Path) -> dict[str, Any]:
     """What decides the quantized checkpoint, but the sequences of a calibrated method."""
-    method = run.job.method
+    method, structure = run.job.method, run.job.model.structure
     return {
+        "structure": Path(structure).parent.name if structure else None,
         "plan": plan.identity(), "job": decided_by(run.job, "quantize"), "source": run.fingerprint(source),
         "env": interpreters.identity(str(method.env), run.job),
         "code": code("qforge.stages.quantize", str(method.function).partition(":")[0]),
@@ -119,13 +120,14 @@ def _quantized(run: Run, plan: Plan, source: Path) -> Path:
         calibration = calibrate.calibrate(run, source)
         inputs["calibration"] = str(calibration)
         key["calibration"] = read_json(calibration / "result.json")["sha256"]
+    kept = [] if method.streams else plan.kept
     processes = quantizing_processes(run.job)
 
     def build(out: Path) -> None:
         where = interpreters.named(str(method.env), run.job)
         with progress_line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
             run.stage(
-                "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, simulate=plan.simulated,
+                "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, kept=kept, simulate=plan.simulated,
                 processes=processes,
             )  # fmt: skip
             line.note = f"{method.name}: {len(plan.quantized)} matrices packed"

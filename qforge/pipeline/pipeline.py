@@ -12,7 +12,7 @@ from qforge.envs.process import StageError
 from qforge.judge import adaptive
 from qforge.judge.verdict import judge
 from qforge.models.checkpoint import tensor_bytes
-from qforge.pipeline import answers, artifact, fetch, preflight, sensitivity, serve
+from qforge.pipeline import answers, artifact, fetch, preflight, sensitivity, serve, structure
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
 from qforge.pipeline.run import Run
@@ -41,6 +41,7 @@ def go(run: Run) -> None:
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
     run = artifact.as_given(run) if job.artifact else run
+    run = structure.known(run, fetch.known_model(run))
     job = run.job
     planned = plan.make(job, fetch.known_model(run))
     refuse(job, planned)
@@ -53,11 +54,12 @@ def go(run: Run) -> None:
     measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
     vllm_version = serve.check_runtime(run, planned.simulated) if measures else support_matrix.NEWEST
     judged = "judge" in job.stages and bool(job.method.function or job.artifact)
-    unplanned = baseline_refusal(job, run) if judged else None
+    unplanned = baseline_refusal(run.job, run) if judged else None
     source = fetch.fetch(run)
     if job.method.function and not job.artifact:
         fetch.refuse_not_finite(run, source)
-    planned = plan.make(job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
+    run = structure.known(run, source)
+    planned = plan.make(run.job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
     run, planned = sensitivity.settle(run, planned, source, vllm_version)
     run.write("plan.json", planned.summary())
     if nothing_else(job):
@@ -165,6 +167,7 @@ def original_works(job: Job, folder: Path, load: bool) -> bool:
     """Whether the job's runtime takes the unquantized model: by its plan, or with `load` by serving it."""
     try:
         run = fetch.settle(Run(bf16_of(job), folder, "bf16-"))
+        run = structure.known(run, fetch.known_model(run))
         planned = plan.make(run.job, fetch.known_model(run))
         if load:
             with serve.server(run, planned.emulated, fetch.fetch(run), interpreters.of_runtime(run.job)):

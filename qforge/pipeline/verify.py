@@ -14,7 +14,7 @@ from qforge.config.job import Job
 from qforge.envs import managed
 from qforge.inspect.artifact import Verified, plan_faults, tensor_faults
 from qforge.json_files import read_json
-from qforge.pipeline import fetch
+from qforge.pipeline import fetch, structure
 from qforge.pipeline.measure import measure
 from qforge.pipeline.run import Run
 from qforge.plan import plan
@@ -43,7 +43,8 @@ def verify(request: Job, folder: Path) -> Verified:
     if source is None and job.model.architecture is None:
         verified.differs.append(f"the model {job.model.name} is not on this machine: only the hashes were checked")
         return verified
-    planned = plan.make(job, source)
+    run = structure.known(run, source)
+    planned = plan.make(run.job, source)
     verified.faults += plan_faults(planned, artifact)
     verified.checked.append("the plan, recomputed from its job")
     verified.faults += tensor_faults(planned, artifact, source)

@@ -39,7 +39,9 @@ def estimate(
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
     dropped = tuple({f"{m.kind}." for m in modules if m.served is None})  # vLLM leaves them on the disk
-    loaded = sum(t.nbytes for name, t in (before if emulated else after).items() if not name.startswith(dropped))
+    drafts = {m.tensor for m in modules if m.kind == "draft"}
+    held = (before if emulated else after).items()
+    loaded = sum(loaded_bytes(t) for name, t in held if not name.startswith(dropped) and name not in drafts)
     last = max((m.block for m in modules if m.linear and m.block is not None), default=None)
     block = [inputs for m in modules if m.linear and m.block == last for _, _, inputs in m.matrices]
     return Estimates(
@@ -49,6 +51,11 @@ def estimate(
         arithmetic=rates[arithmetic] / rates["bf16"] if {arithmetic, "bf16"} <= rates.keys() and not emulated else None,
         quantizing_gib=memory.quantizing_bytes(job, config, block, *sizes) / 2**30 if in_memory else None,
     )
+
+
+def loaded_bytes(tensor: Tensor) -> int:
+    """Bytes in the server's memory: of matrices in 32 bits half, since models run in 16."""
+    return 2 * tensor.count if tensor.dtype == "F32" and len(tensor.shape) > 1 else tensor.nbytes
 
 
 def _weights(modules: Sequence[Module], config: Config, tensors: Tensors) -> Weights:

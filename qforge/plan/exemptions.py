@@ -95,7 +95,7 @@ def _matches(module: Module, rule: str, pattern: str, last: int, tied: bool) -> 
     if pattern.startswith("role:"):
         role = pattern[5:]
         if role == "lm_head" and tied:
-            role = "embed_tokens"
+            role = "embedding"
         return role in (module.leaf, module.kind)
     if pattern.startswith("block:"):
         where, _, leaf = pattern[6:].partition("/")

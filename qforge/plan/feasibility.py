@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from qforge.config.job import Engine, Job, Unservable, Vendor
-from qforge.models import architectures
 from qforge.models.formats import Format
 from qforge.models.modules import Module
 from qforge.plan import support_matrix
@@ -56,9 +55,12 @@ def _all_the_same(layout: Format) -> str:
 
 
 def serving(
-    job: Job, config: Config, layout: Format, group: int | None, quantized: Sequence[Module], vllm: str
+    job: Job, kind: str, text: Config, layout: Format, group: int | None, quantized: Sequence[Module], vllm: str
 ) -> Serving:
-    """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway."""
+    """How the checkpoint will be served. Raises ValueError where nothing serves it, unless its quality is wanted anyway.
+
+    `kind`: the model_type; `text`: the numbers of its language model.
+    """
     _refuse_groups(job, layout, group, quantized)
     _refuse_stacks(job, quantized)
     moe = any(m.kind == "expert" for m in quantized)
@@ -67,13 +69,11 @@ def serving(
         how_served = Serving(
             How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/models/formats.py"
         )
-    defect = DEFECTS.get((str(config.get("model_type")), job.method.format))
+    defect = DEFECTS.get((kind, job.method.format))
     if defect and job.runtime.engine is Engine.vllm:
         how_served = defect
     if how_served.how is not How.refused:
-        return replace(
-            how_served, beside=support_matrix.beside(how_served.kernel, _shares(job, config, quantized), vllm)
-        )
+        return replace(how_served, beside=support_matrix.beside(how_served.kernel, _shares(job, text, quantized), vllm))
     if _measurable(job, layout):
         return Serving(
             How.simulated, "", f"{how_served.reason}; unservable=measure: the weights are quantized and unpacked to bf16, so "
@@ -110,11 +110,11 @@ def tensor_parallel(
 
 def _cut_heads(config: Config, size: int) -> str | None:
     """Query heads are divided; KV heads are divided or copied whole (models/llama.py:148). MLA's one vector is copied."""
-    heads = int(config["num_attention_heads"])
+    heads = int(config.get("num_attention_heads") or 0)  # none: there is no attention
     kv_heads = int(config.get("num_key_value_heads") or heads)
     if heads % size:
         return f"{heads} attention heads are not divisible by {size} devices"
-    if "kv_lora_rank" not in config and kv_heads % size and size % kv_heads:
+    if heads and "kv_lora_rank" not in config and kv_heads % size and size % kv_heads:
         return f"{kv_heads} KV heads can be neither divided over nor replicated on {size} devices"
     return None
 
@@ -134,10 +134,10 @@ def _devices(job: Job) -> int:
     return int(job.engine_args.get("tensor_parallel_size", 1))
 
 
-def _shares(job: Job, config: Config, quantized: Sequence[Module]) -> Iterator[tuple[int, int]]:
+def _shares(job: Job, text: Config, quantized: Sequence[Module]) -> Iterator[tuple[int, int]]:
     """(inputs, outputs) on one device of the layers outside of experts as vLLM computes them: q, k and v are one."""
-    text, tp = architectures.language(dict(config)), _devices(job)
-    heads = int(text.get("num_key_value_heads") or text["num_attention_heads"])
+    tp = _devices(job)
+    heads = int(text.get("num_key_value_heads") or text.get("num_attention_heads") or tp)
     parts = {"k_proj": min(tp, heads), "v_proj": min(tp, heads), "q_a_proj": 1, "kv_a_proj_with_mqa": 1}
     layers: dict[str, list[Module]] = {}
     for module in quantized:
@@ -180,10 +180,10 @@ def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str
 
 def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
     stacked = [m.name for m in quantized if m.stack > 1]
-    if stacked and not job.method.unstacks:
+    if stacked and not job.method.unstacks and not job.method.streams:
         raise ValueError(
             f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which it does not take "
-            "apart; use method=gptq, or a checkpoint with one matrix per expert"
+            "apart; use method=gptq, or rtn, or a checkpoint with one matrix per expert"
         )
 
 

@@ -88,17 +88,27 @@ class Cache:
 
 def caches(config: Config) -> list[Cache]:
     """The KV cache by kind of layer: full, sliding window, or compressed (DeepSeek's MLA)."""
-    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    layers, heads = _attending(config), config.get("num_attention_heads")
+    if not heads:
+        return []
     if "kv_lora_rank" in config:  # one compressed vector for all heads (arXiv 2405.04434, section 2.1)
         return [Cache(layers, config["kv_lora_rank"] + config["qk_rope_head_dim"], None, 1)]
     kv_heads = config.get("num_key_value_heads") or heads
     values = 2 * kv_heads * head_width(config)
-    sliding = _sliding(config)
+    sliding = min(_sliding(config), layers)
     found = [
         Cache(layers - sliding, values, None, kv_heads),
         Cache(sliding, values, config.get("sliding_window"), kv_heads),
     ]
     return [cache for cache in found if cache.layers]
+
+
+def _attending(config: Config) -> int:
+    """Layers with a KV cache: of a hybrid those that attend. A state (Mamba, linear attention) does not grow with the text."""
+    types = config.get("layer_types")
+    if not types or len(types) != config["num_hidden_layers"]:
+        return int(config["num_hidden_layers"])
+    return sum("attention" in kind and "linear" not in kind for kind in types)
 
 
 def head_width(config: Config) -> int:
@@ -157,8 +167,13 @@ def memory(config: Config, weight_bytes: int, where: Deployment) -> Memory:
         devices=where.devices, context=where.context, concurrency=where.concurrency, kv_dtype=where.kv_dtype,
         budget=budget / 2**30, weights=weight_bytes / where.devices / 2**30, activations=activations / 2**30,
         kv_cache=where.concurrency * cache(where.context) / 2**30, largest_context=fitting,
-        largest_concurrency=min(max(int(room / cache(where.context)), 0), where.batch_sequences),
+        largest_concurrency=_sequences(room, cache(where.context), where.batch_sequences),
     )  # fmt: skip
+
+
+def _sequences(room: float, each: float, most: int) -> int:
+    """How many sequences run at once: without a KV cache as many as a batch holds, if the weights fit."""
+    return min(max(int(room / each), 0), most) if each else most * (room > 0)
 
 
 def _activations(config: Config, where: Deployment) -> float:

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.job import Job
-from qforge.models import architectures, metadata, modules
+from qforge.models import metadata, modules
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
-from qforge.plan import experts, feasibility, libraries, notes
-from qforge.plan.estimate import Estimates, estimate
+from qforge.plan import architecture_notes, experts, feasibility, libraries, notes
+from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
 from qforge.plan.support_matrix import NEWEST, How, Serving
 
 SHOWN = 6  # examples per rule in plan.json
 REST = "norms and biases"
+EXPERT = ("gate_proj", "up_proj", "down_proj")
 NUMBER = re.compile(r"\d+")
 
 
@@ -100,10 +101,22 @@ class Plan:
         return {module: rule for rule, hits in self.rules.items() for module in hits.changes}
 
     @property
+    def kept(self) -> list[str]:
+        """Tensors that nothing is done to."""
+        treated = set(self.quantized)
+        packed = {name for m in self.modules if m.name in treated for name, _, _ in m.matrices}
+        parts = [(name, *name.rpartition(".")) for name in self.tensors if ".weight." not in name]
+        return [name for name, module, _, leaf in parts if module not in packed or leaf == "bias"]
+
+    @property
     def ignore(self) -> list[str]:
         """Modules that the library must leave alone. The head is named even where it is tied and has no tensor."""
-        linear = [name for name, why in self.untouched.items() if "embed" not in name]
-        return sorted({"lm_head", *linear, *self.exempt})
+        kept = [m for m in self.modules if (m.kept and m.kind != "embedding") or m.name in self.exempt]
+        experts = {
+            f"{m.name.partition('.experts.')[0]}.experts" for m in kept if ".experts." in m.name and m.stack_kept
+        }
+        first = {f"{name}.0.{leaf}" for name in experts for leaf in EXPERT}  # vLLM looks for the first expert's names
+        return sorted({"lm_head", *first, *(m.name for m in kept), *(m.memory for m in kept if m.memory)})
 
 
 def _pattern(name: str) -> str:
@@ -117,7 +130,8 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     Raises ValueError for what cannot work: one message with what is wrong, the key and the fix.
     """
     model = metadata.read(job.model, model_folder)
-    tree = modules.from_tensors(model.tensors, model.config)
+    tree = modules.from_tensors(model.tensors, model.config, model.structure)
+    architecture_notes.refuse_nothing(job, model, tree)
     libraries.refuse_architecture(job, model.config, tree)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasibility.group_size(job, layout)
@@ -128,10 +142,10 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasibility.refuse_kept_stacks(job, tree, kept)
-    serving = feasibility.serving(job, model.config, layout, group, quantized, vllm)
+    text = model.text
+    serving = feasibility.serving(job, str(model.config.get("model_type")), text, layout, group, quantized, vllm)
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
-    text = architectures.language(model.config)
     experts.refuse_few(job, text, quantized)
     plan = Plan(
         model=job.model.name,
@@ -142,11 +156,11 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         quantized=[m.name for m in quantized],
         rules=rules,
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
-        notes=[*model.notes, *notes.notes(job, rules, tree, tied)],
+        notes=[*model.notes, *architecture_notes.notes(job, model, tree), *notes.notes(job, rules, tree, tied)],
         serving=serving,
         tensor_parallel=feasibility.tensor_parallel(job, text, quantized, group, serving, vllm),
         parameters=parameters,
-        bf16_bytes=sum(t.nbytes for t in model.tensors.values()),
+        bf16_bytes=sum(loaded_bytes(t) for t in model.tensors.values()),
         bytes=size,
         bits_per_weight=8 * size / parameters,
         quantized_bits_per_weight=_packed_bits(quantized, layout, group),
@@ -154,7 +168,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         estimates=estimate(job, text, tree, model.tensors, packed, serving, layout.scheme),
         rescales=job.method.rescales,
         signed_scales=job.method.signed_scales,
-        tensors=model.tensors if serving.how is How.simulated else packed,
+        tensors=_packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed,
         modules=tree,
     )
     feasibility.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)
@@ -169,12 +183,12 @@ def _packed(
     packed = dict(tensors)
     for module in quantized:
         del packed[module.tensor]
-        biased = module.stack > 1 and packed.pop(f"{module.tensor}_bias", None) is not None
+        bias = packed.pop(f"{module.tensor}_bias", None) if module.stack > 1 else None
         for name, rows, columns in module.matrices:
             for suffix, tensor in _matrix(layout, rows, columns, group or 0).items():
                 packed[f"{name}.{suffix}"] = tensor
-            if biased:
-                packed[f"{name}.bias"] = Tensor("BF16", (rows,))
+            if bias:
+                packed[f"{name}.bias"] = Tensor(bias.dtype, (rows,))
     return packed
 
 

@@ -57,7 +57,7 @@ def speed(config: Config, weights: Weights, arithmetic: str, where: Deployment) 
         read = (weights.read(streams) + streams * kv) / bandwidth
         return streams / max(read, streams * weights.operations / operations)
 
-    width = int(config["num_attention_heads"]) * head_width(config)
+    width = int(config["num_attention_heads"]) * head_width(config) if layers else 0
     attention = sum(4 * layer.layers * width * layer.tokens(PROMPT) / 2 for layer in layers)  # QK and PV, causal
     computed = (weights.operations - 2 * weights.head_parameters + attention) / operations
     read = weights.read(where.batch_tokens) / where.batch_tokens / bandwidth  # once for all tokens of a batch

@@ -16,6 +16,7 @@ from typing import Any
 from qforge.config.job import ROOT
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
+from qforge.methods.restore import restore
 from qforge.models import checkpoint
 from qforge.runtimes import inventory
 
@@ -36,10 +37,12 @@ def quantize(request: Request) -> dict[str, Any]:
     if request.simulate:
         importlib.import_module("qforge.methods.unpack").unpack(packed, artifact)
         shutil.rmtree(packed)
+    restored = restore(Path(request.inputs["source"]), artifact, request.kept)
     copy_companions(Path(request.inputs["source"]), artifact)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "recipe": recipe,
+        "restored": restored,
         "experts": {"tokens": sum(map(len, sequences)), **experts} if sequences and experts else None,
         "seconds": {"import": imported - started, "quantize": time.monotonic() - imported},
         "cpu_seconds": usage.ru_utime + usage.ru_stime,

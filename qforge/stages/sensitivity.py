@@ -29,7 +29,7 @@ from qforge.evaluation.perplexity import windows
 from qforge.evaluation.tokenizer import load
 from qforge.methods.packing import sets
 from qforge.methods.rounding import rounding
-from qforge.models import checkpoint
+from qforge.models import checkpoint, structure
 from qforge.models.modules import Module, from_tensors
 from qforge.models.parts import Part, parts
 
@@ -41,7 +41,9 @@ def sensitivity(request: Request) -> dict[str, Any]:
     """Returns KL in nats per token, window by window: `all`, and of each part `alone` (only it is quantized) and `all_but`."""
     started = time.monotonic()
     source = Path(request.inputs["source"])
-    tree = from_tensors(checkpoint.headers(source), json_files.read_json(source / "config.json"))
+    model = request.job.model
+    built = structure.read(Path(model.structure)) if model.structure else None
+    tree = from_tensors(checkpoint.headers(source), json_files.read_json(source / "config.json"), built)
     exempt = set(request.exempt)
     quantized = parts([m for m in tree if m.linear and m.name not in exempt], request.job.sensitivity.unit)
     subject = Subject(request.job, source, [m for part in quantized for m in part.modules])

@@ -16,7 +16,7 @@ from qforge.config.calibration import Calibration
 from qforge.config.job import Job
 from qforge.json_files import read_json
 from qforge.models import formats
-from qforge.pipeline import fetch
+from qforge.pipeline import fetch, structure
 from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.plan.exemptions import waits
@@ -181,7 +181,9 @@ class Climb:
     def _plan(self, job: Job) -> Plan | str:
         """The plan, or why there is none: the job will say so itself, in its row."""
         try:
-            return plan.make(job, fetch.known_model(Run(job, self.folder)))
+            run = Run(job, self.folder)
+            folder = fetch.known_model(run)
+            return plan.make(structure.known(run, folder).job, folder)
         except ValueError as refusal:
             return str(refusal)
 

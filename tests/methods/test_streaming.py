@@ -36,8 +36,9 @@ def test_every_tensor_is_the_in_memory_ways_byte_for_byte(model: Path, tmp_path:
     for number, (source, overrides) in enumerate(cases):
         out = tmp_path / str(number)
         out.mkdir()
-        exempt = plan.make(local_job(source, *overrides), source).ignore
-        Request(local_job(source, *overrides), str(out), {"source": str(source)}, exempt).write(out / "request.json")
+        planned = plan.make(local_job(source, *overrides), source)
+        asked = Request(local_job(source, *overrides), str(out), {"source": str(source)}, planned.ignore, planned.kept)
+        asked.write(out / "request.json")
         requests.append(out / "request.json")
     in_quant(ROOT / "tests" / "support" / "both_ways.py", *requests)
     for file, case in zip(requests, cases, strict=True):

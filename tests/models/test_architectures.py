@@ -243,9 +243,31 @@ def test_a_missing_number_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "shape"), [("model.layers.0.mamba.in_proj.weight", (8, 8)), ("conv.weight", (8, 1, 4))]
 )
-def test_an_unknown_matrix_is_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=f"{name}: qforge does not know this matrix's part in a llama model; known"):
-        modules.from_tensors({name: Tensor("BF16", shape)}, {"model_type": "llama"})
+def test_an_unknown_matrix_stays_in_bf16(name: str, shape: tuple[int, ...]) -> None:
+    (found,) = modules.from_tensors({name: Tensor("BF16", shape)}, {"model_type": "llama"})
+    assert (found.kind, found.kept) == ("unknown", "its part in the model is not known")
+
+
+def test_layers_of_multi_token_prediction_draft_and_stay_in_bf16() -> None:
+    deepseek = config("deepseek_v3")
+    at = f"model.layers.{deepseek['num_hidden_layers']}."
+    more = {
+        f"{at}{leaf}.weight": Tensor("BF16", (8, 16))
+        for leaf in ("eh_proj", "self_attn.o_proj", "mlp.experts.0.up_proj", "shared_head.head")
+    }
+    found = {m.name: m for m in modules.from_tensors({**architectures.tensors(deepseek), **more}, deepseek)}
+    assert {found[name.removesuffix(".weight")].kind for name in more} == {"draft"}
+    assert found["model.layers.60.self_attn.o_proj"].linear
+    qwen = {"model_type": "qwen3_next", "num_hidden_layers": 2}
+    (other,) = modules.from_tensors({"mtp.layers.0.self_attn.q_proj.weight": Tensor("BF16", (8, 8))}, qwen)
+    assert (other.kind, other.block) == ("draft", None)
+
+
+def test_a_block_more_than_the_config_says_drafts_nothing() -> None:
+    shapes = architectures.tensors(config("llama3_1_8b"))
+    shapes["model.layers.32.self_attn.o_proj.weight"] = Tensor("BF16", (8, 8))
+    found = {m.name: m for m in modules.from_tensors(shapes, config("llama3_1_8b"))}
+    assert found["model.layers.32.self_attn.o_proj"].kind == "attention"
 
 
 def test_stacked_experts_are_exported_one_by_one() -> None:

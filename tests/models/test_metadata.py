@@ -48,11 +48,11 @@ def test_code_of_the_models_own_is_refused_until_it_is_trusted(cli: Cli, tmp_pat
 
 
 def test_an_unknown_architecture_is_refused_by_name(cli: Cli, tmp_path: Path) -> None:
-    folder = small_llama(tmp_path / "model", model_type="mamba")
+    folder = small_llama(tmp_path / "model", model_type="mine")
     (folder / "model.safetensors").unlink()
     done = cli.inside(*local(folder))
     assert done.code == 2
-    assert "model_type='mamba' is not known; known architectures: " in done.output
+    assert "model_type='mine' is not known; known architectures: " in done.output
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,25 @@ def test_the_thinker_is_quantized_and_everything_else_of_omni_is_not() -> None:
     assert any("vLLM does not load code2wav and talker" in note for note in made.notes)
 
 
+def test_a_stream_takes_experts_apart_that_lie_in_one_tensor() -> None:
+    made = plan.make(job("model=gpt_oss_20b", "method=rtn", "group_size=32", "hw=h200"), None)
+    assert made.parts["expert"].quantized == made.parts["expert"].modules == 48
+    assert made.tensors["model.layers.0.mlp.experts.31.up_proj.weight_packed"].shape == (2880, 360)
+    assert made.tensors["model.layers.0.mlp.experts.31.up_proj.bias"].shape == (2880,)
+
+
+def test_what_is_in_32_bits_stays_so() -> None:
+    made = plan.make(
+        job("model=deepseek_v3", "method=nvfp4_llmc", "hw=b200", "+runtime.args.tensor_parallel_size=8"), None
+    )
+    assert made.tensors["model.layers.3.mlp.gate.e_score_correction_bias"].dtype == "F32"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["model=qwen3_omni_30b", "method=nvfp4", "hw=h100"], "head without its name.*use method=nvfp4_llmc"),
         (["model=gpt_oss_20b", "method=nvfp4", "hw=h200"], "all experts of its layer in one tensor.*use method=gptq, or"),
-        (["model=gpt_oss_20b", "method=rtn", "group_size=32", "hw=h200"], "holds all experts of its layer in one tensor"),
         (["model=deepseek_v3", "method=nvfp4", "hw=h200"], r"take 354\.\d GiB .*tensor_parallel_size=4 or more"),
         (["model=kimi_k2", "method=bf16", "hw=l40s"], "take 1911.8 GiB.*; use a larger hw"),
         (

@@ -1,0 +1,60 @@
+"""What transformers says of a model whose type has no file here: made by stages/structure.py, read by plan and stream."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qforge.json_files import read_json
+from qforge.models.checkpoint import Tensor
+
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of the checkpoint, or a stack of them. `module`: what holds it in memory, N for each number."""
+
+    kind: str
+    module: str
+    transposed: bool = False  # whether it lies as [in_features, out_features]
+    leaves: tuple[str, ...] = ()  # of a stack of experts: the matrices of each, side by side along the outputs
+    alternate: bool = False  # their rows take turns, instead of one following the other
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A model's class, built without weights."""
+
+    library: str  # transformers and its version
+    built: str | None  # the class; none where none could be built
+    why: str = ""  # none could be built
+    config: dict[str, Any] = field(default_factory=dict)  # the language model's numbers, by the commonest names
+    matrices: dict[str, Matrix] = field(default_factory=dict)  # by tensor name; N for numbers that make no difference
+    tensors: dict[str, Tensor] | None = None  # of the whole checkpoint, where its files were not at hand
+
+    def matrix(self, tensor: str) -> Matrix | None:
+        """What `tensor` is; none where the class has no place for it."""
+        return self.matrices.get(tensor) or self.matrices.get(pattern(tensor))
+
+
+def pattern(name: str) -> str:
+    """A name with N for each number that is a part of it."""
+    return NUMBER.sub("N", name)
+
+
+@functools.cache  # a run plans several times
+def read(file: Path) -> Structure:
+    """The result of stages/structure.py in `file`."""
+    found = read_json(file)
+    matrices = {
+        name: Matrix(**{**entry, "leaves": tuple(entry.get("leaves", ()))})
+        for name, entry in found.pop("matrices", {}).items()
+    }
+    tensors = found.pop("tensors", None)
+    if tensors is not None:
+        tensors = {name: Tensor(dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
+    return Structure(**found, matrices=matrices, tensors=tensors)

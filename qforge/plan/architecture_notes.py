@@ -1,0 +1,64 @@
+"""What a plan says about an architecture: what is not known of it, what stays in bf16 for that, what nobody has tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qforge.config.job import Engine, Job
+from qforge.models import vllm_names
+from qforge.models.architectures import FAMILIES
+from qforge.models.metadata import Source
+from qforge.models.modules import Module
+from qforge.models.structure import pattern
+
+SHOWN = 4  # kinds of names that a note has
+
+
+def notes(job: Job, model: Source, tree: Sequence[Module]) -> list[str]:
+    """Notes on the model's type, unknown matrices, drafting layers and the engine."""
+    kind, built = str(model.config.get("model_type")), model.structure
+    said = []
+    if kind not in FAMILIES:
+        told = (
+            f"its parts are those that {built.library} builds it of"
+            if built and built.built
+            else "its parts are told by their names"
+        )
+        said.append(f"model_type={kind} is not among those tested ({', '.join(FAMILIES)}): {told}")
+    if built and not built.built:
+        said.append(f"{built.library} does not build it: {built.why}")
+    if unknown := [m for m in tree if m.kind == "unknown"]:
+        said.append(f"{len(unknown)} matrices whose part is not known stay in bf16: {_shapes(unknown)}")
+    if drafts := [m for m in tree if m.kind == "draft"]:
+        said.append(
+            f"{len(drafts)} matrices of multi-token prediction stay in bf16, for speculative decoding: {_shapes(drafts)}"
+        )
+    classes = model.config.get("architectures") or []
+    if (
+        job.runtime.engine is Engine.vllm
+        and kind not in FAMILIES
+        and classes
+        and vllm_names.known(model.config) is None
+    ):
+        said.append(
+            f"vLLM {vllm_names.version()} has no class {classes[0]}: it may serve it through transformers' own, or not at all"
+        )
+    return said
+
+
+def refuse_nothing(job: Job, model: Source, tree: Sequence[Module]) -> None:
+    """Raises ValueError where a method that quantizes finds no matrix that may be quantized."""
+    if job.method.function is None or any(m.linear for m in tree):
+        return
+    built = model.structure
+    why = f"; {built.library} does not build it: {built.why}" if built and not built.built else ""
+    reasons = sorted({f"{m.kind}: {m.kept}" for m in tree if m.kind not in ("embedding", "head")})
+    raise ValueError(
+        f"method={job.method.name} model={job.model.name}: nothing of it can be quantized ({'; '.join(reasons)}){why}; use "
+        "method=bf16"
+    )
+
+
+def _shapes(modules: Sequence[Module]) -> str:
+    names = list(dict.fromkeys(pattern(m.name) for m in modules))
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more kinds" if len(names) > SHOWN else "")

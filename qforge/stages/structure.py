@@ -1,0 +1,252 @@
+"""A model's own module tree, from its class built without weights: what each matrix of its checkpoint is.
+
+Runs where transformers is. Nothing is loaded: the parameters lie on torch's meta device.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Transpose,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
+from transformers.pytorch_utils import Conv1D
+
+from qforge.envs.request import Request, stage
+from qforge.models.modules import LEAF_KINDS
+from qforge.models.structure import pattern
+
+DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+FEW = 128  # outputs: a matrix with as many, one or two for each head, decides something and holds next to nothing
+# The names that transformers gives a number in config.json -> the one that qforge reads
+NUMBERS = {
+    "num_hidden_layers": ("num_hidden_layers",),
+    "num_attention_heads": ("num_attention_heads",),
+    "num_key_value_heads": ("num_key_value_heads",),
+    "hidden_size": ("hidden_size",),
+    "head_dim": ("head_dim",),
+    "vocab_size": ("vocab_size",),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "moe_intermediate_size": ("moe_intermediate_size",),
+    "max_position_embeddings": ("max_position_embeddings",),
+    "sliding_window": ("sliding_window",),
+    "num_experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("num_experts_per_tok", "moe_topk", "moe_k"),
+    "kv_lora_rank": ("kv_lora_rank",),
+    "q_lora_rank": ("q_lora_rank",),
+    "qk_rope_head_dim": ("qk_rope_head_dim",),
+    "layer_types": ("layer_types", "layers_block_type"),
+}
+
+
+def structure(request: Request) -> dict[str, Any]:
+    """Inputs: `model`, a folder with a config.json or a model of the hub; `names`, a JSON file with the names of its
+    checkpoint's tensors, where they are known. A class that cannot be built is no error: the reason is the result."""
+    job, names = request.job, request.inputs.get("names")
+    version = f"transformers {transformers.__version__}"
+    try:
+        model = build(request.inputs["model"], job.model.trust_remote_code, job.model.revision)
+    except (ValueError, ImportError, OSError) as error:
+        return {"library": version, "built": None, "why": str(error).strip().splitlines()[0]}
+    tensors = saved(model)
+    wanted = json.loads(Path(names).read_text()) if names else {name: len(t.shape) for name, t in tensors.items()}
+    return {
+        "library": version,
+        "built": type(model).__name__,
+        "config": numbers(model.config),
+        "matrices": compact(dict(matrices(model, wanted))),
+        "tensors": None if names else {name: [DTYPES[t.dtype], list(t.shape)] for name, t in tensors.items()},
+    }
+
+
+def build(where: str, trusted: bool, revision: str | None) -> PreTrainedModel:
+    """The model's class without its weights. Raises ValueError for a type that transformers does not know."""
+    config = AutoConfig.from_pretrained(where, trust_remote_code=trusted, revision=revision)
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    with torch.device("meta"):
+        if named is not None and named.config_class is type(config):
+            return named._from_config(config, dtype=torch.bfloat16)
+        auto = AutoModelForCausalLM
+        if type(config) not in auto._model_mapping and type(config) in AutoModelForImageTextToText._model_mapping:
+            auto = AutoModelForImageTextToText
+        return auto.from_config(config, dtype=torch.bfloat16, trust_remote_code=trusted)
+
+
+def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The tensors of the checkpoint that transformers would save, by the names that they have there."""
+    state = model.state_dict()
+    tied = model.all_tied_weights_keys if model.config.get_text_config().tie_word_embeddings else {}
+    found: dict[str, torch.Tensor] = revert_weight_conversion(model, {n: t for n, t in state.items() if n not in tied})
+    return found
+
+
+def numbers(config: PreTrainedConfig) -> dict[str, Any]:
+    """The language model's numbers, under the names that most configurations give them."""
+    text = config.get_text_config(decoder=True)
+    found = {
+        key: next((value for name in names if (value := getattr(text, name, None)) is not None), None)
+        for key, names in NUMBERS.items()
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each matrix is. `names`: the checkpoint's tensors -> their number of dimensions."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    turned = {p for c in converters for p in c.source_patterns if any(isinstance(o, Transpose) for o in c.operations)}
+    state = dict(model.state_dict())
+    kinds = dict(_kinds(model))
+    for name, dimensions in names.items():
+        if dimensions < 2 or name.endswith("bias"):
+            continue
+        memory, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if memory not in kinds:
+            continue
+        module, _, leaf = memory.rpartition(".")
+        found: dict[str, Any] = {"kind": kinds[memory], "module": module}
+        if found["kind"] == "expert" and dimensions == 3:
+            found |= _stack(model, model.get_submodule(module), leaf, pattern in turned)
+        elif isinstance(model.get_submodule(module), Conv1D):
+            found["transposed"] = True
+        yield name, found
+
+
+def _stack(model: PreTrainedModel, experts: nn.Module, leaf: str, turned: bool) -> dict[str, Any]:
+    """How the experts of a layer lie in one tensor: which dimension is the outputs, and which matrices share them."""
+    weight = getattr(experts, leaf)
+    hidden = model.config.get_text_config(decoder=True).hidden_size
+    name = leaf if leaf != "weight" else next(n for n, m in model.named_modules() if m is experts).rpartition(".")[2]
+    down = name in ("down_proj", "fc2", "w2", "output_linear")
+    transposed = getattr(experts, "is_transposed", None)
+    if transposed is None:  # not of transformers' common interface: down's outputs and the others' inputs are `hidden`
+        first, second = (size == hidden for size in weight.shape[1:])
+        if first == second:
+            return {"kind": "unknown"}
+        transposed = first != down
+    gated = getattr(experts, "has_gate", True) and not down
+    leaves = ["down_proj"] if down else ["gate_proj", "up_proj"] if gated else ["up_proj"]
+    alternate = gated and not getattr(experts, "is_concatenated", True)
+    return {"transposed": bool(transposed) != turned, "leaves": leaves, "alternate": alternate}
+
+
+def _kinds(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
+    """Parameters with two dimensions or more -> their part in the model."""
+    blocks = tuple(_blocks(model))
+    within = blocks[0].rpartition(".")[0].rpartition(".")[0] if blocks else ""
+    head, text = model.get_output_embeddings(), model.config.get_text_config(decoder=True)
+    named = dict(model.named_modules())
+    for name, module in named.items():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim < 2:
+                continue
+            path = f"{name}.{leaf}"
+            if module is head:
+                yield path, "head"
+            elif name.startswith(blocks):
+                block = next(b for b in blocks if name.startswith(b))
+                yield path, _in_block(named, block, name, leaf, parameter, text)
+            elif within and not f"{name}.".startswith(f"{within}."):
+                yield path, _beside(name)
+            else:
+                yield path, "embedding" if isinstance(module, nn.Embedding) else "outside"
+
+
+def _blocks(model: PreTrainedModel) -> list[str]:
+    """Where the language model's blocks begin: the lists, nearest to the decoder's top, that have one module for each."""
+    decoder, count = model.get_decoder(), model.config.get_text_config(decoder=True).num_hidden_layers
+    top = next(name for name, module in model.named_modules() if module is decoder)
+    lists = {f"{top}.{n}.".lstrip("."): m for n, m in decoder.named_modules() if isinstance(m, nn.ModuleList)}
+    found = [name for name, m in lists.items() if len(m) == count and not isinstance(m[0], nn.Linear)]
+    return [name for name in found if name.count(".") == min(other.count(".") for other in found)]
+
+
+def _beside(name: str) -> str:
+    """What is not the language model, by the name that transformers gives it."""
+    for word, kind in (("project", "projector"), ("connector", "projector"), ("audio", "audio")):
+        if word in name:
+            return kind
+    return "vision" if re.search("vis|image|patch", name) else "tower"
+
+
+def _in_block(
+    named: Mapping[str, nn.Module], block: str, name: str, leaf: str, parameter: nn.Parameter, text: PreTrainedConfig
+) -> str:  # fmt: skip
+    module, short = named[name], name.rpartition(".")[2]
+    parts = name[len(block) :].split(".")[1:]
+    above = [type(named[".".join(p)]).__name__ for p in _ancestors(name, block)]
+    linear = isinstance(module, (nn.Linear, Conv1D))
+    if parameter.ndim == 3 and ("experts" in parts or "Expert" in "".join(above)) and not isinstance(module, nn.Conv1d):
+        return "expert"
+    if any(re.search("Router|TopK|Gate$", kind) for kind in above) or (linear and short in ("gate", "router")):
+        return "router"
+    if any(re.search("Indexer|Compressor", kind) for kind in above):
+        return "indexer"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if not linear:
+        return "convolution" if "Conv" in type(module).__name__ else "table"
+    outputs = parameter.shape[-1] if isinstance(module, Conv1D) else parameter.shape[0]
+    if short not in LEAF_KINDS and outputs <= FEW and _one_for_each_head(outputs, text):
+        return "gate"
+    if any("shared_" in part for part in parts):
+        return "shared_expert"
+    if "experts" in parts:
+        return "expert"
+    if any(hasattr(named[".".join(p)], "x_proj") for p in _ancestors(name, block)):
+        return "state_space"
+    kinds = " ".join(above)
+    if re.search("Mamba|Mixer|DeltaNet|ShortConv|Recurrent|Lightning|LinearAttention|SSM", kinds):
+        return "attention" if re.search(r"Attention\b", kinds) and "LinearAttention" not in kinds else "mixer"
+    return "attention" if "ttention" in kinds or "ttn" in ".".join(parts) else "mlp"
+
+
+def _ancestors(name: str, block: str) -> Iterator[list[str]]:
+    """Paths of the modules from below the block down to `name` itself."""
+    parts, depth = name.split("."), block.count(".") + 1
+    return (parts[:end] for end in range(depth + 1, len(parts) + 1))
+
+
+def _one_for_each_head(outputs: int, text: PreTrainedConfig) -> bool:
+    keys = ("linear_num_value_heads", "mamba_num_heads", "mamba_n_heads")
+    heads = {getattr(text, key, None) for key in keys}
+    few = outputs < 32 or outputs == getattr(text, "num_attention_heads", None)
+    return few or any(count and outputs in (count, 2 * count) for count in heads)
+
+
+def compact(found: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """One entry for the matrices whose names differ in their numbers alone, where they are the same."""
+    by_pattern: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, facts in found.items():
+        facts = {**facts, "module": pattern(facts["module"])}
+        by_pattern.setdefault(pattern(name), {})[name] = facts
+    entries: dict[str, dict[str, Any]] = {}
+    for shape, members in by_pattern.items():
+        same = all(a == b for a, b in pairwise(members.values()))
+        entries |= {shape: next(iter(members.values()))} if same else members
+    return entries
+
+
+if __name__ == "__main__":
+    stage(structure)
