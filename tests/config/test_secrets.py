@@ -6,12 +6,13 @@ import pickle
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from support.command import QUICK, Cli, Finished
 from support.jobs import job
 
 from qforge.config import secrets
-from qforge.config.compose import read_job
+from qforge.config.compose import CONF, read_job
 from qforge.envs import process
 from qforge.json_files import write_json
 
@@ -53,6 +54,16 @@ def test_no_file_of_a_run_that_lists_its_runtimes_has_a_secret(cli: Cli) -> None
     """It composes its command line anew, once per runtime."""
     done = cli.succeed("runtime=[transformers,vllm_cpu]", "plan_only=true", *GIVEN, environ=SECRETS)
     assert leaks(done.folder) == []
+
+
+def test_what_a_launcher_pickles_for_a_cluster_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit's files hold the composed configuration and the command line; the cluster passes the environment on."""
+    monkeypatch.setenv("MY_KEY", SECRETS["MY_KEY"])
+    monkeypatch.setenv("MY_TOKEN", SECRETS["MY_TOKEN"])
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", list(GIVEN), return_hydra_config=True)
+        assert config.serve.api_key == SECRETS["MY_KEY"], "whoever reads it gets the value"
+        assert b"s3cret" not in pickle.dumps(config)
 
 
 @pytest.mark.parametrize(
