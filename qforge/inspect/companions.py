@@ -64,11 +64,18 @@ def _unlike(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> Iterato
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """With the base of the rotary embedding, and what stretches it, as transformers 4 spelled them."""
+    """With the bases of the rotary embedding, and what stretches them, as transformers 4 spelled them."""
     rope = config.get("rope_parameters")
-    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):  # by kind of layer
+    if not isinstance(rope, dict):
         return config
     plain = {key: value for key, value in config.items() if key != "rope_parameters"}
+    if kinds := {kind: value for kind, value in rope.items() if isinstance(value, dict)}:  # of layers: Gemma 3
+        bases = {kind: value.get("rope_theta") for kind, value in kinds.items()}
+        return {
+            **plain,
+            "rope_theta": bases.get("full_attention"),
+            "rope_local_base_freq": bases.get("sliding_attention"),
+        }
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     stretched = scaling.get("rope_type", "default") != "default"
     return {**plain, "rope_theta": rope.get("rope_theta"), "rope_scaling": scaling if stretched else None}

@@ -69,20 +69,27 @@ def _block_faults(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[st
 
 
 def _family_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
-    """Names that this checkpoint spells otherwise (stacked experts, other prefixes) say nothing."""
-    spelled = {NUMBER.sub("N", name) for name in tensors}
-    agree = any("N" in spelling for spelling in spelled & {NUMBER.sub("N", name) for name in expected})
-    lost = [
-        name for name in expected
-        if name not in tensors and not name.endswith("lm_head.weight")
-        and (agree if NUMBER.sub("N", name) == name else NUMBER.sub("N", name) in spelled)
-    ]  # fmt: skip
-    if lost:
+    absent = [name for name in expected if name not in tensors and not name.endswith("lm_head.weight")]
+    if absent and (lost := _lost(absent, tensors)):
         yield f"{_several(lost)} missing from the checkpoint"
     for name in [name for name in expected if name in tensors]:
         shape, wanted = tensors[name].shape, expected[name].shape
         if shape != wanted and len(shape) == len(wanted) == 2 and not name.endswith(VOCABULARY):
             yield f"{name} is {list(shape)}, and by config.json it is {list(wanted)}"
+
+
+def _lost(absent: list[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Of the names that are not there those that this checkpoint does not spell otherwise (stacked experts, other prefixes):
+    other blocks have the same, or, of what is no part of a block, the stack is called as expected."""
+    spelled = {NUMBER.sub("N", name) for name in tensors}
+    parents = {name.partition("layers.")[0] for name in tensors if ".layers." in name}
+
+    def same_spelling(name: str) -> bool:
+        if NUMBER.search(name):
+            return NUMBER.sub("N", name) in spelled
+        return name.removesuffix(".weight").rpartition(".")[0] + "." in parents
+
+    return [name for name in absent if same_spelling(name)]
 
 
 def _odd_blocks(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[str, Any]) -> Iterator[str]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from support.artifacts import Change, artifact
-from support.checkpoints import DENSE, checkpoint
-from support.command import Cli
+from support.checkpoints import DENSE, checkpoint, in_quant
+from support.command import ROOT, Cli
 
 from qforge.inspect import companions
+from qforge.json_files import read_json
 
 WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64, "symmetric": True}
 INT4 = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
@@ -177,6 +178,33 @@ def test_what_lies_beside_the_weights(
     faults = list(companions.faults(given, source))
     assert len(faults) == len(words), faults
     assert all(word in fault for word, fault in zip(words, faults, strict=True)), faults
+
+
+def test_a_config_that_transformers_saves_again_is_the_same(tmp_path: Path) -> None:
+    """Every committed one that this transformers knows: keys are added, rope_theta moves into rope_parameters."""
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from transformers import AutoConfig
+        for folder in Path(sys.argv[1]).iterdir():
+            try:
+                AutoConfig.from_pretrained(folder).save_pretrained(folder / "again")
+            except ValueError as error:
+                assert "does not recognize this architecture" in str(error), error"""
+    (script := tmp_path / "again.py").write_text(code)
+    for file in (ROOT / "data/architectures").glob("*.json"):
+        (folder := tmp_path / "configs" / file.stem).mkdir(parents=True)
+        shutil.copyfile(file, folder / "config.json")
+    in_quant(script, tmp_path / "configs")
+    saved = list((tmp_path / "configs").glob("*/again/config.json"))
+    assert len(saved) > 10
+    for file in saved:
+        source = read_json(file.parents[1] / "config.json")
+        assert list(companions.differences(read_json(file), source)) == [], file
+    gemma = read_json(tmp_path / "configs/gemma3_270m/again/config.json")
+    gemma["rope_parameters"]["sliding_attention"]["rope_theta"] = 1.0
+    source = {**read_json(tmp_path / "configs/gemma3_270m/config.json"), "rope_local_base_freq": 10000.0}
+    assert list(companions.differences(gemma, source)) == ["rope_local_base_freq is 1.0, the source has 10000.0"]
 
 
 def test_a_changed_config_is_not_accepted(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
