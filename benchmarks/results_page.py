@@ -69,12 +69,41 @@ def page() -> str:
 def readme() -> str:
     """The README with its tables of every method and of the streams."""
     text = (ROOT / "README.md").read_text()
-    for name, lines in {"every method": compared("cpu"), "streams": streamed()}.items():
+    drawn = {"every method": compared("cpu"), "streams": streamed(), "h200": served("0.33.0", "h200")}
+    for name, lines in drawn.items():
         before, mark, rest = text.partition(BEGIN.format(name))
         _, end, after = rest.partition(END)
         assert end, f"README.md lacks {BEGIN.format(name)!r} or {END!r}"
         text = before + mark + "\n\n" + "\n".join(lines) + "\n\n" + end + after
     return text
+
+
+def served(vllm: str, hw: str) -> list[str]:
+    """What one vLLM on one hardware showed, by method: the loss of a real model, then the speed of the 8B shape."""
+    rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"*-{hw}.json"))]
+    rows = [row for row in rows if row["baseline"] and row["measured"]["serve"].get("version") == vllm]
+    speeds = {row["layout"]: row for row in rows if row["model"] == "qwen3_8b_random"}
+    judged = [row for row in rows if row["measured"]["evaluate"].get("texts")]
+    cells = []
+    for row in sorted(judged, key=distance):
+        change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
+        timed = speeds.get("nvfp4" if row["layout"] == "nvfp4_modelopt" else row["layout"])
+        lost = {
+            f"PPL lost, {text}": interval(change[text], "%").strip(" ()")
+            for text in row["measured"]["evaluate"]["texts"]
+        }
+        cells.append({"method": called(row), **lost, "KL to bf16": kl(row), **gains(timed)})
+    return markdown(cells)
+
+
+def gains(row: Row | None) -> dict[str, str]:
+    """Weights and tokens/s over bf16's."""
+    if row is None:
+        return {}
+    own, theirs = (row[side]["bench"]["runs"] for side in ("measured", "baseline"))
+    rates = {streams: run["output_throughput"] / theirs[streams]["output_throughput"] for streams, run in own.items()}
+    weights = {"weights over bf16's": f"{row['size']['bytes'] / row['size']['bf16_bytes']:.2f}"}
+    return weights | {f"tokens/s at {streams}": f"{rate:.2f}" for streams, rate in rates.items()}
 
 
 def streamed() -> list[str]:
@@ -209,12 +238,15 @@ def markdown(made: list[dict[str, str]]) -> list[str]:
 
 
 def called(row: Row) -> str:
-    """The row's name, the library's options that its command changed, and a KV cache that is not the model's."""
+    """The row's name, the library's options that its command changed, several texts for calibration, and a KV cache that is not
+    the model's."""
     options = [
         word.removeprefix("method.args.") for word in shlex.split(row["command"]) if word.startswith("method.args.")
     ]
     cache = [f"kv_cache_dtype={dtype}"] if (dtype := other_cache(row)) else []
-    return ", ".join([name_of(row), *options, *cache])
+    texts = row["conditions"]["calibrated_on"]
+    shown = [f"calibrated on {' and '.join(texts)}"] if len(texts) > 1 else []
+    return ", ".join([name_of(row), *options, *shown, *cache])
 
 
 def quality(row: Row) -> dict[str, str]:
@@ -281,7 +313,7 @@ def memory(row: Row) -> dict[str, str]:
     }
     if serve.get("weights_gib"):
         cells["weights on the device"] = serve["weights_gib"]
-    if planned := row.get("estimates", {}).get("memory"):
+    if (planned := row.get("estimates", {}).get("memory")) and serve["activation_gib"]:
         cells["activations planned (seen)"] = f"{planned['activations']:.2f} ({serve['activation_gib']})"
     if serve.get("activation_gib"):
         parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]

@@ -14,7 +14,11 @@ from qforge.plan.roofline import Speed, Weights
 from qforge.plan.support_matrix import How, Serving
 
 Tensors = Mapping[str, Tensor]
-ARITHMETIC = {"fp8": "fp8", "int8": "int8", "nvfp4_w4a4": "fp4"}  # of native kernels; every other one computes in bf16
+ARITHMETIC = {
+    "fp8": "fp8",
+    "int8": "int8",
+    "nvfp4_w4a4": "fp4",
+}  # of native kernels, unless their row says; every other one computes in bf16
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def estimate(
     """`before` and `after`: the tensors of the bf16 checkpoint and of the planned one; `config`: of the language model."""
     where = memory.deployment(job)
     emulated = serving.how in (How.emulated, How.simulated)
-    arithmetic = ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16"
+    arithmetic = serving.arithmetic or (ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16")
     rates, in_memory = job.hw.tflops, job.method.function is not None and not job.method.streams
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]

@@ -79,6 +79,11 @@ def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurem
     return [m for m in measurements if m.layout == layout]
 
 
+def of_version(measurements: Sequence[Measurement], vllm: str) -> list[Measurement]:
+    """Those of one release of vLLM: another may take other kernels."""
+    return [m for m in measurements if _release(m.vllm) == _release(vllm)]
+
+
 def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool = False) -> list[Measurement]:
     """Those of the model nearest in size, of the same kind, and of the hardware with the most of them: ratios of different
     models, or to bf16 on different hardware, do not compare."""
@@ -125,6 +130,11 @@ def _measurement(file: Path) -> Measurement | None:
         verdict=row["verdict"],
         experiment=(row.get("experiment") or {}).get("name", ""),
     )  # fmt: skip
+
+
+def _release(version: str) -> list[str]:
+    """0.33 of 0.33.0 and of 0.33.1rc1."""
+    return version.split(".")[:2]
 
 
 def _ratio(own: dict[str, Any], bf16: dict[str, Any], key: str) -> float:

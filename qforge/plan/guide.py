@@ -1,8 +1,10 @@
 """The decision guide, `method=auto`: what would work on this hardware, and which to take for which goal.
 
-Measured rows decide where there are any for the hardware's architecture; otherwise the rule does, and says so. The rule: 4-bit
-weights are the smallest; they are read fastest, so a single stream gains; but a weight-only kernel computes in bf16 and has
-to unpack, so many streams gain only from arithmetic in fewer bits, such as FP8's.
+Measured rows decide where there are any for the hardware's architecture and of the vLLM that will serve: of methods that are
+nearly as fast the one that loses least. Rows of another vLLM are shown and decide nothing, since it may take other kernels.
+Without rows the rule decides, and says so. The rule: 4-bit weights are the smallest; they are read fastest, so a single stream
+gains; but a weight-only kernel computes in bf16 and has to unpack, so many streams gain only from arithmetic in fewer bits,
+such as FP8's.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from typing import Any
 
 from qforge.config.job import ROOT, Job
 from qforge.models.formats import FORMATS
-from qforge.plan import evidence, plan
+from qforge.plan import evidence, plan, support_matrix
 from qforge.plan.evidence import Measurement
 from qforge.plan.plan import Plan
 
 AUTO = "auto"
 MANY = 64  # streams at which the rule for throughput speaks
 SAME = 0.99  # of the best: a difference that decides nothing
+NEARLY = 0.9  # of the best: a difference that less loss of quality outweighs
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Choice:
     measurements: list[Measurement]
     calibrated: bool = False  # whether the method looks at data
     judged: bool = False  # whether results/ has a row of the method, on whatever hardware
+    loss: float | None = (
+        None  # of perplexity in percent, of the text on which the method lost most; the median of its rows
+    )
+    loss_of: str = ""  # the model it was measured on
+    older: Sequence[Measurement] = ()  # of another vLLM than the one that will serve
 
     def summary(self) -> dict[str, Any]:
         """For guide.json."""
@@ -47,6 +55,8 @@ class Choice:
             "plan": planned,
             "refused": self.refusal,
             "measured": self.measurements,
+            "measured_with_another_vllm": self.older,
+            "perplexity_lost_percent": self.loss,
         }
 
     def speed(self, streams: int, least: bool = False) -> float | None:
@@ -108,10 +118,27 @@ def _choice(method: str, job: Job, model: Path | None, judged: bool) -> Choice:
         planned = plan.make(job, model)
     except ValueError as refusal:
         return Choice(method, job.hw.name, None, str(refusal), [])
+    return _with_evidence(Choice(method, job.hw.name, planned, "", [], job.method.calibrated, judged), job)
+
+
+def _with_evidence(choice: Choice, job: Job) -> Choice:
+    """With what was measured on such hardware: the speed of its layout, and what the method itself lost."""
+    planned = choice.plan
+    assert planned
     experts = any(m.kind == "expert" for m in planned.modules)
-    rows = evidence.nearest(evidence.rows(job.hw), planned.parameters, experts)
-    measurements = evidence.of_layout(rows, planned.layout)
-    return Choice(method, job.hw.name, planned, "", measurements, job.method.calibrated, judged)
+    rows = evidence.rows(job.hw)
+    current = evidence.of_version(rows, support_matrix.newest(job.hw))
+
+    def speeds(of: Sequence[Measurement]) -> list[Measurement]:
+        near = evidence.nearest([m for m in of if m.speed], planned.parameters, experts)
+        return evidence.of_layout(near, planned.layout)
+
+    near = evidence.nearest([m for m in current if m.perplexity], planned.parameters, experts)
+    lost = [max(m.perplexity.values()) for m in evidence.of_method(near, choice.method)]
+    return replace(
+        choice, measurements=speeds(current), older=speeds([m for m in rows if m not in current]),
+        loss=median(lost) if lost else None, loss_of=near[0].model if lost else "",
+    )  # fmt: skip
 
 
 def advice(choices: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
@@ -130,11 +157,22 @@ def advice(choices: Sequence[Choice], hardware: Sequence[str]) -> list[Advice]:
 
 
 def _best(here: Sequence[Choice], values: Mapping[str, float]) -> str:
-    """The method of the largest value. What is within SAME of it is equal; of equals one that looks at data is better, and of
-    these one that was ever judged."""
+    """The method that was measured to lose least of those with NEARLY the largest value. Where no loss was measured, of those
+    within SAME of it: one that looks at data, and of these one that was ever judged."""
     top = max(values.values())
+    lost = {c.method: c.loss for c in here if c.loss is not None and values.get(c.method, 0) >= NEARLY * top}
+    if lost:
+        return min(lost, key=lambda method: (lost[method], -values[method]))
     equal = [c for c in here if values.get(c.method, 0) >= SAME * top]
     return max(equal, key=lambda c: (c.calibrated, c.judged, values[c.method])).method
+
+
+def _losses(here: Sequence[Choice]) -> str:
+    """What the methods were measured to lose, for people; empty where nothing was."""
+    known = sorted((c.loss, c.method, c.loss_of) for c in here if c.loss is not None)
+    of = ", ".join(sorted({model for _, _, model in known}))
+    figures = ", ".join(f"{method} {loss:.1f} %" for loss, method, _ in known)
+    return f"; perplexity lost on {of}: {figures}" if known else ""
 
 
 def _memory(here: Sequence[Choice]) -> Advice:
@@ -156,7 +194,8 @@ def _fast(here: Sequence[Choice], goal: str, streams: int) -> Advice:
         c.method: ratios[c.method] for c in here if (c.speed(streams, least=True) or 0) > 1
     }  # beyond the repeats' spread
     if surely:
-        return Advice(here[0].hw, goal, _best(here, surely), f"measured on {of}, bf16 = 1: {figures}")
+        best = _best(here, surely)
+        return Advice(here[0].hw, goal, best, f"measured on {of}, bf16 = 1: {figures}{_losses(here)}")
     bounds = {
         c.method: b for c in here if c.method not in ratios and (b := c.bound(streams == MANY)) is not None and b > 1.05
     }

@@ -19,6 +19,7 @@ from qforge.machine import hardware
 
 FILE = Path(__file__).with_suffix(".yaml")
 NEWEST = "0.33"  # the vLLM that the rows without `versions` were read in
+CPU_BUILD = "0.32"  # the newest of vLLM's CPU build
 
 
 class How(Enum):
@@ -43,6 +44,12 @@ class Serving:
     instead: tuple[str, int | None] | None = None  # of `fix`: a layout and a group size that are served there
     experts_kernel: str = ""  # of a mixture: its experts have another kernel than its linear layers
     beside: str = ""  # the kernel of linear layers whose sizes `kernel` does not take
+    arithmetic: str = ""  # what the kernel computes in, where that is not the format's own
+
+
+def newest(hw: Hardware) -> str:
+    """The vLLM that will serve on this hardware, as far as a plan knows: the one that the environments pin."""
+    return CPU_BUILD if hw.vendor is Vendor.cpu else NEWEST
 
 
 def kernels(serving: Serving | Mapping[str, Any]) -> str:
@@ -63,6 +70,7 @@ class Row:
     reason: str
     evidence: str
     kernel: str = ""
+    arithmetic: str = ""
     layers: str = "both"
     groups: list[int] = field(default_factory=list)
     versions: str = ""
@@ -126,7 +134,9 @@ def _first(layout: str, where: str, group: int | None, layers: str, version: str
     for row in facts()["rows"]:
         if row.fits(layout, where, group, layers, version):
             instead = (row.instead[0], row.instead[1]) if row.instead else None
-            return Serving(How(row.how), row.kernel, row.reason, row.evidence, row.fix, instead)
+            return Serving(
+                How(row.how), row.kernel, row.reason, row.evidence, row.fix, instead, arithmetic=row.arithmetic
+            )
     return None
 
 

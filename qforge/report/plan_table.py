@@ -10,7 +10,7 @@ from rich.text import Text
 from qforge.config.job import Job
 from qforge.console import console
 from qforge.plan import support_matrix
-from qforge.plan.evidence import of_method, rows
+from qforge.plan.evidence import Measurement, of_method, of_version, rows
 from qforge.plan.guide import Advice, Choice
 from qforge.plan.plan import Plan
 from qforge.plan.support_matrix import How
@@ -92,14 +92,31 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str | Text]]:
         rates = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {rates}"))
     for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
-        lines.append(("measured", Text.assemble(f"{row.numbers}  ", (f"({row.source})", "dim"))))
+        lines.append(("measured", Text.assemble(f"{row.numbers}  ", (f"({_source(row, job)})", "dim"))))
     return lines
+
+
+def _source(row: Measurement, job: Job) -> str:
+    """Where a row comes from, and whether it is of the vLLM that will serve."""
+    newest = support_matrix.newest(job.hw)
+    return row.source + ("" if of_version([row], newest) else f"; {newest} will serve, whose kernels may be others")
 
 
 def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     """What would work, method by method, and what to take for which goal."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("method", "hw", "served", "kernel", "GiB", "bits", "at most, 1", "arithmetic", "measured, bf16 = 1"):
+    for name in (
+        "method",
+        "hw",
+        "served",
+        "kernel",
+        "GiB",
+        "bits",
+        "at most, 1",
+        "arithmetic",
+        "measured, bf16 = 1",
+        "PPL lost",
+    ):
         table.add_column(name, overflow="fold")
     for choice in choices:
         if choice.plan:
@@ -117,6 +134,8 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
         console.print(Text.assemble((advised.hw, "bold"), f", {advised.goal}: ", method, f", {advised.reason}"))
     for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
         console.print(source, style="dim")
+    for source in dict.fromkeys(row.source for choice in choices for row in choice.older):
+        console.print(f"{source}: another one will serve, so this decides nothing", style="dim")
 
 
 def _cells(choice: Choice, planned: Plan) -> list[str | Text]:
@@ -126,6 +145,7 @@ def _cells(choice: Choice, planned: Plan) -> list[str | Text]:
         _coloured(planned.serving.how), support_matrix.kernels(planned.serving),
         f"{planned.bytes / 2**30:.2f}",
         f"{planned.bits_per_weight:.2f}", *bounds, ", ".join(measured),
+        "" if choice.loss is None else f"{choice.loss:.1f} %",
     ]  # fmt: skip
 
 

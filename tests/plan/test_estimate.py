@@ -44,6 +44,8 @@ def test_the_kv_cache_is_as_large_as_vllm_says() -> None:
 
 def test_activations_are_what_vllm_set_aside_on_gpus() -> None:
     rows = {file: read_json(file) for file in (ROOT / "results").glob("*-h[12]00*.json")}
+    # with a KV cache of a given size vLLM measures nothing
+    rows = {file: row for file, row in rows.items() if row["measured"]["serve"]["activation_gib"]}
     kinds = {(row["model"], row["conditions"]["runtime_args"].get("tensor_parallel_size")) for row in rows.values()}
     assert len(kinds) >= 4  # small, large, a mixture, two GPUs
     for file, row in rows.items():

