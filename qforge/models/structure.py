@@ -12,6 +12,35 @@ from qforge.json_files import read_json
 from qforge.models.checkpoint import Tensor
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+# The names that transformers gives a number in config.json -> the one that qforge reads
+NUMBERS = {
+    "num_hidden_layers": ("num_hidden_layers",),
+    "num_attention_heads": ("num_attention_heads",),
+    "num_key_value_heads": ("num_key_value_heads",),
+    "hidden_size": ("hidden_size",),
+    "head_dim": ("head_dim",),
+    "vocab_size": ("vocab_size",),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "moe_intermediate_size": ("moe_intermediate_size",),
+    "max_position_embeddings": ("max_position_embeddings",),
+    "sliding_window": ("sliding_window",),
+    "num_experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("num_experts_per_tok", "moe_topk", "moe_k"),
+    "kv_lora_rank": ("kv_lora_rank",),
+    "q_lora_rank": ("q_lora_rank",),
+    "qk_rope_head_dim": ("qk_rope_head_dim",),
+    "layer_types": ("layer_types", "layers_block_type"),
+}
+
+
+def numbers(config: Any) -> dict[str, Any]:
+    """The language model's numbers, under the names that most configurations give them."""
+    text = config.get_text_config(decoder=True)
+    values = {
+        key: next((value for name in names if (value := getattr(text, name, None)) is not None), None)
+        for key, names in NUMBERS.items()
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

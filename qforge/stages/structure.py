@@ -34,29 +34,10 @@ from transformers.pytorch_utils import Conv1D
 
 from qforge.envs.request import Request, stage
 from qforge.models.modules import LEAF_KINDS
-from qforge.models.structure import pattern
+from qforge.models.structure import numbers, pattern
 
 DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 FEW = 128  # outputs: a matrix with as many, one or two for each head, decides something and holds next to nothing
-# The names that transformers gives a number in config.json -> the one that qforge reads
-NUMBERS = {
-    "num_hidden_layers": ("num_hidden_layers",),
-    "num_attention_heads": ("num_attention_heads",),
-    "num_key_value_heads": ("num_key_value_heads",),
-    "hidden_size": ("hidden_size",),
-    "head_dim": ("head_dim",),
-    "vocab_size": ("vocab_size",),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
-    "moe_intermediate_size": ("moe_intermediate_size",),
-    "max_position_embeddings": ("max_position_embeddings",),
-    "sliding_window": ("sliding_window",),
-    "num_experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    "num_experts_per_tok": ("num_experts_per_tok", "moe_topk", "moe_k"),
-    "kv_lora_rank": ("kv_lora_rank",),
-    "q_lora_rank": ("q_lora_rank",),
-    "qk_rope_head_dim": ("qk_rope_head_dim",),
-    "layer_types": ("layer_types", "layers_block_type"),
-}
 
 
 def structure(request: Request) -> dict[str, Any]:
@@ -98,16 +79,6 @@ def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     tied = model.all_tied_weights_keys if model.config.get_text_config().tie_word_embeddings else {}
     found: dict[str, torch.Tensor] = revert_weight_conversion(model, {n: t for n, t in state.items() if n not in tied})
     return found
-
-
-def numbers(config: PreTrainedConfig) -> dict[str, Any]:
-    """The language model's numbers, under the names that most configurations give them."""
-    text = config.get_text_config(decoder=True)
-    found = {
-        key: next((value for name in names if (value := getattr(text, name, None)) is not None), None)
-        for key, names in NUMBERS.items()
-    }
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
