@@ -90,8 +90,10 @@ def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str
 
     None where a model is known by its type or by the names of its matrices.
     """
+    if folder is not None and _known(json_files.read_json(folder / "config.json")):
+        return None  # without a look at its tensors
     tensors, config, _ = _found(model, folder)
-    if config.get("model_type") in architectures.FAMILIES or "quantization_config" in config:
+    if _known(config) or "quantization_config" in config:
         return None
     if tensors is None:
         return config, None
@@ -99,6 +101,11 @@ def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str
     if not strange and not any(m.kind == "unknown" for m in modules.from_tensors(tensors, config)):
         return None
     return config, {name: len(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _known(config: Mapping[str, Any]) -> bool:
+    """Whether the model's type has a file here."""
+    return config.get("model_type") in architectures.FAMILIES
 
 
 def _found(model: Model, folder: Path | None) -> tuple[dict[str, Tensor] | None, dict[str, Any], str]:
@@ -129,7 +136,7 @@ def _refuse(model: Model, config: Mapping[str, Any], origin: str, built: Structu
             "this one as artifact=PATH"
         )
     own_code = config.get("auto_map")
-    known = config.get("model_type") in architectures.FAMILIES or (built is not None and built.built)
+    known = _known(config) or (built is not None and built.built)
     if own_code and not known and not model.trust_remote_code:
         classes = ", ".join(sorted(map(str, own_code.values())))
         raise ValueError(

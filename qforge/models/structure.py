@@ -36,6 +36,7 @@ NUMBERS = {
 def numbers(config: Any) -> dict[str, Any]:
     """The language model's numbers, under the names that most configurations give them."""
     text = config.get_text_config(decoder=True)
+    text.allow_global_per_layer_attribute_access = True  # Gemma 4's heads differ by layer: the commonest number
     values = {
         key: next((value for name in names if (value := getattr(text, name, None)) is not None), None)
         for key, names in NUMBERS.items()

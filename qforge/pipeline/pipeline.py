@@ -41,9 +41,10 @@ def go(run: Run) -> None:
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
     run = artifact.as_given(run) if job.artifact else run
-    run = structure.known(run, fetch.known_model(run))
+    here = fetch.known_model(run)
+    run = structure.known(run, here)
     job = run.job
-    planned = plan.make(job, fetch.known_model(run))
+    planned = plan.make(job, here)
     refuse(job, planned)
     planned.notes += [*not_looked_for, *answers.check(run, make=False, runtime=not not_looked_for)]
     run.write("plan.json", planned.summary())
@@ -58,7 +59,7 @@ def go(run: Run) -> None:
     source = fetch.fetch(run)
     if job.method.function and not job.artifact:
         fetch.refuse_not_finite(run, source)
-    run = structure.known(run, source)
+    run = run if source == here else structure.known(run, source)
     planned = plan.make(run.job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
     run, planned = sensitivity.settle(run, planned, source, vllm_version)
     run.write("plan.json", planned.summary())

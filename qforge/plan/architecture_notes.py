@@ -24,11 +24,11 @@ def notes(job: Job, model: Source, tree: Sequence[Module]) -> list[str]:
             if built and built.built
             else "its parts are told by their names"
         )
-        said.append(f"model_type={kind} is not among those tested ({', '.join(FAMILIES)}): {told}")
+        said.append(f"model_type={kind} was not tested here: {told}")
     if built and not built.built:
         said.append(f"{built.library} does not build it: {built.why}")
     if unknown := [m for m in tree if m.kind == "unknown"]:
-        said.append(f"{len(unknown)} matrices whose part is not known stay in bf16: {_shapes(unknown)}")
+        said.append(f"matrices whose part is not known stay in bf16 ({len(unknown)}): {_shapes(unknown)}")
     if drafts := [m for m in tree if m.kind == "draft"]:
         said.append(
             f"{len(drafts)} matrices of multi-token prediction stay in bf16, for speculative decoding: {_shapes(drafts)}"

@@ -8,8 +8,9 @@ from qforge.config.job import Job
 from qforge.models.modules import Module
 from qforge.plan.memory import Config
 
-# Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14, ModelOpt 0.47)
-RENAMED = {"mixtral": "experts.N.w1"}
+# Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14 on Mixtral, MiniMax-M2 and
+# Phi-3.5-MoE; ModelOpt 0.47, which exports MiniMax-M2's right and Mixtral's wrong)
+RENAMED = ("w1", "w2", "w3")
 LESS_ONE = ("gemma3", "gemma3_text")  # store a norm's weight less one
 
 
@@ -33,13 +34,16 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
             "transformers 4 does not read: it would calibrate another model; add rope_theta (and rope_scaling) to it, or "
             f"use method={job.method.instead or 'gptq'}"
         )
-    if not any(m.kind == "expert" for m in modules):
+    experts = [m for m in modules if m.kind == "expert"]
+    if not experts:
         return
-    if kind in RENAMED and job.method.function and not job.method.streams:
+    function = job.method.function or ""
+    renames = "llmcompressor" in function or (kind == "mixtral" and function and not job.method.streams)
+    if renames and any(m.leaf in RENAMED for m in experts):
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: its library loads {kind} by transformers and exports the names "
-            f"that experts have there, not {RENAMED[kind]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, which "
-            "keep the names"
+            f"that experts have there, not experts.N.{RENAMED[0]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, "
+            "which keep the names"
         )
     mixtures = job.method.mixtures
     if mixtures is not None and kind not in mixtures:
