@@ -170,7 +170,7 @@ def _in_block(
     linear = isinstance(module, (nn.Linear, Conv1D))
     if parameter.ndim == 3 and ("experts" in parts or "Expert" in "".join(above)) and not isinstance(module, nn.Conv1d):
         return "expert"
-    if any(re.search("Router|TopK|Gate$", kind) for kind in above) or (linear and short in ("gate", "router")):
+    if any(re.search("Router|TopK|Gate$", kind) for kind in above) or (linear and LEAF_KINDS.get(short) == "router"):
         return "router"
     if any(re.search("Indexer|Compressor", kind) for kind in above):
         return "indexer"

@@ -54,6 +54,7 @@ KINDS = {
         "model.layers.1.mlp.experts.3.down_proj": "expert",
         "model.layers.1.mlp.shared_expert.up_proj": "shared_expert",
         "model.layers.1.mlp.gate": "router",
+        "model.layers.1.mlp.shared_expert_gate": "router",
         "lm_head": "head",
     },
     "granitemoehybrid": {
