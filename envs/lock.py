@@ -1,4 +1,8 @@
-"""Pin dependency groups of pyproject.toml (those named, else all) in envs/<group>.txt: versions only, no addresses."""
+"""Pin dependency groups of pyproject.toml (those named, else all) in envs/<group>.txt: versions only, no addresses.
+
+Each list is for every Python and platform (`--universal`), and the same wherever it is made: local wheels are not looked
+at. What only a GPU build of torch asks for is left out, since another build asks for other packages.
+"""
 
 import os
 import re
@@ -8,21 +12,46 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-uv = Path(sys.executable).with_name("uv")
-environ = dict(os.environ)
-if "PIP_FIND_LINKS" in environ:
-    environ.setdefault("UV_FIND_LINKS", environ["PIP_FIND_LINKS"])
-for group in sys.argv[1:] or tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]:
+CUDA = re.compile(r"(cuda|nvidia)-|triton$")
+PIN = re.compile(r"(?P<pin>(?P<name>[\w.-]+)==.*?)\s*# via (?P<via>.*)")
+
+
+def compiled(group: str) -> list[re.Match[str]]:
+    """The pins of a group, each with the packages that asked for it; versions of today's list are kept where they fit."""
     out, overrides = ROOT / f"envs/{group}.txt", ROOT / f"envs/{group}.overrides.txt"
-    command = [uv, "pip", "compile", "--quiet", "--group", group, "--python-version", "3.11", "--output-file", out]
-    command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
-    command += [
-        "--upgrade-package",
-        "torch",
-    ]  # not the plain version pinned before, but the local build if there is one
-    command += ["--overrides", overrides] if overrides.exists() else []
-    command += ["--python-platform", "x86_64-manylinux_2_28"] if group == "vllm" else []  # its kernels are for Linux
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("uv"),
+        "pip",
+        "compile",
+        "--quiet",
+        "--group",
+        group,
+        "--universal",
+    ]
+    command += ["--python-version", "3.11", "--no-header", "--annotation-style", "line", "--output-file", out]
+    command += ["--no-emit-index-url", "--overrides", overrides] if overrides.exists() else ["--no-emit-index-url"]
+    environ = {name: value for name, value in os.environ.items() if name not in ("UV_FIND_LINKS", "UV_TORCH_BACKEND")}
     subprocess.run(command, cwd=ROOT, env=environ, check=True)
-    # a local CPU build has a version of its own (2.13.0+cpu); the plain one admits it and every other build
-    out.write_text(re.sub(r"^(torch==[\d.]+)\+cpu$", r"\1", out.read_text(), flags=re.M))
-    print(out.relative_to(ROOT))
+    return [found for line in out.read_text().splitlines() if (found := PIN.fullmatch(line))]
+
+
+def asked_by_torch(pins: list[re.Match[str]]) -> set[str]:
+    """CUDA's packages that nothing asks for but torch and each other."""
+    asked = set[str]()
+    while True:
+        only = {
+            pin["name"] for pin in pins if set(pin["via"].split(", ")) <= {"torch", *asked} and CUDA.match(pin["name"])
+        }
+        if only <= asked:
+            return asked
+        asked |= only
+
+
+pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+for group in sys.argv[1:] or pyproject["dependency-groups"]:
+    pins = compiled(group)
+    one_build = pyproject["tool"]["qforge"]["envs"].get(group, {}).get("torch") == "pypi"
+    left_out = set() if one_build else asked_by_torch(pins)
+    file = ROOT / f"envs/{group}.txt"
+    file.write_text("".join(f"{pin['pin']}\n" for pin in pins if pin["name"] not in left_out))
+    print(file.relative_to(ROOT), f"({len(left_out)} left out: torch's own)" if left_out else "")
