@@ -94,7 +94,6 @@ TYPES = [
     "hunyuan_v1_moe",
     "dots1",
     "lfm2",
-    "lfm2_moe",
     "jamba",
     "bamba",
     "falcon_h1",
@@ -121,15 +120,8 @@ SMALL = {
     **dict.fromkeys(("index_n_heads",), 4), **dict.fromkeys(("index_topk", "moe_shared_expert_intermediate_size"), 256),
     "mamba_d_ssm": 512, "num_nextn_predict_layers": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-UNSET = (
-    "pad_token_id",
-    "num_key_value_heads",
-    "n_routed_experts",
-    "head_dim",
-    "n_group",
-    "topk_group",
-    "moe_topk",
-)  # that some leave out
+UNSET = ("pad_token_id", "num_key_value_heads", "n_routed_experts", "head_dim", "n_group", "topk_group", "n_shared_experts",
+         "num_experts_per_tok")  # fmt: skip  # that some leave out
 LARGEST = 60e6  # parameters: a type whose configuration these numbers do not shrink is left out
 
 
@@ -220,7 +212,8 @@ def small(kind: str) -> Any:
         numbers |= {"num_key_value_heads": 4, **({"head_dim": 32} if "head_dim" in numbers else {})}
     for key in ("layer_types", "layers_block_type"):
         kinds = list(dict.fromkeys(getattr(own, key, None) or ()))
-        if kinds and not isinstance(getattr(cls, key, None), property):
+        stored = cls.attribute_map.get(key, key)
+        if kinds and not isinstance(getattr(cls, stored, None), property):
             count = max(2, len(kinds))
             numbers |= {"num_hidden_layers": count, key: (kinds * count)[:count]}
             break
@@ -311,7 +304,7 @@ def _logits(folder: Path, tokens: Any) -> Any:
     named = getattr(transformers, read_json(folder / "config.json")["architectures"][0])
     model = named.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
-        return model.eval()(tokens).logits.float()
+        return model.eval()(tokens, use_cache=False).logits.float()
 
 
 def restack(request: Request, source: Path, plain: Path) -> None:

@@ -48,6 +48,7 @@ KEPT = {
     "gate": "it has an output or two for each head or expert: nothing is saved, and no kernel reads so small a matrix",
     "indexer": "it decides which tokens are attended to, and vLLM builds a part of it unquantized",
     "state_space": "vLLM builds the mixers of Mamba 1 unquantized",
+    "reshaped": "vLLM rearranges its rows while it loads, and fails on packed ones",
     "convolution": "no kernel reads a quantized convolution",
     "table": "it is no linear layer",
     "outside": "it is in no transformer block",
@@ -143,6 +144,8 @@ def from_tensors(
             matrix = Matrix("draft", name)
         else:
             matrix = _matrix(tensor_name, len(shape), config, structure)
+        if name.rpartition(".")[2] in vllm_names.reshaped(config):
+            matrix = Matrix("reshaped", name)
         stacked = matrix.kind == "expert" and len(shape) == 3
         stack, rows, columns = shape if stacked else (1, shape[0], prod(shape[1:]))
         out, inputs = (columns, rows) if matrix.transposed else (rows, columns)

@@ -43,6 +43,8 @@ PREFIXES: dict[str, dict[str, str | None]] = {
 }
 GPT_OSS = {".self_attn.": ".attn.", ".embed_tokens.": ".embedding."}  # gpt_oss.py:1417
 
+RESHAPED = {"BloomForCausalLM": ("query_key_value",)}  # bloom.py:299, whatever the tensor is (ran: 0.32, weight_shape)
+
 QKV = dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj")
 GATE_UP = dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj")
 QKV_A = dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj")
@@ -53,6 +55,11 @@ def known(config: dict[str, Any]) -> dict[str, dict[str, str]] | None:
     named: list[str] = config.get("architectures") or [""]
     found: dict[str, dict[str, str]] | None = _classes()["classes"].get(named[0])
     return found
+
+
+def reshaped(config: dict[str, Any]) -> tuple[str, ...]:
+    """Leaves of the matrices that vLLM's class takes apart while it loads, so that it reads no packed form of them."""
+    return RESHAPED.get((config.get("architectures") or [""])[0], ())
 
 
 def version() -> str:

@@ -113,6 +113,14 @@ def test_what_vllm_computes_as_one_stays_in_bf16_as_one() -> None:
     assert {m.kind for m in modules.from_tensors(tensors, config, half)} == {"unknown"}
 
 
+def test_what_vllm_rearranges_while_it_loads_stays_in_bf16() -> None:
+    config = {"model_type": "bloom", "architectures": ["BloomForCausalLM"], "n_layer": 1}
+    name = "transformer.h.0.self_attention.query_key_value.weight"
+    known = Structure("", "BloomForCausalLM", matrices={name: Matrix("attention", "")})
+    (found,) = modules.from_tensors({name: Tensor("BF16", (192, 64))}, config, known)
+    assert (found.kind, found.block) == ("reshaped", 0)
+
+
 def test_vllm_says_which_classes_it_has() -> None:
     assert vllm_names.known({"architectures": ["Qwen3NextForCausalLM"]})
     assert vllm_names.known({"architectures": ["NobodysForCausalLM"]}) is None
