@@ -135,16 +135,17 @@ def from_tensors(
     `structure`: what transformers says of the model, where the names alone do not say it.
     """
     in_vllm, drafts = vllm_names.names(config), _drafts(tensors, config)
+    rearranged = tuple(f".{leaf}" for leaf in vllm_names.reshaped(config))
     modules = []
     for tensor_name, tensor in tensors.items():
         name, shape = tensor_name.removesuffix(".weight"), tensor.shape
         if len(shape) < 2 or name.endswith("bias"):
             continue
-        if DRAFT.search(name) or name.startswith(drafts):
+        if ("mtp" in name and DRAFT.search(name)) or name.startswith(drafts):
             matrix = Matrix("draft", name)
         else:
             matrix = _matrix(tensor_name, len(shape), config, structure)
-        if name.rpartition(".")[2] in vllm_names.reshaped(config):
+        if rearranged and name.endswith(rearranged):
             matrix = Matrix("reshaped", name)
         stacked = matrix.kind == "expert" and len(shape) == 3
         stack, rows, columns = shape if stacked else (1, shape[0], prod(shape[1:]))
@@ -186,6 +187,8 @@ def _drafts(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> tuple[str,
 
 def _numbered(memory: str, name: str) -> str:
     """`memory` with the numbers of `name` for its Ns; nothing where it is no other name."""
+    if memory in ("", name):
+        return ""
     numbers = [part for part in name.split(".") if part.isdigit()]
     found = ".".join(numbers.pop(0) if part == "N" and numbers else part for part in memory.split("."))
     return "" if found == name else found
