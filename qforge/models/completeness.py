@@ -14,7 +14,7 @@ from typing import Any
 from qforge.models import architectures
 from qforge.models.checkpoint import Tensor
 
-BLOCK = re.compile(r"(?P<stack>.*?(?:layers|h|blocks)\.)(?P<number>\d+)\.(?P<rest>.+)")
+BLOCK = re.compile(r"(?P<stack>(?:.*?\.)?(?:layers|h|blocks)\.)(?P<number>\d+)\.(?P<rest>.+)")
 BESIDE = re.compile(r"vis|audio|talker|code2wav|mtp|encoder|projector|draft")  # stacks that are not the language model
 NUMBER = re.compile(r"\d+")
 HEAD = re.compile(r"(?:head|embed_out|output|lm_head\.\w+)\.weight$")
@@ -22,15 +22,19 @@ VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 FEW = 2  # blocks: where so few lack what more have, it was lost; a kind of their own has mostly more
 
 
-def refuse(model: str, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
-    """Raises ValueError that names what is missing from the tensors, or differs from config.json."""
-    if fault := next(_faults(tensors, config), None):
+def refuse(
+    model: str, tensors: Mapping[str, Tensor], config: dict[str, Any], text: dict[str, Any] | None = None
+) -> None:
+    """Raises ValueError that names what is missing from the tensors, or differs from config.json.
+
+    `text`: the language model's numbers under their usual names, where config.json has others (n_layer).
+    """
+    if fault := next(_faults(tensors, config, text or architectures.language(config)), None):
         raise ValueError(f"model={model}: {fault}; fetch or save the model again, or correct its config.json")
 
 
-def _faults(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[str]:
-    text, expected = architectures.language(config), _expected(config)
-    blocks = _blocks(tensors)
+def _faults(tensors: Mapping[str, Tensor], config: dict[str, Any], text: dict[str, Any]) -> Iterator[str]:
+    expected, blocks = _expected(config), _blocks(tensors)
     yield from _block_faults(blocks, text)
     yield from _family_faults(tensors, expected) if expected else _odd_blocks(blocks, text)
     yield from _head_faults(tensors, config, text, expected)

@@ -64,7 +64,7 @@ def read(model: Model, folder: Path | None) -> Source:
     if missing := [key for key in needed if key not in source.text]:
         raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
     if tensors is not None:  # else they are what config.json says
-        completeness.refuse(model.name, tensors, config)
+        completeness.refuse(model.name, tensors, config, source.text)
     return source
 
 

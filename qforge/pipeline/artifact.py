@@ -74,7 +74,7 @@ def as_given(run: Run) -> Run:
     if layout is None:
         return run
     model = metadata.read(job.model, fetch.known_model(run))
-    linear = [m for m in modules.from_tensors(model.tensors, model.config) if m.linear]
+    linear = [m for m in modules.from_tensors(model.tensors, model.config, model.structure) if m.linear]
     plain = {f"{m.name}.weight": m.name for m in linear}
     packed = {m.name for m in linear} - {
         plain[name] for name, t in headers(folder).items() if name in plain and t.dtype in ("BF16", "F16", "F32")

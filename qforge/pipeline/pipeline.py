@@ -40,9 +40,9 @@ def go(run: Run) -> None:
     if job.serve.keep and job.artifact:
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
-    run = artifact.as_given(run) if job.artifact else run
     here = fetch.known_model(run)
     run = structure.known(run, here)
+    run = artifact.as_given(run) if job.artifact else run
     job = run.job
     planned = plan.make(job, here)
     refuse(job, planned)
