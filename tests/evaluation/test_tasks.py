@@ -144,8 +144,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from qforge import scorers
-from qforge.request import Request
+from qforge.envs.request import Request
+from qforge.evaluation import scorers
 
 words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<s>", "<unk>", "a", "b", "c"])}, "<unk>"))
 words.pre_tokenizer = pre_tokenizers.Whitespace()
