@@ -108,6 +108,16 @@ def test_a_folder_with_a_cpu_build_is_asked_first(
     assert "torch==2.13.0+cpu" in installed("tiny")
 
 
+def test_a_backend_that_the_user_names_is_not_replaced(
+    shelf: Path, pins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for a CPU build does not get 3 GB of CUDA because torch's own index is out of reach."""
+    add_wheel(shelf, "torch", "2.13.0", ["nvidia-cudnn-cu13==9.20"])
+    add_wheel(shelf, "nvidia-cudnn-cu13", "9.20")
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cpu")
+    refused(pins, "torch==2.13.0\n", r"env=tiny: the package index cannot be reached; connect once and run `make envs`")
+
+
 def test_an_index_without_cuda_is_named_with_the_package(shelf: Path, pins: Path) -> None:
     add_wheel(shelf, "torch", "2.13.0", ["nvidia-cudnn-cu13==9.20"])
     message = (
