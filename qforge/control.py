@@ -28,7 +28,7 @@ def enter() -> None:
 def refusal() -> str:
     """What is wrong with this Python, and what to do; empty where nothing is."""
     if importlib.util.find_spec("hydra") is None and not wrong_version():
-        return f"this Python has no Hydra, and .venv is not made; run `{MAKE}` once, then this again"
+        return f"this Python has no Hydra, and .venv does not exist; run `{MAKE}` once, then run this again"
     return wrong_version()
 
 

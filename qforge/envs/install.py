@@ -87,12 +87,12 @@ def _import(name: str, modules: list[str], folder: Path, log: Path) -> None:
     here = Environment(folder / "bin" / "python", name, None)
     if said := uv.output_of_failed(here, ["-c", IMPORT, *modules], log, {}):
         raise ValueError(
-            f"env={name}: installed, but it does not import: {said[-200:]}; {_instead(name)}  (log: {log})"
+            f"env={name}: its packages are installed, but cannot be imported: {said[-200:]}; {_instead(name)}  (log: {log})"
         )
 
 
 def _instead(name: str) -> str:
     return (
-        f"give an interpreter that has these packages (+envs.{name}.python=PATH; of a server runtime=existing "
+        f"give an interpreter that has these packages (+envs.{name}.python=PATH; for a server: runtime=existing "
         "runtime.python=PATH) or an image (runtime=container runtime.container=IMAGE)"
     )

@@ -55,8 +55,8 @@ def managed(name: str, gpu: bool | None = None) -> Environment:
         if not _is_ready(environment, gpu):
             if on_cluster:  # where there may be no network
                 raise ValueError(
-                    f"env={name}: not made yet, and a job on a compute node makes none; submit it again: the environments are "
-                    "made before anything is submitted"
+                    f"env={name}: it does not exist, and a job on a compute node makes no environment; submit the job "
+                    "again: environments are made before anything is submitted"
                 )
             build = install.make(name, requirements(name), folder, gpu)
             # written last: what lacks it is half-made

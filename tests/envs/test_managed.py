@@ -109,7 +109,8 @@ def test_the_pins_of_this_python(tiny: Path) -> None:
 def test_a_compute_node_makes_no_environment(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")  # as submitit does in the jobs it starts
     with pytest.raises(
-        ValueError, match=r"env=tiny: not made yet, and a job on a compute node makes none; submit it again"
+        ValueError,
+        match=r"env=tiny: it does not exist, and a job on a compute node makes no environment; submit the job again",
     ):
         managed.managed("tiny")
     assert not (managed.VENVS / "tiny").exists()
