@@ -104,7 +104,7 @@ def weight_files(folder: Path) -> list[Path]:
     names = repository.weight_files([file.name for file in folder.iterdir()], listed, str(folder))
     if (folder / SINGLE).exists() and SINGLE not in names:
         raise ValueError(
-            f"{folder}: has {SINGLE} and {INDEX} of other files: loaders differ in which they read; delete one of them"
+            f"{folder}: has {SINGLE}, and {INDEX}, which lists other files: libraries differ in which one they read; delete one"
         )
     return [folder / name for name in names]
 

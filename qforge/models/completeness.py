@@ -79,7 +79,7 @@ def _family_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     for name in [name for name in expected if name in tensors]:
         shape, wanted = tensors[name].shape, expected[name].shape
         if shape != wanted and len(shape) == len(wanted) == 2 and not name.endswith(VOCABULARY):
-            yield f"{name} is {list(shape)}, and by config.json it is {list(wanted)}"
+            yield f"{name} has the shape {list(shape)}, and config.json gives {list(wanted)}"
 
 
 def _lost(absent: list[str], tensors: Mapping[str, Tensor]) -> list[str]:
@@ -108,7 +108,7 @@ def _odd_blocks(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[str,
             for (other, whole), more in alike.items():
                 if kind == other and rests < whole and len(few) <= FEW and len(few) < len(more):
                     lost = [f"{stack}{few[0]}.{rest}" for rest in sorted(whole - rests)]
-                    yield f"{_several(lost)} missing: {len(more)} blocks like it have that"
+                    yield f"{_several(lost)} missing: {len(more)} blocks of the same kind have it"
 
 
 def _kind(number: int, text: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -130,8 +130,8 @@ def _head_faults(
     wanted = explicit is False or (explicit is None and "lm_head.weight" in expected)
     if wanted and not has and any(name.endswith("embed_tokens.weight") for name in tensors):
         yield (
-            "lm_head.weight is missing, and by config.json it is not the embedding (tie_word_embeddings=false); if it is, "
-            "say tie_word_embeddings=true there"
+            "lm_head.weight is missing, and config.json says that it is not the embedding (tie_word_embeddings=false); if "
+            "it is, set tie_word_embeddings=true there"
         )
 
 

@@ -63,15 +63,15 @@ def files(model: Model) -> list[File]:
     index = _json(model, repository.INDEX) if repository.INDEX in listed else None
     weights = repository.weight_files(listed, repository.weight_map(index, where).values(), where)
     if "config.json" not in listed:
-        raise ValueError(f"{where}: no config.json, so it is no checkpoint of transformers; use one that is")
+        raise ValueError(f"{where}: no config.json, so it is not a checkpoint of transformers; use one that is")
     if model.trust_remote_code:
         repository.check_own_code(listed, lambda name: _json(model, name), where)
     sizes = {name: file.size for name, file in listed.items()}
     chosen = [listed[name] for name in [*weights, *repository.companions(sizes, model.trust_remote_code)]]
     if large := next((file for file in chosen if file.size > LARGEST), None):
         raise ValueError(
-            f"{where}: {large.name} has {large.size / 1e9:.0f} GB, more than the hub gives by HTTP; fetch it with `hf download "
-            f"{model.hub} --revision {commit(str(model.hub), model.revision)}`, whose files qforge uses where they are"
+            f"{where}: {large.name} has {large.size / 1e9:.0f} GB, more than the hub sends by HTTP; fetch it with `hf download "
+            f"{model.hub} --revision {commit(str(model.hub), model.revision)}`: qforge then uses those files"
         )
     return chosen
 

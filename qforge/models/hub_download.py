@@ -45,7 +45,9 @@ def _file(model: Model, file: hub.File, target: Path, bar: Any) -> None:
         _continue(model, file, stream, bar)
     if file.sha256 and _sha256(partial) != file.sha256:
         partial.unlink()
-        raise ValueError(f"model.hub={model.hub}: {file.name} arrived damaged (its sha256 is another); run again")
+        raise ValueError(
+            f"model.hub={model.hub}: {file.name} was damaged while it was fetched (its sha256 differs); run again"
+        )
     partial.rename(target)
 
 

@@ -41,10 +41,12 @@ def asking(hub: str, revision: str | None) -> Iterator[None]:
         way_out = "this model is not on this machine yet: unset it once to fetch it"
         raise Unreachable(hub, "HF_HUB_OFFLINE is set", way_out) from None
     except httpx.ProxyError as error:
-        raise ValueError(f"model.hub={hub}: the proxy does not let it through ({error}); check HTTPS_PROXY") from None
+        raise ValueError(f"model.hub={hub}: the proxy refuses the connection ({error}); check HTTPS_PROXY") from None
     except httpx.TransportError as error:
         answer = f"{_endpoint()} cannot be reached ({str(error) or type(error).__name__})"
-        way_out = "check the network, HTTPS_PROXY and HF_ENDPOINT and run again, which goes on from where it was"
+        way_out = (
+            "check the network, HTTPS_PROXY and HF_ENDPOINT and run again (the download continues where it stopped)"
+        )
         raise Unreachable(hub, answer, way_out) from None
     except SafetensorsParsingError as error:
         raise ValueError(f"model.hub={hub}: {str(error).splitlines()[0]}; use a complete repository") from None
@@ -70,10 +72,10 @@ def _answered(hub: str, revision: str | None, error: HfHubHTTPError) -> str:
         (isinstance(error, errors.RevisionNotFoundError), f"model.revision={revision}: it has no such branch, tag or commit; "
                                                           f"they are listed at {page}/tree/main"),
         (isinstance(error, errors.DisabledRepoError), "the hub has disabled access to it; use another copy"),
-        (status == 401, f"the hub does not know your token (HF_TOKEN, or the one that `hf auth login` kept): {said}; make a "
-                        f"new one at {TOKENS}, or for a public model unset it"),
+        (status == 401, f"the hub does not accept your token (HF_TOKEN, or the one that `hf auth login` saved): {said}; make a "
+                        f"new one at {TOKENS}, or, for a public model, unset it"),
         (status == 403, f"your token may not read it ({said}); change what it may read at {TOKENS}"),
-        (status == 429, "the hub takes no more requests for now; wait some minutes, or set HF_TOKEN, which raises the limit"),
+        (status == 429, "the hub accepts no more requests for now; wait some minutes, or set HF_TOKEN, which raises the limit"),
         (True, f"the hub refuses it (HTTP {status}: {said}); check the name at {page}"),
     )  # fmt: skip
     return f"model.hub={hub}: {next(text for applies, text in told if applies)}"

@@ -81,7 +81,7 @@ def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[st
             return
         yield (
             "lm_head.weight is not the embedding, though config.json says tie_word_embeddings=true: it is left out, as vLLM "
-            "and transformers do; if the model was trained with a head of its own, say tie_word_embeddings=false there"
+            "and transformers do; if the model was trained with a head of its own, set tie_word_embeddings=false there"
         )
 
 

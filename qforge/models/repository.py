@@ -76,7 +76,7 @@ def check_own_code(names: Collection[str], read: Callable[[str], Mapping[str, An
         for file in _own_code(read(config), f"{where}: {config}"):
             if file not in names:
                 raise ValueError(
-                    f"{where}: {config} names {file} in its auto_map, which is not there; get a whole copy"
+                    f"{where}: {config} names {file} in its auto_map, but that file is missing; get a complete copy"
                 )
 
 
@@ -88,8 +88,8 @@ def _own_code(config: Mapping[str, Any], where: str) -> list[str]:
     classes = [value for each in lists for value in each if isinstance(value, str)]
     if other := next((c for c in classes if "--" in c), None):
         raise ValueError(
-            f"{where} names code of another repository in its auto_map ({other}), of which it says no commit; copy that "
-            "repository's *.py beside the weights, take what stands up to -- out of auto_map and give model.path=FOLDER, or "
+            f"{where} names code of another repository in its auto_map ({other}), without a commit; copy that "
+            "repository's *.py beside the weights, delete the names up to -- from auto_map and give model.path=FOLDER, or "
             "use model.trust_remote_code=false where transformers has the architecture itself"
         )
     return sorted({f"{c.rpartition('.')[0].replace('.', '/')}.py" for c in classes})
@@ -131,7 +131,7 @@ def _other_weights(names: Iterable[str]) -> str:
         )
     if other := by_suffix.get(".safetensors"):
         return (
-            f"no model*.safetensors, which transformers and vLLM read; it has {other}: use a copy in the layout of "
-            "transformers (save_pretrained)"
+            f"no model*.safetensors, which transformers and vLLM read; it has {other}: use a copy that "
+            "transformers saved (save_pretrained)"
         )
     return "no *.safetensors file; give a checkpoint that has the weights of its config.json"

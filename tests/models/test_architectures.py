@@ -245,7 +245,7 @@ def test_a_missing_number_is_named() -> None:
 )
 def test_an_unknown_matrix_stays_in_bf16(name: str, shape: tuple[int, ...]) -> None:
     (found,) = modules.from_tensors({name: Tensor("BF16", shape)}, {"model_type": "llama"})
-    assert (found.kind, found.kept) == ("unknown", "its part in the model is not known")
+    assert (found.kind, found.kept) == ("unknown", "its role in the model is not known")
 
 
 def test_layers_of_multi_token_prediction_draft_and_stay_in_bf16() -> None:

@@ -115,7 +115,7 @@ def test_weights_that_are_there_twice_are_read_once(tmp_path: Path) -> None:
     index(tmp_path, {"a": "model.safetensors", "b": "model.safetensors"})
     assert checkpoint.headers(tmp_path).keys() == {"a", "b"}
     index(tmp_path, {"layers.0.wq": "consolidated.safetensors", "x": "consolidated.safetensors"})
-    with pytest.raises(ValueError, match="loaders differ in which they read; delete one"):
+    with pytest.raises(ValueError, match="libraries differ in which one they read; delete one"):
         checkpoint.headers(tmp_path)
 
 

@@ -42,13 +42,13 @@ EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
     ("config", "lost", "words"),
     [
         (DENSE, UP, rf"{UP} is missing from the checkpoint; fetch or save the model again"),
-        (OTHER, UP, rf"{UP} is missing: 4 blocks like it have that"),
+        (OTHER, UP, rf"{UP} is missing: 4 blocks of the same kind have it"),
         (MOE, EXPERT, rf"{EXPERT} is missing from the checkpoint"),
         (DENSE, "model.layers.1.", r"model\.layers\.1 is missing: config\.json says num_hidden_layers=2"),
         (OTHER, "model.layers.0.", r"model\.layers\.0 is missing: config\.json says num_hidden_layers=5"),
         (DENSE, "model.norm.weight", r"model\.norm\.weight is missing from the checkpoint"),
-        (DENSE, "lm_head", r"lm_head\.weight is missing, and by config\.json it is not the embedding"),
-        (OTHER, "lm_head", r"lm_head\.weight is missing, and by config\.json it is not the embedding"),
+        (DENSE, "lm_head", r"lm_head\.weight is missing, and config\.json says that it is not the embedding"),
+        (OTHER, "lm_head", r"lm_head\.weight is missing, and config\.json says that it is not the embedding"),
     ],
 )
 def test_what_is_missing_is_named(config: dict[str, Any], lost: str, words: str) -> None:
@@ -64,8 +64,8 @@ def test_what_is_missing_is_named(config: dict[str, Any], lost: str, words: str)
         (OTHER, {"num_hidden_layers": 6}, r"model\.layers\.5 is missing: config\.json says num_hidden_layers=6"),
         (DENSE, {"vocab_size": 500}, r"model\.embed_tokens\.weight has 49152 rows, and config\.json says vocab_size=500"),
         (OTHER, {"vocab_size": 500}, r"model\.embed_tokens\.weight has 49152 rows, and config\.json says vocab_size=500"),
-        (DENSE, {"num_key_value_heads": 4}, r"[kv]_proj\.weight is \[128, 256\], and by config\.json it is \[256, 256\]"),
-        (DENSE, {"intermediate_size": 256}, r"_proj\.weight is \[.*512.*\], and by config\.json it is \[.*256.*\]"),
+        (DENSE, {"num_key_value_heads": 4}, r"[kv]_proj\.weight has the shape \[128, 256\], and config\.json gives \[256, "),
+        (DENSE, {"intermediate_size": 256}, r"_proj\.weight has the shape \[.*512.*\], and config\.json gives \[.*256.*\]"),
         (MOE, {"num_experts": 5}, r"mlp\.experts\.4\.\w+\.weight and 5 more are missing"),
     ],
 )  # fmt: skip

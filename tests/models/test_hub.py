@@ -96,7 +96,7 @@ def test_missing_private_and_unauthorized_are_told_apart(plan: Plan, hub: Hub, f
     unknown = plan(token="hf_mistyped")
     refused(
         unknown,
-        "the hub does not know your token (HF_TOKEN, or the one that `hf auth login` kept)",
+        "the hub does not accept your token (HF_TOKEN, or the one that `hf auth login` saved)",
         "make a new one at",
     )
     assert "hf_mistyped" not in unknown.output
@@ -114,7 +114,7 @@ def test_missing_private_and_unauthorized_are_told_apart(plan: Plan, hub: Hub, f
         (
             429,
             "slow down",
-            "the hub takes no more requests for now; wait some minutes, or set HF_TOKEN, which raises the limit",
+            "the hub accepts no more requests for now; wait some minutes, or set HF_TOKEN, which raises the limit",
         ),
         (503, "", "the hub is down (HTTP 503); try again later, or give a local folder: model=local model.path=FOLDER"),
         (418, "a teapot", "the hub refuses it (HTTP 418: a teapot); check the name at "),
@@ -150,7 +150,7 @@ def test_no_hub_at_all(cli: Cli, hub: Hub) -> None:
 def test_a_proxy_that_refuses(cli: Cli, hub: Hub) -> None:
     environ = hub.environ(HF_ENDPOINT="https://hub.invalid", HTTPS_PROXY=hub.endpoint, NO_PROXY="", no_proxy="")
     refused(
-        cli(*PLAN, environ=environ), "model.hub=tiny/llama: the proxy does not let it through (501", "check HTTPS_PROXY"
+        cli(*PLAN, environ=environ), "model.hub=tiny/llama: the proxy refuses the connection (501", "check HTTPS_PROXY"
     )
 
 
@@ -202,7 +202,7 @@ NOTHING_TO_USE = {
     "no_weights": (lambda folder: (folder / "model.safetensors").unlink(), "no *.safetensors file"),
     "no_config": (
         lambda folder: (folder / "config.json").unlink(),
-        "no config.json, so it is no checkpoint of transformers",
+        "no config.json, so it is not a checkpoint of transformers",
     ),
     "no_json": (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is not a JSON object"),
     "no_header": (header(b"[1"), "Failed to parse safetensors header"),
@@ -240,7 +240,7 @@ def test_own_code_must_be_trusted_and_there(plan: Plan, hub: Hub, tmp_path: Path
     hub.commit("tiny/llama", folder := small_llama(tmp_path / "own", **OWN_CODE))
     refused(plan(), "its config.json names Python code", "model.trust_remote_code=true")
     trusted = "model.trust_remote_code=true"
-    refused(plan(trusted), "config.json names modeling_mine.py in its auto_map, which is not there")
+    refused(plan(trusted), "config.json names modeling_mine.py in its auto_map, but that file is missing")
     (folder / "modeling_mine.py").write_text("")
     (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["tokenization_mine.Mine", null]}}')
     refused(plan(trusted), "tokenizer_config.json names tokenization_mine.py in its auto_map")
