@@ -36,7 +36,10 @@ def faults(artifact: Path, source: Path) -> Iterator[str]:
     """What is missing from the artifact, or says something else than the source."""
     ours, theirs = (read_json(folder / "config.json") for folder in (artifact, source))
     if different := list(differences(ours, theirs)):
-        yield f"config.json is not the source's: {'; '.join(different[:3])}: it would be another model; use the source's values"
+        yield (
+            f"config.json differs from the source's: {'; '.join(different[:3])}: this would be a different model; use the "
+            "source's values"
+        )
     for name in checkpoint.companions(source):
         if Path(name).suffix in PEOPLES and name not in TOKENIZERS:
             continue
@@ -44,7 +47,7 @@ def faults(artifact: Path, source: Path) -> Iterator[str]:
             if not _replaced(name, artifact):
                 yield f"{name} is missing: {NEED}"
         elif not _alike(artifact / name, source / name):
-            yield f"{name} is not the source's: {NEED}"
+            yield f"{name} differs from the source's: {NEED}"
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:

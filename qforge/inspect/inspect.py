@@ -74,9 +74,9 @@ def _mixed(config: dict[str, Any]) -> str | None:
     """Why a checkpoint of mixed precision cannot be compared with a plan; none for all others."""
     if quantization_config.announced(config).get("quant_method") != CT or len(quantization_config.layouts(config)) == 1:
         return None
-    formats = ", ".join(layout or "one that is not known" for layout in quantization_config.layouts(config))
+    formats = ", ".join(layout or "an unknown format" for layout in quantization_config.layouts(config))
     return (
-        f"config.json: mixed precision ({formats}): a plan has one format, so this is not compared; to measure it all the same "
+        f"config.json: mixed precision ({formats}): a plan has one format, so this is not compared; to measure it anyway, "
         "leave inspect out of stages"
     )
 
@@ -145,7 +145,9 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
     changed = [name for name in kept if not _same(tensors[name], source[name])]
     rounded = [n for n in changed if tensors[n].dtype != source[n].dtype and _rounded(tensors[n], source[n])]
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
-    report.add("rounded", rounded, "not quantized, but with fewer digits than the source: a router then chooses others")
+    report.add(
+        "rounded", rounded, "not quantized, but less precise than the source: a router would choose other experts"
+    )
     report.add("changed", sorted(set(changed) - set(rounded)), "not quantized, but their values differ from the source")
     floats = sorted(n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in FLOATS)
     broken = finite.broken((name, tensors[name]) for name in floats)
@@ -203,7 +205,9 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     report.add("scales", wrong, "the output would be garbage")
     packed = set(plan.quantized)
     split = scales.unshared((m for m in plan.modules if m.name in packed), tensors)
-    report.add("global scales that differ within a fused matrix", split, "vLLM takes one of them for all its parts")
+    report.add(
+        "global scales that differ within a fused matrix", split, "vLLM uses one of them for all parts of the matrix"
+    )
 
 
 def _kv_scales(tensors: dict[str, Stored], report: Report) -> None:
@@ -212,7 +216,9 @@ def _kv_scales(tensors: dict[str, Stored], report: Report) -> None:
     report.checked["scales of the KV cache"] = len(of_cache)
     report.add("scales of the KV cache", scales.kv_faults(of_cache), "the cache would hold garbage")
     if not of_cache:
-        report.faults.append("config.json: it says that the KV cache has scales (kv_cache_scheme), and there are none")
+        report.faults.append(
+            "config.json: says that the KV cache has scales (kv_cache_scheme), but the checkpoint has none"
+        )
 
 
 def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:

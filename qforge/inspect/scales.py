@@ -107,9 +107,7 @@ def kv_faults(tensors: Mapping[str, Stored]) -> list[str]:
         match = KV.search(name)
         assert match
         pairs.setdefault(name[: match.start()], set()).add(match[1])
-    return wrong + [
-        f"{layer} (of {' and '.join(kinds)} alone)" for layer, kinds in pairs.items() if kinds != {"k", "v"}
-    ]
+    return wrong + [f"{layer} (of {' and '.join(kinds)} only)" for layer, kinds in pairs.items() if kinds != {"k", "v"}]
 
 
 def unshared(modules: Iterable[Module], tensors: Mapping[str, Stored]) -> list[str]:

@@ -23,7 +23,7 @@ def fault(function: str) -> str | None:
         return f"{key}: there is no module {module} in this environment; check the name, and PYTHONPATH"
     source = Path(spec.origin)
     if source.suffix == ".py" and name not in _names(ast.parse(source.read_text())):
-        return f"{key}: {module} has no function {name}; use one that it has"
+        return f"{key}: {module} has no function {name}; use a function that it has"
     return None
 
 

@@ -82,8 +82,8 @@ def test_modelopts_w4a4_is_read_from_the_artifact(
         (kv(0.02), KV, ""),
         (kv(0.0), KV, "scales of the KV cache: model.layers.0.self_attn.k_proj.k_scale (0)"),
         (kv(0.02), {}, "unexpected: model.layers.0.self_attn.k_proj.k_scale"),
-        (lambda tensors: None, KV, "says that the KV cache has scales (kv_cache_scheme), and there are none"),
-        (scale("model.layers.1.self_attn.v_proj.v_scale", 0.02), KV, "model.layers.1.self_attn (of v alone)"),
+        (lambda tensors: None, KV, "says that the KV cache has scales (kv_cache_scheme), but the checkpoint has none"),
+        (scale("model.layers.1.self_attn.v_proj.v_scale", 0.02), KV, "model.layers.1.self_attn (of v only)"),
         (scale("model.layers.0.self_attn.k_proj.weight_scale_2", 0.02), {}, "global scales that differ within a fused matrix: "
          "model.layers.0.self_attn.k_proj 2.000e-02, model.layers.0.self_attn.q_proj 3.333e-02"),
     ],
@@ -162,11 +162,11 @@ def remove(name: str) -> Callable[[Path], None]:
         (remove("preprocessor_config.json"), ["preprocessor_config.json is missing"]),
         (remove("LICENSE"), []),
         (remove("chat_template.jinja"), ["chat_template.jinja is missing"]),
-        (write("tokenizer.json", '{"model": {"vocab": {"a": 2}}}'), ["tokenizer.json is not the source's"]),
+        (write("tokenizer.json", '{"model": {"vocab": {"a": 2}}}'), ["tokenizer.json differs from the source's"]),
         (write("tokenizer.json", '{\n "model": {"vocab": {"a": 1}}}'), []),
         (write("tokenizer_config.json", '{"model_max_length": 64, "added": 1}'), []),
-        (write("preprocessor_config.json", '{"size": 448}'), ["preprocessor_config.json is not the source's"]),
-        (write("chat_template.jinja", "{{ other }}"), ["chat_template.jinja is not the source's"]),
+        (write("preprocessor_config.json", '{"size": 448}'), ["preprocessor_config.json differs from the source's"]),
+        (write("chat_template.jinja", "{{ other }}"), ["chat_template.jinja differs from the source's"]),
     ],
 )
 def test_what_lies_beside_the_weights(
@@ -213,4 +213,4 @@ def test_a_changed_config_is_not_accepted(inspected: Callable[..., str], source:
     edit({"rope_theta": 500000.0})(given)
     said = inspected(given, "method=rtn", "group_size=64")
     assert said.startswith("1 ")
-    assert "config.json is not the source's: rope_theta is 500000.0, the source has 10000.0" in said
+    assert "config.json differs from the source's: rope_theta is 500000.0, the source has 10000.0" in said
