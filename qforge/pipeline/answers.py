@@ -47,7 +47,7 @@ def check(run: Run, make: bool, runtime: bool = True) -> list[str]:
     for question in (each for each in questions(run.job) if runtime or each.key != OPTIONS):
         if not question.made and not make:
             unasked.append(
-                f"{question.key} not checked yet: {question.where} is not there; the run makes and asks it first"
+                f"{question.key} not checked yet: {question.where} does not exist yet; the run makes it and checks first"
             )
             continue
         answer = _answer(run, question)

@@ -22,12 +22,12 @@ RUNTIMES = ROOT / "conf" / "runtime"
 # Of vLLM's options, those that qforge sets: the key to use instead, or why there is none
 OWN = {
     "model": "the checkpoint of the run is served; to serve another, use artifact=PATH",
-    "served_model_name": "the name is qforge's own; leave it out",
-    "host": "the server listens on this machine alone; leave it out",
+    "served_model_name": "qforge sets the name; leave it out",
+    "host": "the server listens on this machine only; leave it out",
     "port": "use serve.port",
     "api_key": "use serve.api_key",
     "trust_remote_code": "use model.trust_remote_code",
-    "quantization": "vLLM reads it in the checkpoint, and bf16 is measured with the same options; leave it out",
+    "quantization": "vLLM reads it from the checkpoint, and bf16 is measured with the same options; leave it out",
 }
 
 
@@ -125,13 +125,13 @@ def _check_evaluation(job: Job) -> None:
     settings = job.eval
     if any(part * settings.context < 2 for part in settings.lengths):
         raise ValueError(
-            f"eval.lengths={settings.lengths}: parts of eval.context={settings.context} are needed, each of 2 tokens or "
-            "more; for windows of one length use [1.0]"
+            f"eval.lengths={settings.lengths}: each must be a part of eval.context={settings.context} and give 2 tokens "
+            "or more; for windows of one length use [1.0]"
         )
     url = settings.judge.base_url
     if url is not None and not re.match(r"https?://[^/]", url):
         raise ValueError(
-            f"eval.judge.base_url={url}: is no address of an OpenAI-compatible API; use http://HOST/v1 or https://HOST/v1"
+            f"eval.judge.base_url={url}: is not an address of an OpenAI-compatible API; use http://HOST/v1 or https://HOST/v1"
         )
 
 
@@ -218,4 +218,4 @@ def _check_files(job: Job) -> None:
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
     for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
         if not repository_path(path).is_file():
-            raise ValueError(f"{key}={path}: no such file; give one that is there")
+            raise ValueError(f"{key}={path}: no such file; give a file that exists")

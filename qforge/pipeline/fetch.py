@@ -93,7 +93,7 @@ def _commit(run: Run) -> str:
         known = note.read_text() if note.exists() else hub.last_known(str(model.hub), model.revision)
         if known is None:
             raise
-        warn(f"{error.answer}: {model.hub} is taken as it was last seen here, at commit {known}")
+        warn(f"{error.answer}: the last commit of {model.hub} that this machine knows is used: {known}")
         return known
     if commit != model.revision:
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def refuse_not_finite(run: Run, source: Path) -> None:
             if broken := finite.broken(tensors.items()):
                 raise ValueError(
                     f"model={run.job.model.name}: {broken[0]} in {source} holds NaN or infinity ({len(broken)} of "
-                    f"{len(tensors)} tensors do), so every quantized form of it would be garbage; use another copy of the model"
+                    f"{len(tensors)} tensors do), so every quantized form would be garbage; use another copy of the model"
                 )
             line.note = f"{len(tensors)} tensors are finite"
         write_json(out / "result.json", {"tensors": len(tensors)})

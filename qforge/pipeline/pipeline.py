@@ -129,7 +129,7 @@ def until_decided(
 def _write_again(run: Run, weighed: Weighed) -> None:
     """The results that the verdict is made of: those of a look that failed half-way may lie in their files."""
     measured, baseline, _ = weighed
-    assert baseline, "only what was judged is looked at again"
+    assert baseline, "only a row that was judged is measured again"
     write_results(run, measured)
     run.write("divergence.json", measured["divergence"])
     write_results(run.beside(bf16_of(run.job), "bf16-"), baseline)

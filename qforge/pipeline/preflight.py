@@ -32,7 +32,7 @@ def places(run: Run) -> list[str]:
     interpreters.check(job, _measures(job) and here)
     if here or job.runtime.env or not _measures(job):
         return []
-    return [f"runtime={job.runtime.name} was not looked for: this machine has no {job.hw.vendor.value} GPU"]
+    return [f"runtime={job.runtime.name} was not checked: this machine has no {job.hw.vendor.value} GPU"]
 
 
 def _measures(job: Job) -> bool:
@@ -43,9 +43,9 @@ def _refuse_store(run: Run) -> None:
     try:
         run.store.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"store={run.job.store}: {error.strerror}; give a folder that can be made") from None
+        raise ValueError(f"store={run.job.store}: {error.strerror}; give a folder that can be created") from None
     if not os.access(run.store.root, os.W_OK | os.X_OK):
-        raise ValueError(f"store={run.job.store}: cannot be written; give a folder that can")
+        raise ValueError(f"store={run.job.store}: is not writable; give a writable folder")
 
 
 def preflight(run: Run, plan: Plan) -> None:

@@ -31,7 +31,7 @@ def known(run: Run, folder: Path | None) -> Run:
     try:
         made = run.get("structure", _key(run, *unclear), lambda out: _ask(run, folder, *unclear, out), model.name)
     except StageError as error:
-        warn(f"what this model is made of is told by its tensors' names alone: {error}")
+        warn(f"the roles of this model's tensors are read from their names only: {error}")
         return run
     return run.beside(replace(run.job, model=replace(model, structure=str(made / "result.json"))), run.prefix)
 

@@ -28,7 +28,7 @@ def refused(done: object, message: str) -> None:
         (["eval.tasks=[arc_easyy]"], "eval.tasks: lm-eval has no task arc_easyy; use arc_easy"),
         (["method.function=nope:nope"], "method.function=nope:nope: there is no module nope in this environment"),
         (["artifact=/nope"], "artifact=/nope: no checkpoint there"),
-        (["store=/proc/x"], "store=/proc/x: No such file or directory; give a folder that can be made"),
+        (["store=/proc/x"], "store=/proc/x: No such file or directory; give a folder that can be created"),
         (["runtime=existing", "runtime.python=/nope"], "runtime.python=/nope: not an executable"),
         (["runtime.env=nope"], "env=nope: no such environment; choose from"),
         (["method.env=nope"], "env=nope: no such environment; choose from"),
@@ -48,7 +48,7 @@ def test_an_image_that_is_not_here(cli: Cli, tmp_path: Path, monkeypatch: pytest
     refused(cli.inside(*given), "runtime.container=nope:latest: it is not available here (podman: no such image")
     elsewhere = cli.inside(*given, "hw=mi325x")
     assert elsewhere.code == 0, elsewhere.output
-    assert "runtime=container was not looked for: this machine has no amd GPU" in elsewhere.output
+    assert "runtime=container was not checked: this machine has no amd GPU" in elsewhere.output
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_an_image_that_is_not_here(cli: Cli, tmp_path: Path, monkeypatch: pytest
         ("+runtime.args.api-key=x", "runtime.args.api-key: use serve.api_key"),
         ("+runtime.args.trust_remote_code=true", "runtime.args.trust_remote_code: use model.trust_remote_code"),
         ("+runtime.args.quantization=gptq", "runtime.args.quantization: vLLM reads it in the checkpoint"),
-        ("+hw.args.host=0.0.0.0", "hw.args.host: the server listens on this machine alone"),
+        ("+hw.args.host=0.0.0.0", "hw.args.host: the server listens on this machine only"),
         ("method.function=qforge.methods.nope:f", "there is no module qforge.methods.nope"),
         ("method.function=qforge.methods.streaming:nope", "qforge.methods.streaming has no function nope"),
         ("method.function=quantize", "method.function=quantize: is not an import path; use module:function"),
-        ("eval.judge.base_url=ftp://x", "eval.judge.base_url=ftp://x: is no address of an OpenAI-compatible API"),
-        ("eval.judge.base_url=http:///v1", "eval.judge.base_url=http:///v1: is no address"),
+        ("eval.judge.base_url=ftp://x", "eval.judge.base_url=ftp://x: is not an address of an OpenAI-compatible API"),
+        ("eval.judge.base_url=http:///v1", "eval.judge.base_url=http:///v1: is not an address"),
         ("sensitivity.text=nope", "sensitivity.text=nope: choose from eval.texts: wikitext, python_reference"),
     ],
 )
@@ -83,9 +83,9 @@ def test_what_is_not_made_is_not_asked_in_a_plan_and_the_plan_says_so(
     monkeypatch.setattr(managed, "VENVS", tmp_path)
     made = job("+runtime.args.dtype=fp12", "eval.tasks=[nope]", "method.function=nope:nope", f"store={tmp_path}")
     assert answers.check(Run(made, tmp_path / "out"), make=False) == [
-        "runtime.args not checked yet: runtime=vllm_cpu is not there; the run makes and asks it first",
-        "eval.tasks not checked yet: the environment quant is not there; the run makes and asks it first",
-        "method.function not checked yet: the environment quant is not there; the run makes and asks it first",
+        "runtime.args not checked yet: runtime=vllm_cpu does not exist yet; the run makes it and checks first",
+        "eval.tasks not checked yet: the environment quant does not exist yet; the run makes it and checks first",
+        "method.function not checked yet: the environment quant does not exist yet; the run makes it and checks first",
     ]
 
 

@@ -116,7 +116,7 @@ def test_a_download_that_ended_early_goes_on_in_the_next_run(
     broken = fetch()
     assert broken.code == 2, broken.output
     assert "cannot be reached (" in broken.output
-    assert "run again, which goes on from where it was" in broken.output
+    assert "run again (the download continues where it stopped)" in broken.output
     assert not list(tmp_path.glob("store/fetch/*/result.json"))
     hub.asked.clear()
     done = fetch()
@@ -135,7 +135,7 @@ def test_what_arrives_damaged_is_fetched_anew(hub: Hub, large: Path, tmp_path: P
     got.mkdir()
     (got / "model.safetensors.partial").write_bytes(bytes(1000))  # of a disk that lost what was written
     done = download(hub, got, commit)
-    assert "model.safetensors arrived damaged (its sha256 is another); run again" in done.stderr
+    assert "model.safetensors was damaged while it was fetched (its sha256 differs); run again" in done.stderr
     assert download(hub, got, commit).returncode == 0
     assert same(got / "model.safetensors", large / "model.safetensors")
 
@@ -174,7 +174,10 @@ def test_without_the_hub_what_is_here_is_used_and_said(fetch: Fetch, cli: Cli, h
     store = f"store={tmp_path / 'store'}"
     assert fetch().code == 0
     offline = cli.succeed(*FETCH, store, environ=hub.environ(HF_HUB_OFFLINE="1"))
-    assert f"HF_HUB_OFFLINE is set: tiny/llama is taken as it was last seen here, at commit {commit}" in offline.output
+    assert (
+        f"HF_HUB_OFFLINE is set: the last commit of tiny/llama that this machine knows is used: {commit}"
+        in offline.output
+    )
     gone = cli.succeed(*FETCH, store, environ=hub.environ(HF_ENDPOINT="http://127.0.0.1:9"))
     assert "http://127.0.0.1:9 cannot be reached" in gone.output
     other = cli(*FETCH, store, "model.revision=v2", environ=hub.environ(HF_HUB_OFFLINE="1"))
@@ -251,7 +254,7 @@ def test_a_disk_too_small_is_said_before_anything_is_fetched(fetch: Fetch, hub: 
     assert done.code == 2
     assert "GB free and this run may write 19200.00 GB; free some space or give another store=PATH" in done.output
     hub.sizes[shards[0]] = 60_000_000_000
-    assert f"{shards[0]} has 60 GB, more than the hub gives by HTTP; fetch it with `hf" in fetch(plain).output
+    assert f"{shards[0]} has 60 GB, more than the hub sends by HTTP; fetch it with `hf" in fetch(plain).output
     assert all(asked.range for asked in hub.fetched("cdn")), "headers alone"
 
 

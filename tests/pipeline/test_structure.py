@@ -73,7 +73,7 @@ def test_a_hybrid_is_planned_quantized_and_inspected(cli: Cli, tmp_path: Path) -
         "head": (1, 0), "mixer": (2, 2), "router": (4, 0), "shared_expert": (6, 6),
     }  # fmt: skip
     notes = "\n".join(planned["notes"])
-    assert "model_type=qwen3_next was not tested here: its parts are those that transformers" in notes
+    assert "model_type=qwen3_next was not tested here: its structure is the one that transformers" in notes
     assert "2 matrices of multi-token prediction stay in bf16, for speculative decoding: mtp.fc" in notes
     artifact = done.folder / "artifact"
     ours, theirs = headers(artifact), headers(source)
