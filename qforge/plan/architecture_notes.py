@@ -20,15 +20,15 @@ def notes(job: Job, model: Source, tree: Sequence[Module]) -> list[str]:
     said = []
     if kind not in FAMILIES:
         told = (
-            f"its parts are those that {built.library} builds it of"
+            f"its structure is the one that {built.library} builds"
             if built and built.built
-            else "its parts are told by their names"
+            else "its structure is read from the names of its tensors"
         )
         said.append(f"model_type={kind} was not tested here: {told}")
     if built and not built.built:
-        said.append(f"{built.library} does not build it: {built.why}")
+        said.append(f"{built.library} cannot build it: {built.why}")
     if unknown := [m for m in tree if m.kind == "unknown"]:
-        said.append(f"matrices whose part is not known stay in bf16 ({len(unknown)}): {_shapes(unknown)}")
+        said.append(f"matrices whose role is not known stay in bf16 ({len(unknown)}): {_shapes(unknown)}")
     if drafts := [m for m in tree if m.kind == "draft"]:
         said.append(
             f"{len(drafts)} matrices of multi-token prediction stay in bf16, for speculative decoding: {_shapes(drafts)}"
@@ -41,7 +41,7 @@ def notes(job: Job, model: Source, tree: Sequence[Module]) -> list[str]:
         and vllm_names.known(model.config) is None
     ):
         said.append(
-            f"vLLM {vllm_names.version()} has no class {classes[0]}: it may serve it through transformers' own, or not at all"
+            f"vLLM {vllm_names.version()} has no class {classes[0]}: it may serve it with transformers' class, or not at all"
         )
     return said
 
@@ -51,10 +51,10 @@ def refuse_nothing(job: Job, model: Source, tree: Sequence[Module]) -> None:
     if job.method.function is None or any(m.linear for m in tree):
         return
     built = model.structure
-    why = f"; {built.library} does not build it: {built.why}" if built and not built.built else ""
+    why = f"; {built.library} cannot build it: {built.why}" if built and not built.built else ""
     reasons = sorted({f"{m.kind}: {m.kept}" for m in tree if m.kind not in ("embedding", "head")})
     raise ValueError(
-        f"method={job.method.name} model={job.model.name}: nothing of it can be quantized ({'; '.join(reasons)}){why}; use "
+        f"method={job.method.name} model={job.model.name}: no layer of it can be quantized ({'; '.join(reasons)}){why}; use "
         "method=bf16"
     )
 

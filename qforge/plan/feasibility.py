@@ -182,8 +182,8 @@ def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
     stacked = [m.name for m in quantized if m.stack > 1]
     if stacked and not job.method.unstacks and not job.method.streams:
         raise ValueError(
-            f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which it does not take "
-            "apart; use method=gptq, or rtn, or a checkpoint with one matrix per expert"
+            f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which this method "
+            "cannot split; use method=gptq, or rtn, or a checkpoint with one matrix per expert"
         )
 
 
@@ -194,7 +194,7 @@ def too_long(job: Job, config: Config, memory: Memory) -> str | None:
     if memory.context <= limit or allowed:
         return None
     return (
-        f"runtime.args.max_model_len={memory.context}: {job.model.name} was made for {limit} tokens; use "
+        f"runtime.args.max_model_len={memory.context}: {job.model.name} supports {limit} tokens; use "
         f"runtime.args.max_model_len={limit} or less"
     )
 

@@ -41,9 +41,9 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
     renames = "llmcompressor" in function or (kind == "mixtral" and function and not job.method.streams)
     if renames and any(m.leaf in RENAMED for m in experts):
         raise ValueError(
-            f"method={job.method.name} model={job.model.name}: its library loads {kind} by transformers and exports the names "
-            f"that experts have there, not experts.N.{RENAMED[0]}, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc, "
-            "which keep the names"
+            f"method={job.method.name} model={job.model.name}: its library loads {kind} with transformers and exports "
+            f"transformers' names of the experts, not experts.N.{RENAMED[0]}, which vLLM needs; use method=rtn, fp8 or "
+            "nvfp4_llmc, which keep the names"
         )
     mixtures = job.method.mixtures
     if mixtures is not None and kind not in mixtures:

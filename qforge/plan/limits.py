@@ -45,8 +45,8 @@ def _settings(job: Job, served: bool) -> Iterator[str]:
         )
     if settings.kv_dtypes and (not served or not settings.long_context.lengths):
         yield (
-            f"eval.kv_dtypes={settings.kv_dtypes}: they are compared on long context through vLLM; give "
-            "eval.long_context.lengths and a runtime that serves (leave runtime out), or leave them out"
+            f"eval.kv_dtypes={settings.kv_dtypes}: cache formats are compared on long context by vLLM; give "
+            "eval.long_context.lengths and a runtime that serves (leave runtime out), or leave eval.kv_dtypes out"
         )
     if settings.stability.prompts and settings.stability.tokens >= settings.context:
         yield (

@@ -20,7 +20,7 @@ def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: boo
 def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
     notes = [
         f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
-        "earlier rule has these modules"
+        "earlier rule already keeps these modules"
         for rule, hits in rules.items()
         if not hits.changes and not waits(job.exempt[rule])
     ]
@@ -36,12 +36,14 @@ def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module
         notes.append("sensitivity.budget_gib changes nothing: no rule uses it; exempt=from_sensitivity does")
     if job.method.instead:
         notes.append(
-            f"{job.method.name}'s library is archived; for other than a comparison use method={job.method.instead}"
+            f"{job.method.name}'s library is archived; except for a comparison, use method={job.method.instead}"
         )
     if tied:
         notes.append("the head is the embedding (tied weights), which stays in bf16")
     if dropped := sorted({m.kind for m in tree if m.served is None}):
-        notes.append(f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; memory is counted without")
+        notes.append(
+            f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; the memory estimate leaves them out"
+        )
     if job.method.calibrated and any(m.kept and m.kind in TOWERS.values() for m in tree):
         notes.append(
             "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
@@ -56,7 +58,7 @@ def _cache_notes(job: Job) -> list[str]:
         return []
     return [
         f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict shows its cost (one perplexity "
-        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context by eval.kv_dtypes"
+        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context with eval.kv_dtypes"
     ]
 
 

@@ -99,7 +99,7 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str | Text]]:
 def _source(row: Measurement, job: Job) -> str:
     """Where a row comes from, and whether it is of the vLLM that will serve."""
     newest = support_matrix.newest(job.hw)
-    return row.source + ("" if of_version([row], newest) else f"; {newest} will serve, whose kernels may be others")
+    return row.source + ("" if of_version([row], newest) else f"; {newest} will serve, and its kernels may differ")
 
 
 def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
@@ -135,7 +135,7 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
         console.print(source, style="dim")
     for source in dict.fromkeys(row.source for choice in choices for row in choice.older):
-        console.print(f"{source}: another one will serve, so this decides nothing", style="dim")
+        console.print(f"{source}: another version will serve, so this decides nothing", style="dim")
 
 
 def _cells(choice: Choice, planned: Plan) -> list[str | Text]:

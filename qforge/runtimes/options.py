@@ -62,7 +62,7 @@ def _parser() -> Any:
         parser = module.make_arg_parser(Parser())
         parser.allow_abbrev = False
         return parser
-    raise ImportError(f"none of {', '.join(PARSERS)} is there")
+    raise ImportError(f"vLLM has none of {', '.join(PARSERS)}")
 
 
 if __name__ == "__main__":

@@ -110,8 +110,8 @@ def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Pat
         (["method=auto_gptq"], "its library supports llama, mistral, qwen2 only, and this is a qwen3_moe"),
         (["method=awq", "model=gpt_oss_20b", "group_size=32"],
          "gpt_oss is a mixture of experts, and its library was run only on qwen3_moe; use"),
-        (["method=gptq", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
-        (["method=nvfp4", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM looks for; use method=rtn, fp8 or nvfp4_llmc"),
+        (["method=gptq", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM needs; use method=rtn, fp8 or nvfp4_llmc"),
+        (["method=nvfp4", "model=mixtral_8x7b"], "not experts.N.w1, which vLLM needs; use method=rtn, fp8 or nvfp4_llmc"),
     ],
 )  # fmt: skip
 def test_what_cannot_calibrate_a_mixture_is_refused_by_the_plan(overrides: list[str], message: str) -> None:

@@ -80,7 +80,7 @@ def test_what_a_layout_was_measured_at_speaks_for_every_method_that_makes_it() -
 def test_what_is_archived_is_left_out_and_its_plan_says_what_to_use() -> None:
     assert "auto_gptq" not in {c.method for c in choices("h100")}
     notes = plan.make(job("method=auto_gptq", "hw=h100"), None).notes
-    assert "auto_gptq's library is archived; for other than a comparison use method=gptqmodel" in notes
+    assert "auto_gptq's library is archived; except for a comparison, use method=gptqmodel" in notes
 
 
 def test_measured_rows_beat_the_rule() -> None:

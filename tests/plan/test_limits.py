@@ -17,7 +17,7 @@ LONGER = [
     ("eval.context=4096", "evaluate", "eval.context=4096 needs runtime.args.max_model_len > 4096"),
     ("eval.long_context.lengths=[8192]", "evaluate", "8192 tokens and an answer of 16 need"),
     ("eval.divergence.top_k=50", "evaluate", "eval.divergence.top_k=50: the server gives at most 20"),
-    ("eval.kv_dtypes=[fp8]", "evaluate", "eval.kv_dtypes=['fp8']: they are compared on long context"),
+    ("eval.kv_dtypes=[fp8]", "evaluate", "eval.kv_dtypes=['fp8']: cache formats are compared on long context"),
     ("eval.stability.tokens=1024", "evaluate", "eval.stability.tokens=1024: the answers must be shorter"),
     ("bench.input_len=3000", "bench", "bench.input_len + bench.output_len = 3032 exceeds"),
 ]
@@ -43,7 +43,7 @@ def test_a_model_of_512_tokens_can_be_planned_and_quantized(tmp_path: Path) -> N
     config = json.loads((ROOT / "data/architectures/smollm2_135m.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))
     short = f"model.architecture={tmp_path}/config.json"
-    said = "runtime.args.max_model_len=2048: smollm2_135m was made for 512 tokens; use runtime.args.max_model_len=512"
+    said = "runtime.args.max_model_len=2048: smollm2_135m supports 512 tokens; use runtime.args.max_model_len=512"
     for without in ("plan_only=true", "stages=[quantize]"):
         assert any(f"serve would be refused: {said}" in note for note in plan.make(job(short, without), None).notes)
     with pytest.raises(ValueError, match=re.escape(said)):
