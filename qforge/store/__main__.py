@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
         _show(chosen)
         return 0
     if not (options.keys or options.stage or options.older is not None or options.unfinished):
-        parser.error("free: say what: KEY ..., --stage STAGE, --older DAYS or --unfinished")
+        parser.error("free: choose what to free: KEY ..., --stage STAGE, --older DAYS or --unfinished")
     if missing := set(options.keys) - {entry.key for entry in found}:
-        parser.error(f"free: no result has the key {', '.join(sorted(missing))}; the list has them all")
+        parser.error(f"free: no result has the key {', '.join(sorted(missing))}; `list` shows every key")
     return _free(chosen)
 
 
@@ -66,7 +66,7 @@ def _show(chosen: list[Entry]) -> None:
         (sum(sizes) / 1e9 for sizes in zip(*((e.bytes, e.linked) for e in chosen), strict=True)) if chosen else (0, 0)
     )
     console.print(
-        f"{len(chosen)} entries, {total:.3f} GB; {linked:.3f} GB of them are in run folders as well, which keep them"
+        f"{len(chosen)} entries, {total:.3f} GB; {linked:.3f} GB of them are also in run folders, which keep them"
     )
 
 

@@ -73,7 +73,7 @@ def test_the_list_says_what_is_there(tmp_path: Path) -> None:
     assert lines[3].split()[:5] == ["quantize", large.name, "0.005", "0.005", "0.0"]
     assert "smollm2_135m, gptq" in lines[3]
     assert (read_json(large / "made.json")["qforge"]["commit"] or "")[:8] in lines[3]
-    assert "2 entries, 0.005 GB; 0.005 GB of them are in run folders as well" in lines[-1]
+    assert "2 entries, 0.005 GB; 0.005 GB of them are also in run folders" in lines[-1]
 
 
 def test_what_a_job_uses_is_kept_and_what_nobody_uses_is_freed(tmp_path: Path) -> None:
@@ -141,7 +141,8 @@ def test_by_stage_and_age(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [([], "say what: KEY ..., --stage STAGE"), (["nope"], "no result has the key nope")]
+    ("arguments", "message"),
+    [([], "choose what to free: KEY ..., --stage STAGE"), (["nope"], "no result has the key nope")],
 )
 def test_free_without_a_word_or_with_a_wrong_key_frees_nothing(
     arguments: list[str], message: str, tmp_path: Path
