@@ -111,8 +111,8 @@ def _listed(hub: str, revision: str | None) -> Mapping[str, File]:
 
     with asking(hub, revision):
         entries = list(HfApi().list_repo_tree(hub, revision=commit(hub, revision), recursive=True))
-    found = [File(e.path, e.size, e.lfs.sha256 if e.lfs else None) for e in entries if isinstance(e, RepoFile)]
-    return {file.name: file for file in found}
+    files = [File(e.path, e.size, e.lfs.sha256 if e.lfs else None) for e in entries if isinstance(e, RepoFile)]
+    return {file.name: file for file in files}
 
 
 @cache
@@ -124,7 +124,7 @@ def _tensors(hub: str, revision: str | None, names: tuple[str, ...]) -> dict[str
 
     with asking(hub, revision), ThreadPoolExecutor(AT_A_TIME) as pool:
         headers = list(pool.map(header, names))
-    tensors = {name: Tensor(t.dtype, tuple(t.shape)) for found in headers for name, t in found.items()}
+    tensors = {name: Tensor(t.dtype, tuple(t.shape)) for header in headers for name, t in header.items()}
     if odd := next((f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype not in BYTES), None):
         raise ValueError(f"model.hub={hub}: {odd}, a dtype that qforge does not know; use a bf16 checkpoint")
     return tensors

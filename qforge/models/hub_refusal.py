@@ -1,4 +1,4 @@
-"""What a hub answers when it does not give a model, told apart, and the way out of each."""
+"""Each answer of a hub that refuses a model, and the fix for it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FOLDER = "or give a local folder: model=local model.path=FOLDER model.name=NAME"
 class Unreachable(ValueError):
     """The hub did not answer at all: no network, offline mode, or it is down. `answer` says which, in a few words."""
 
-    def __init__(self, hub: str, answer: str, way_out: str) -> None:
-        super().__init__(f"model.hub={hub}: {answer}; {way_out}, {FOLDER}")
+    def __init__(self, hub: str, answer: str, fix: str) -> None:
+        super().__init__(f"model.hub={hub}: {answer}; {fix}, {FOLDER}")
         self.answer = answer
 
 
@@ -38,16 +38,14 @@ def asking(hub: str, revision: str | None) -> Iterator[None]:
             raise Unreachable(hub, f"the hub is down (HTTP {error.response.status_code})", "try again later") from None
         raise ValueError(_answered(hub, revision, error)) from None
     except OfflineModeIsEnabled:
-        way_out = "this model is not on this machine yet: unset it once to fetch it"
-        raise Unreachable(hub, "HF_HUB_OFFLINE is set", way_out) from None
+        fix = "this model is not on this machine yet: unset it once to fetch it"
+        raise Unreachable(hub, "HF_HUB_OFFLINE is set", fix) from None
     except httpx.ProxyError as error:
         raise ValueError(f"model.hub={hub}: the proxy refuses the connection ({error}); check HTTPS_PROXY") from None
     except httpx.TransportError as error:
         answer = f"{_endpoint()} cannot be reached ({str(error) or type(error).__name__})"
-        way_out = (
-            "check the network, HTTPS_PROXY and HF_ENDPOINT and run again (the download continues where it stopped)"
-        )
-        raise Unreachable(hub, answer, way_out) from None
+        fix = "check the network, HTTPS_PROXY and HF_ENDPOINT and run again (the download continues where it stopped)"
+        raise Unreachable(hub, answer, fix) from None
     except SafetensorsParsingError as error:
         raise ValueError(f"model.hub={hub}: {str(error).splitlines()[0]}; use a complete repository") from None
     except HFValidationError as error:
@@ -59,11 +57,11 @@ def _answered(hub: str, revision: str | None, error: HfHubHTTPError) -> str:
     from huggingface_hub import errors, get_token
 
     page, token, status = f"{_endpoint()}/{hub}", get_token() is not None, error.response.status_code
-    said = (error.server_message or str(error)).splitlines()[0]
+    detail = (error.server_message or str(error)).splitlines()[0]
     gated, missing = (isinstance(error, kind) for kind in (errors.GatedRepoError, errors.RepositoryNotFoundError))
-    told = (
+    messages = (
         (gated and token, f"it is gated, and the account of your token has no access to it; ask for it at {page}, or set "
-                          f"HF_TOKEN to the token of an account that has it (the hub says: {said})"),
+                          f"HF_TOKEN to the token of an account that has it (the hub says: {detail})"),
         (gated, f"it is gated; ask for access at {page}, then make a token at {TOKENS} and set HF_TOKEN to it"),
         (missing and token, "there is no such repository, or it is private and your token may not read it; check the name "
                             f"at {page}, and what the token may read at {TOKENS}"),
@@ -72,13 +70,13 @@ def _answered(hub: str, revision: str | None, error: HfHubHTTPError) -> str:
         (isinstance(error, errors.RevisionNotFoundError), f"model.revision={revision}: it has no such branch, tag or commit; "
                                                           f"they are listed at {page}/tree/main"),
         (isinstance(error, errors.DisabledRepoError), "the hub has disabled access to it; use another copy"),
-        (status == 401, f"the hub does not accept your token (HF_TOKEN, or the one that `hf auth login` saved): {said}; make a "
-                        f"new one at {TOKENS}, or, for a public model, unset it"),
-        (status == 403, f"your token may not read it ({said}); change what it may read at {TOKENS}"),
+        (status == 401, f"the hub does not accept your token (HF_TOKEN, or the one that `hf auth login` saved): {detail}; make "
+                        f"a new one at {TOKENS}, or, for a public model, unset it"),
+        (status == 403, f"your token may not read it ({detail}); change what it may read at {TOKENS}"),
         (status == 429, "the hub accepts no more requests for now; wait some minutes, or set HF_TOKEN, which raises the limit"),
-        (True, f"the hub refuses it (HTTP {status}: {said}); check the name at {page}"),
+        (True, f"the hub refuses it (HTTP {status}: {detail}); check the name at {page}"),
     )  # fmt: skip
-    return f"model.hub={hub}: {next(text for applies, text in told if applies)}"
+    return f"model.hub={hub}: {next(text for applies, text in messages if applies)}"
 
 
 def _endpoint() -> str:

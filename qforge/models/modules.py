@@ -163,9 +163,9 @@ def _matrix(tensor: str, dimensions: int, config: dict[str, Any], structure: Str
     """What a matrix is: by transformers' word, else by its name."""
     name = tensor.removesuffix(".weight")
     if structure and structure.built:
-        found = structure.matrix(tensor)
-        if found:
-            return found
+        matrix = structure.matrix(tensor)
+        if matrix:
+            return matrix
     kind = _kind(name, dimensions)
     if kind == "expert" and dimensions == 3:
         return STACKED.get(str(config.get("model_type")), {}).get(name.rpartition(".")[2], Matrix("unknown", name))
@@ -181,8 +181,8 @@ def _together(modules: list[Module]) -> list[Module]:
 def _drafts(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> tuple[str, ...]:
     """Where the blocks past the model's own begin, which draft tokens."""
     count = language(config).get("num_hidden_layers")
-    found = [name.removesuffix(DRAFT_JOINT[1:]) for name in tensors if name.endswith(DRAFT_JOINT)]
-    return tuple(at for at in found if (block := BLOCK.search(at)) and count is not None and int(block[1]) >= count)
+    drafting = [name.removesuffix(DRAFT_JOINT[1:]) for name in tensors if name.endswith(DRAFT_JOINT)]
+    return tuple(at for at in drafting if (block := BLOCK.search(at)) and count is not None and int(block[1]) >= count)
 
 
 def _numbered(memory: str, name: str) -> str:
@@ -190,8 +190,8 @@ def _numbered(memory: str, name: str) -> str:
     if memory in ("", name):
         return ""
     numbers = [part for part in name.split(".") if part.isdigit()]
-    found = ".".join(numbers.pop(0) if part == "N" and numbers else part for part in memory.split("."))
-    return "" if found == name else found
+    numbered = ".".join(numbers.pop(0) if part == "N" and numbers else part for part in memory.split("."))
+    return "" if numbered == name else numbered
 
 
 def _kind(name: str, dimensions: int) -> str | None:

@@ -70,10 +70,10 @@ def read(folder: Path) -> dict[str, Any]:
     own = folder / "hf_quant_config.json"
     if config.get("quantization_config") is not None or not own.is_file():
         return config
-    said = _object(read_json(own), "quantization", own.name)
+    settings = _object(read_json(own), "quantization", own.name)
     quantization = {
-        "quant_method": "modelopt", "quant_algo": said.get("quant_algo"), "ignore": said.get("exclude_modules") or [],
-        "kv_cache_scheme": said.get("kv_cache_quant_algo"),
+        "quant_method": "modelopt", "quant_algo": settings.get("quant_algo"), "ignore": settings.get("exclude_modules") or [],
+        "kv_cache_scheme": settings.get("kv_cache_quant_algo"),
     }  # fmt: skip
     return {**config, "quantization_config": quantization}
 

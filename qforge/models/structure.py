@@ -79,12 +79,12 @@ def pattern(name: str) -> str:
 @functools.cache  # a run plans several times
 def read(file: Path) -> Structure:
     """The result of stages/structure.py in `file`."""
-    found = read_json(file)
+    content = read_json(file)
     matrices = {
         name: Matrix(**{**entry, "leaves": tuple(entry.get("leaves", ()))})
-        for name, entry in found.pop("matrices", {}).items()
+        for name, entry in content.pop("matrices", {}).items()
     }
-    tensors = found.pop("tensors", None)
+    tensors = content.pop("tensors", None)
     if tensors is not None:
         tensors = {name: Tensor(dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
-    return Structure(**found, matrices=matrices, tensors=tensors)
+    return Structure(**content, matrices=matrices, tensors=tensors)

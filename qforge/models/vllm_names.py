@@ -53,8 +53,8 @@ QKV_A = dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj")
 def known(config: dict[str, Any]) -> dict[str, dict[str, str]] | None:
     """What vLLM says of the model's class; none where it has no such class."""
     named: list[str] = config.get("architectures") or [""]
-    found: dict[str, dict[str, str]] | None = _classes()["classes"].get(named[0])
-    return found
+    renames: dict[str, dict[str, str]] | None = _classes()["classes"].get(named[0])
+    return renames
 
 
 def reshaped(config: dict[str, Any]) -> tuple[str, ...]:
@@ -78,10 +78,10 @@ def names(config: dict[str, Any]) -> Callable[[str], tuple[str | None, str | Non
     The second is the first where nothing is fused. Both are None for what vLLM does not load.
     """
     kind = str(config.get("model_type"))
-    said = {} if kind in FAMILIES else known(config) or {}
-    prefixes = PREFIXES.get(kind, {}) if kind in FAMILIES else said.get("prefixes", {})
-    parts = GPT_OSS if kind == "gpt_oss" else said.get("substrings", {})
-    packed = {**_packed(config), **said.get("fused", {})}
+    renames = {} if kind in FAMILIES else known(config) or {}
+    prefixes = PREFIXES.get(kind, {}) if kind in FAMILIES else renames.get("prefixes", {})
+    parts = GPT_OSS if kind == "gpt_oss" else renames.get("substrings", {})
+    packed = {**_packed(config), **renames.get("fused", {})}
 
     def of(name: str) -> tuple[str | None, str | None]:
         for old, new in parts.items():
