@@ -34,8 +34,8 @@ WHOLE = ("tokenizer.json",)  # of which every word counts
 
 def faults(artifact: Path, source: Path) -> Iterator[str]:
     """What is missing from the artifact, or says something else than the source."""
-    ours, theirs = (read_json(folder / "config.json") for folder in (artifact, source))
-    if different := list(differences(ours, theirs)):
+    artifact_config, source_config = (read_json(folder / "config.json") for folder in (artifact, source))
+    if different := list(differences(artifact_config, source_config)):
         yield (
             f"config.json differs from the source's: {'; '.join(different[:3])}: this would be a different model; use the "
             "source's values"
@@ -50,14 +50,14 @@ def faults(artifact: Path, source: Path) -> Iterator[str]:
             yield f"{name} differs from the source's: {NEED}"
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+def differences(artifact: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
     """Values of config.json that both have and that differ, the rotary embedding in either spelling."""
-    yield from _unlike(_plain(ours), _plain(theirs), "")
+    yield from _unlike(_plain(artifact), _plain(source), "")
 
 
-def _unlike(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> Iterator[str]:
-    for key in sorted(ours.keys() & theirs.keys()):
-        own, other, name = ours[key], theirs[key], f"{where}{key}"
+def _unlike(artifact: dict[str, Any], source: dict[str, Any], where: str) -> Iterator[str]:
+    for key in sorted(artifact.keys() & source.keys()):
+        own, other, name = artifact[key], source[key], f"{where}{key}"
         if key in IDLE or key.startswith("_") or own is None or other is None or own == other:
             continue
         if isinstance(own, dict) and isinstance(other, dict):
@@ -92,10 +92,10 @@ def _replaced(name: str, artifact: Path) -> bool:
     return (artifact / INSTEAD.get(name, name)).is_file()
 
 
-def _alike(ours: Path, theirs: Path) -> bool:
-    if ours.read_bytes() == theirs.read_bytes():
+def _alike(file: Path, source: Path) -> bool:
+    if file.read_bytes() == source.read_bytes():
         return True
-    if ours.suffix != ".json":
+    if file.suffix != ".json":
         return False
-    own, other = read_json(ours), read_json(theirs)
-    return own == other if ours.name in WHOLE else not list(_unlike(own, other, ""))
+    own, other = read_json(file), read_json(source)
+    return own == other if file.name in WHOLE else not list(_unlike(own, other, ""))

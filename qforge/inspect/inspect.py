@@ -127,10 +127,10 @@ def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report)
     report.add("dtype or shape", differences, "another format or group size than planned")
 
 
-def _alike(ours: Stored, planned: Tensor) -> bool:
+def _alike(stored: Stored, planned: Tensor) -> bool:
     """Equal in shape and dtype; a number may be in other bits than the source's, if it is the same (see _untouched)."""
-    floats = ours.dtype in FLOATS and planned.dtype in FLOATS
-    return ours.shape == planned.shape and (ours.dtype == planned.dtype or floats)
+    floats = stored.dtype in FLOATS and planned.dtype in FLOATS
+    return stored.shape == planned.shape and (stored.dtype == planned.dtype or floats)
 
 
 def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:

@@ -40,5 +40,5 @@ def _names(tree: ast.Module) -> set[str]:
 
 
 if __name__ == "__main__":
-    found = fault(*json.loads(sys.argv[1]))
-    print(json.dumps({"faults": [found] if found else []}))
+    refusal = fault(*json.loads(sys.argv[1]))
+    print(json.dumps({"faults": [refusal] if refusal else []}))

@@ -27,16 +27,16 @@ def restore(source: Path, artifact: Path, kept: Collection[str]) -> list[str]:
     """
     if not kept:
         return []
-    theirs, ours = headers(source), headers(artifact)
-    back = [n for n in kept if n in theirs and (n not in ours or _rounded(ours[n], theirs[n]))]
+    originals, saved = headers(source), headers(artifact)
+    back = [n for n in kept if n in originals and (n not in saved or _rounded(saved[n], originals[n]))]
     files: dict[str, dict[str, Stored]] = {}
-    for name, tensor in ours.items():
+    for name, tensor in saved.items():
         files.setdefault(tensor.file.name, {})[name] = tensor
     added = next(iter(files)) if len(files) == 1 else ADDED
     changed = set()
     for name in back:
-        file = ours[name].file.name if name in ours else added
-        files.setdefault(file, {})[name] = theirs[name]
+        file = saved[name].file.name if name in saved else added
+        files.setdefault(file, {})[name] = originals[name]
         changed.add(file)
     for file in sorted(changed):
         _write(artifact / file, files[file])
@@ -45,10 +45,14 @@ def restore(source: Path, artifact: Path, kept: Collection[str]) -> list[str]:
     return back
 
 
-def _rounded(ours: Stored, theirs: Stored) -> bool:
-    if ours.dtype == theirs.dtype or ours.shape != theirs.shape or not {ours.dtype, theirs.dtype} <= DTYPES.keys():
+def _rounded(saved: Stored, original: Stored) -> bool:
+    if (
+        saved.dtype == original.dtype
+        or saved.shape != original.shape
+        or not {saved.dtype, original.dtype} <= DTYPES.keys()
+    ):
         return False
-    return bool((_in(ours.dtype, _wide(theirs)) == _wide(ours)).all())
+    return bool((_in(saved.dtype, _wide(original)) == _wide(saved)).all())
 
 
 def _wide(tensor: Stored) -> NDArray[np.float32]:

@@ -77,8 +77,10 @@ def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The tensors of the checkpoint that transformers would save, by the names that they have there."""
     state = model.state_dict()
     tied = model.all_tied_weights_keys if model.config.get_text_config().tie_word_embeddings else {}
-    found: dict[str, torch.Tensor] = revert_weight_conversion(model, {n: t for n, t in state.items() if n not in tied})
-    return found
+    tensors: dict[str, torch.Tensor] = revert_weight_conversion(
+        model, {n: t for n, t in state.items() if n not in tied}
+    )
+    return tensors
 
 
 def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -96,12 +98,12 @@ def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple
         if memory not in kinds:
             continue
         module, _, leaf = memory.rpartition(".")
-        found: dict[str, Any] = {"kind": kinds[memory], "module": module}
-        if found["kind"] == "expert" and dimensions == 3:
-            found |= _stack(model, model.get_submodule(module), leaf, pattern in turned)
+        matrix: dict[str, Any] = {"kind": kinds[memory], "module": module}
+        if matrix["kind"] == "expert" and dimensions == 3:
+            matrix |= _stack(model, model.get_submodule(module), leaf, pattern in turned)
         elif isinstance(model.get_submodule(module), Conv1D):
-            found["transposed"] = True
-        yield name, found
+            matrix["transposed"] = True
+        yield name, matrix
 
 
 def _stack(model: PreTrainedModel, experts: nn.Module, leaf: str, turned: bool) -> dict[str, Any]:
@@ -149,8 +151,8 @@ def _blocks(model: PreTrainedModel) -> list[str]:
     decoder, count = model.get_decoder(), model.config.get_text_config(decoder=True).num_hidden_layers
     top = next(name for name, module in model.named_modules() if module is decoder)
     lists = {f"{top}.{n}.".lstrip("."): m for n, m in decoder.named_modules() if isinstance(m, nn.ModuleList)}
-    found = [name for name, m in lists.items() if len(m) == count and not isinstance(m[0], nn.Linear)]
-    return [name for name in found if name.count(".") == min(other.count(".") for other in found)]
+    stacks = [name for name, m in lists.items() if len(m) == count and not isinstance(m[0], nn.Linear)]
+    return [name for name in stacks if name.count(".") == min(other.count(".") for other in stacks)]
 
 
 def _beside(name: str) -> str:
@@ -206,10 +208,10 @@ def _one_for_each_head(outputs: int, text: PreTrainedConfig) -> bool:
     return few or any(count and outputs in (count, 2 * count) for count in heads)
 
 
-def compact(found: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def compact(matrices: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """One entry for the matrices whose names differ in their numbers alone, where they are the same."""
     by_pattern: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, facts in found.items():
+    for name, facts in matrices.items():
         facts = {**facts, "module": pattern(facts["module"])}
         by_pattern.setdefault(pattern(name), {})[name] = facts
     entries: dict[str, dict[str, Any]] = {}
