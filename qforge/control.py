@@ -36,8 +36,8 @@ def wrong_version() -> str:
     """What is wrong with the version of this Python; empty where the environments are resolved for it."""
     if OLDEST <= sys.version_info[:2] <= NEWEST:
         return ""
-    found = ".".join(map(str, sys.version_info[:2]))
-    return f"{sys.executable} is Python {found}, and qforge needs 3.11, 3.12 or 3.13; run `{MAKE} PYTHON=python3.11`"
+    version = ".".join(map(str, sys.version_info[:2]))
+    return f"{sys.executable} is Python {version}, and qforge needs 3.11, 3.12 or 3.13; run `{MAKE} PYTHON=python3.11`"
 
 
 def stop(reason: str) -> None:

@@ -24,5 +24,5 @@ def ask(environment: Environment, module: str, *arguments: str) -> dict[str, Any
     answer = next((line for line in reversed(lines) if line.startswith("{")), None)  # libraries may speak at their end
     if child.returncode or not answer:
         return {"fault": f"exit code {child.returncode}: {lines[-1][-200:]}"}
-    found: dict[str, Any] = json.loads(answer)
-    return found
+    content: dict[str, Any] = json.loads(answer)
+    return content

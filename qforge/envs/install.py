@@ -78,16 +78,16 @@ def _install_torch(name: str, target: list[str], requirements: Path, gpu: bool, 
 
 def _install(name: str, arguments: list[str], log: Path) -> None:
     # the backend is for torch alone: its index need not have the other packages
-    if said := uv.run(arguments, log, {"UV_TORCH_BACKEND": None}):
-        raise uv.failure(f"env={name}", said, log, _instead(name))
+    if output := uv.run(arguments, log, {"UV_TORCH_BACKEND": None}):
+        raise uv.failure(f"env={name}", output, log, _instead(name))
 
 
 def _import(name: str, modules: list[str], folder: Path, log: Path) -> None:
     """Import what the stages import. Raises ValueError with the environment's own words where that fails."""
     here = Environment(folder / "bin" / "python", name, None)
-    if said := uv.output_of_failed(here, ["-c", IMPORT, *modules], log, {}):
+    if output := uv.output_of_failed(here, ["-c", IMPORT, *modules], log, {}):
         raise ValueError(
-            f"env={name}: its packages are installed, but cannot be imported: {said[-200:]}; {_instead(name)}  (log: {log})"
+            f"env={name}: its packages are installed, but cannot be imported: {output[-200:]}; {_instead(name)}  (log: {log})"
         )
 
 

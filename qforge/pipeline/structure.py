@@ -37,9 +37,9 @@ def known(run: Run, folder: Path | None) -> Run:
 
 
 def _key(run: Run, config: dict[str, Any], names: dict[str, int] | None) -> dict[str, Any]:
-    asked = json.dumps([config, names], sort_keys=True).encode()
+    inputs = json.dumps([config, names], sort_keys=True).encode()
     return {
-        "asked": hashlib.sha256(asked).hexdigest(), "trusted": run.job.model.trust_remote_code,
+        "asked": hashlib.sha256(inputs).hexdigest(), "trusted": run.job.model.trust_remote_code,
         "code": code("qforge.stages.structure"), "env": interpreters.identity(QUANT_ENV, run.job),
     }  # fmt: skip
 

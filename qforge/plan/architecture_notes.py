@@ -17,20 +17,20 @@ SHOWN = 4  # kinds of names that a note has
 def notes(job: Job, model: Source, tree: Sequence[Module]) -> list[str]:
     """Notes on the model's type, unknown matrices, drafting layers and the engine."""
     kind, built = str(model.config.get("model_type")), model.structure
-    said = []
+    lines = []
     if kind not in FAMILIES:
-        told = (
+        basis = (
             f"its structure is the one that {built.library} builds"
             if built and built.built
             else "its structure is read from the names of its tensors"
         )
-        said.append(f"model_type={kind} was not tested here: {told}")
+        lines.append(f"model_type={kind} was not tested here: {basis}")
     if built and not built.built:
-        said.append(f"{built.library} cannot build it: {built.why}")
+        lines.append(f"{built.library} cannot build it: {built.why}")
     if unknown := [m for m in tree if m.kind == "unknown"]:
-        said.append(f"matrices whose role is not known stay in bf16 ({len(unknown)}): {_shapes(unknown)}")
+        lines.append(f"matrices whose role is not known stay in bf16 ({len(unknown)}): {_shapes(unknown)}")
     if drafts := [m for m in tree if m.kind == "draft"]:
-        said.append(
+        lines.append(
             f"{len(drafts)} matrices of multi-token prediction stay in bf16, for speculative decoding: {_shapes(drafts)}"
         )
     classes = model.config.get("architectures") or []
@@ -40,10 +40,10 @@ def notes(job: Job, model: Source, tree: Sequence[Module]) -> list[str]:
         and classes
         and vllm_names.known(model.config) is None
     ):
-        said.append(
+        lines.append(
             f"vLLM {vllm_names.version()} has no class {classes[0]}: it may serve it with transformers' class, or not at all"
         )
-    return said
+    return lines
 
 
 def refuse_nothing(job: Job, model: Source, tree: Sequence[Module]) -> None:

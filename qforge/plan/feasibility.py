@@ -1,4 +1,4 @@
-"""Whether a plan can work at all: group size, kernel, shapes, memory. Every refusal names the key and the way out."""
+"""Whether a plan can work at all: group size, kernel, shapes, memory. Every refusal names the key and the fix."""
 
 from __future__ import annotations
 

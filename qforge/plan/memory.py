@@ -96,11 +96,11 @@ def caches(config: Config) -> list[Cache]:
     kv_heads = config.get("num_key_value_heads") or heads
     values = 2 * kv_heads * head_width(config)
     sliding = min(_sliding(config), layers)
-    found = [
+    by_kind = [
         Cache(layers - sliding, values, None, kv_heads),
         Cache(sliding, values, config.get("sliding_window"), kv_heads),
     ]
-    return [cache for cache in found if cache.layers]
+    return [cache for cache in by_kind if cache.layers]
 
 
 def _attending(config: Config) -> int:

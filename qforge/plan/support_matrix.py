@@ -200,7 +200,7 @@ def first_unservable(
 
 
 def beside(kernel: str, shares: Iterable[tuple[int, int]], version: str) -> str:
-    """Whom vLLM asks for those layers whose share on a device, (inputs, outputs), `kernel` does not take; empty if none."""
+    """The next kernel, for layers whose share on a device, (inputs, outputs), `kernel` does not support; empty if none."""
     limits = facts()["kernels"].get(kernel, {})
     odd = any(inputs % limits.get("inputs", 1) or outputs % limits.get("outputs", 1) for inputs, outputs in shares)
     return _then(limits, version) if odd and "then" in limits else ""

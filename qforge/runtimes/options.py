@@ -41,8 +41,8 @@ def _fault(parser: Any, key: str, flags: list[str], vllm: str) -> str | None:
     try:
         parser.parse_args(flags)
     except Refused as refusal:
-        said = " ".join(str(refusal).split()).partition(": ")[2] or str(refusal)
-        return f"{key}{''.join(f'={value}' for value in flags[1:])}: {vllm} refuses it: {said[:400]}"
+        message = " ".join(str(refusal).split()).partition(": ")[2] or str(refusal)
+        return f"{key}{''.join(f'={value}' for value in flags[1:])}: {vllm} refuses it: {message[:400]}"
     return None
 
 

@@ -33,14 +33,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--older", type=float, metavar="DAYS")
     parser.add_argument("--unfinished", action="store_true")
     options = parser.parse_args(arguments)
-    found = entries((ROOT / os.path.expanduser(options.store)).resolve())
-    chosen = [entry for entry in found if _chosen(entry, options)]
+    stored = entries((ROOT / os.path.expanduser(options.store)).resolve())
+    chosen = [entry for entry in stored if _chosen(entry, options)]
     if options.command == "list":
         _show(chosen)
         return 0
     if not (options.keys or options.stage or options.older is not None or options.unfinished):
         parser.error("free: choose what to free: KEY ..., --stage STAGE, --older DAYS or --unfinished")
-    if missing := set(options.keys) - {entry.key for entry in found}:
+    if missing := set(options.keys) - {entry.key for entry in stored}:
         parser.error(f"free: no result has the key {', '.join(sorted(missing))}; `list` shows every key")
     return _free(chosen)
 
