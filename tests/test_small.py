@@ -55,7 +55,7 @@ def test_other_output_is_no_progress() -> None:
         ("", "empty"),
         ("\n" * 9 + " you you you you" + "\n" * 35, "mostly blank"),
         ("!!!!####@@@@$$$$%%%%", "mostly symbols"),
-        ("the the the the the the the the the the the the the", "the same words over and over"),
+        ("the the the the the the the the the the the the the", "the same words repeated"),
         ("the capital of the country of France. It is " * 5, None),  # Gemma 3 270M, a base model, in bf16
     ],
 )

@@ -69,7 +69,7 @@ def check(calib: Calibration) -> None:
     weights = {name: text.weight for name, text in calib.texts.items()}
     if None in weights.values() and set(weights.values()) != {None}:
         raise ValueError(
-            f"calib.texts: weights {weights}: give every text one above 0, or none; leave a text out that is not wanted"
+            f"calib.texts: weights {weights}: give every text a weight above 0, or give no weights; leave out unwanted texts"
         )
 
 

@@ -61,7 +61,7 @@ class Judge:
         except httpx.HTTPError as error:
             raise Refused(
                 f"eval.judge.base_url={settings.base_url}: model {settings.model!r} does not answer: {error}; the address ends "
-                f"in /v1, and the key, if one is wanted, is taken from the environment variable {KEY}"
+                f"in /v1, and the key, if it needs one, is taken from the environment variable {KEY}"
             ) from None
         return rating(str(reply.json()["choices"][0]["message"]["content"]))
 

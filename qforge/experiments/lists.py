@@ -20,7 +20,7 @@ def rows(name: str, folder: Path = EXPERIMENT, within: tuple[str, ...] = ()) -> 
     """
     if name in within:
         raise ValueError(
-            f"conf/experiment/{within[-1]}.yaml: lists {name}, which it is part of ({' > '.join((*within, name))}); take it out"
+            f"conf/experiment/{within[-1]}.yaml: lists {name}, which it is part of ({' > '.join((*within, name))}); remove it"
         )
     file = folder / f"{name}.yaml"
     names = members(file) if file.is_file() else []

@@ -53,7 +53,7 @@ def _entries(
     listed: Sequence[Any] = next((quantization[key] for key in keys if quantization.get(key)), [])
     rules = quantization.get("dynamic") or {}  # GPTQ's
     if not isinstance(listed, list) or not isinstance(rules, dict):
-        raise ValueError(f"is {listed or rules!r:.60}, no list of names")
+        raise ValueError(f"is {listed or rules!r:.60}, not a list of names")
     if method == "gptq":  # no list: the tensors (auto_gptq.py:273), and rules that begin with -:
         listed = [*tensors, *(f"re:{rule[2:]}" for rule in rules if rule.startswith("-:"))]
     elif method == "awq" and not listed:  # auto_awq.py:370
@@ -74,7 +74,7 @@ def _expression(entry: str, pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"has {entry}, which is no regular expression ({error})") from None
+        raise ValueError(f"has {entry}, which is not a regular expression ({error})") from None
     return entry
 
 

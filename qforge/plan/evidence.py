@@ -103,7 +103,7 @@ def _readable(file: Path) -> Measurement | None:
         return _measurement(file)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{file}: {type(error).__name__} {error}"
-        console.print(f"results: not used as evidence, it is no row of qforge: {why}", style="yellow", markup=False)
+        console.print(f"results: not used as evidence, it is not a row of qforge: {why}", style="yellow", markup=False)
         return None
 
 

@@ -90,7 +90,7 @@ def _matches(module: Module, rule: str, pattern: str, last: int, tied: bool) -> 
             return re.fullmatch(pattern[3:], module.name) is not None
         except re.error as error:
             raise ValueError(
-                f"exempt.{rule}: {pattern!r} is no regular expression ({error}); use one that Python's re accepts"
+                f"exempt.{rule}: {pattern!r} is not a regular expression ({error}); use one that Python's re accepts"
             ) from None
     if pattern.startswith("role:"):
         role = pattern[5:]

@@ -35,7 +35,7 @@ def refuse_few(job: Job, config: Mapping[str, Any], quantized: Sequence[Module])
         return
     if calib.devices > 1:
         raise ValueError(
-            f"calib.devices={calib.devices}: what experts are sent is counted on one GPU; use calib.devices=1"
+            f"calib.devices={calib.devices}: the tokens sent to each expert are counted on one GPU only; use calib.devices=1"
         )
     if not chosen:
         return

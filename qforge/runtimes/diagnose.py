@@ -27,7 +27,7 @@ class Diagnosis:
 
 
 class ServerFailed(StageError):
-    """A server that did not start, or ended, or does not answer: what happened, why, what to do, its last words."""
+    """A server that did not start, or ended, or does not answer: what happened, why, what to do, the last lines of its log."""
 
     def __init__(self, message: str, log: Path) -> None:
         text = log.read_text(errors="replace")
@@ -37,7 +37,7 @@ class ServerFailed(StageError):
             parts[0] += f": {diagnosis.line[:SHOWN]}"
             parts += [f"  cause: {diagnosis.cause}", f"  remedy: {diagnosis.remedy}"]
         last = words(text.splitlines())[-LAST_WORDS:]
-        parts += ["  its last words:", *(f"    {line[:SHOWN]}" for line in last), f"  (log: {log})"]
+        parts += ["  last lines of its log:", *(f"    {line[:SHOWN]}" for line in last), f"  (log: {log})"]
         super().__init__("\n".join(parts))
 
 

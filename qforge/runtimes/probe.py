@@ -82,12 +82,12 @@ def _check_device(job: Job, where: str, device: dict[str, Any], built_for: str) 
     if (built_for == "cpu") != (job.hw.vendor is Vendor.cpu):
         raise ValueError(
             f"hw={job.hw.name} {where}: its vLLM runs on {built_for or 'no device here'}, the plan is for {vendor}; use a "
-            "runtime built for it, or the hw that is here"
+            "runtime built for it, or the hw of this machine"
         )
     if job.hw.vendor is Vendor.cpu:
         return
     if (vendor, job.hw.capability) != (device["platform"], device["capability"]):
         raise ValueError(
             f"hw={job.hw.name}: the plan is for {vendor} {job.hw.capability}, {where} sees {device['name']} "
-            f"({device['platform']} {device['capability']}); choose the hw that is here, or only plan with plan_only=true"
+            f"({device['platform']} {device['capability']}); choose the hw of this machine, or only plan with plan_only=true"
         )

@@ -239,5 +239,5 @@ def not_language(text: str) -> str | None:
     if readable < 0.8 * len(text):
         return "mostly symbols"
     if len(words) >= 12 and len(set(words)) <= min(4, len(words) / 6):  # small base models repeat whole sentences
-        return "the same words over and over"
+        return "the same words repeated"
     return None

@@ -67,7 +67,7 @@ def _tokens(tokenizer: Any, name: str, text: CalibrationText, content: str) -> l
             messages = json.loads(line)["messages"]
         except (json.JSONDecodeError, KeyError, TypeError):
             raise Refused(
-                f'calib.texts.{name}: line {number} is no {{"messages": [...]}}; give a conversation per line'
+                f'calib.texts.{name}: line {number} is not {{"messages": [...]}}; give a conversation per line'
             ) from None
         conversation = tokenizer.apply_chat_template(messages, tokenize=False)
         ids += tokenizer(conversation, add_special_tokens=False)["input_ids"]

@@ -95,8 +95,8 @@ def submit(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], optio
         return executor.map_array(work, *zip(*arguments, strict=True))
     except (RuntimeError, FailedSubmissionError) as error:
         raise ValueError(
-            f"hydra/launcher=slurm: {error}; submit where sbatch works, and look at hydra.launcher.partition, account, "
-            "gpus_per_node ...; arrays that are too long are cut by hydra.sweeper.max_batch_size"
+            f"hydra/launcher=slurm: {error}; submit where sbatch works, and check hydra.launcher.partition, account, "
+            "gpus_per_node ...; hydra.sweeper.max_batch_size splits arrays that are too long"
         ) from error
 
 

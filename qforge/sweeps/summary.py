@@ -50,7 +50,7 @@ def rows(folder: Path, earlier: Stamps | None = None) -> Iterator[Row]:
 
 def _last_word(job: Path) -> str:
     logs = sorted(job.glob("*.log"), key=lambda log: log.stat().st_mtime)
-    where = f"the last log is {logs[-1].name}" if logs else "it had begun no stage"
+    where = f"the last log is {logs[-1].name}" if logs else "no stage had started"
     return f"the job ended without a result, killed or crashed; {where}. Run the same command again to continue"
 
 

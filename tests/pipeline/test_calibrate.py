@@ -81,7 +81,7 @@ def test_what_cannot_be_is_refused_by_its_key(overrides: list[str], message: str
 
 def test_weights_are_for_all_texts_or_none() -> None:
     texts = {**job().calib.texts, "b": CalibrationText("data/README.md", "x", "x", weight=1.0)}
-    with pytest.raises(ValueError, match="give every text one above 0, or none"):
+    with pytest.raises(ValueError, match="give every text a weight above 0, or give no weights"):
         check(replace(job(), calib=replace(job().calib, texts=texts)))
 
 

@@ -31,5 +31,5 @@ def test_a_malformed_row_is_skipped_and_named_once(
     assert [m.file for m in evidence.judged(tmp_path)] == ["good.json"]
     assert [m.file for m in evidence.judged(tmp_path)] == ["good.json"]
     said = capsys.readouterr().out
-    assert said.count("not used as evidence, it is no row of qforge") == 1
+    assert said.count("not used as evidence, it is not a row of qforge") == 1
     assert "bad.json" in said

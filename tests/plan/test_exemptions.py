@@ -66,7 +66,7 @@ def test_the_head_of_a_tied_model_is_its_embedding() -> None:
             "re:model.layers.1.*",
             r"matches not only block 1 but also 10, 11, 12 and 7 more; use layers",
         ),
-        ("llama3_1_8b", "re:(", "is no regular expression"),
+        ("llama3_1_8b", "re:(", "is not a regular expression"),
         (
             "qwen3_omni_30b",
             r"re:thinker\.model\.layers\.0\.mlp\.experts\.[0-9]\..*",

@@ -105,7 +105,7 @@ def test_starved_experts_are_named_and_nothing_is_exported(cli: Cli, source: Pat
         (["method=gptq", "calib.sequences=4", "calib.length=64"],
          "calib.expert_floor=32: 4 sequences of 64 tokens, each sent to 8 of 128 experts, are 16 per expert; use "
          "calib.sequences=8 or more"),
-        (["method=gptq", "calib.devices=2"], "calib.devices=2: what experts are sent is counted on one GPU"),
+        (["method=gptq", "calib.devices=2"], "calib.devices=2: the tokens sent to each expert are counted on one GPU only"),
         (["method=gptqmodel"], "qwen3_moe is a mixture of experts, and its library was run only on none; use method=gptq"),
         (["method=auto_gptq"], "its library supports llama, mistral, qwen2 only, and this is a qwen3_moe"),
         (["method=awq", "model=gpt_oss_20b", "group_size=32"],

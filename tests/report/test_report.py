@@ -401,7 +401,7 @@ def rich() -> dict[str, Any]:
             "long_context": long(extra), "kv": {"fp8": long(extra + 50)},
             "stability": {"prompts": 16, "repeats": 2, "concurrency": 4, "degenerate_share": extra / 100,
                           "differing_share": 0.0,
-                          "degenerate": [{"prompt": "Count.", "text": "1 1 1 1", "fault": "the same words over and over"}],
+                          "degenerate": [{"prompt": "Count.", "text": "1 1 1 1", "fault": "the same words repeated"}],
                           "load": {"seconds": 30.0, "requests": 44, "failed": 0, "concurrency": 4, "tokens_per_request": 64}},
         }  # fmt: skip
         for text in evaluate["texts"].values():

@@ -194,7 +194,7 @@ def test_what_vllm_refuses_is_diagnosed(name: str, provoked: dict[str, Future[Se
     found = failure.diagnosis
     assert (found.id if found else None) == case.id, failure
     assert case.said in str(failure)
-    assert "its last words:" in str(failure)
+    assert "last lines of its log:" in str(failure)
     assert "resource_tracker" not in str(failure), "what comes after them says nothing"
     log = re.search(r"\(log: (.*)\)$", str(failure))
     assert log

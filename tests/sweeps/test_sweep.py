@@ -131,7 +131,7 @@ def test_a_job_that_died_is_a_row_with_its_reason(tmp_path: Path, capsys: pytest
     assert [row["folder"] for row in found] == ["0", "1", "9", "10"]
     assert [row["verdict"] for row in found[2:]] == ["failed", "failed"]
     assert "the last log is quantize.log" in found[2]["failed"]["reason"]
-    assert "it had begun no stage" in found[3]["failed"]["reason"]
+    assert "no stage had started" in found[3]["failed"]["reason"]
     assert found[2]["command"] == "python run.py method=gptq"
     summary.report(tmp_path, found, 1.0)
     assert len(read_json(tmp_path / "sweep.json")["rows"]) == 4
