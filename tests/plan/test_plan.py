@@ -92,7 +92,7 @@ def test_what_is_in_32_bits_stays_so() -> None:
         (["model=qwen3_30b_a3b", "method=bf16"], "on each of 1 devices.*; use a larger hw or a smaller method"),
         (["model=qwen3_30b_a3b", "method=bf16", "+runtime.args.tensor_parallel_size=4"], "on each of 1 devices"),  # one RAM
         (["model=gpt_oss_20b", "method=gptq", "group_size=32", "hw=h200", "exempt=boundary"], "use rules that leave experts"),
-        (["model=llama3_1_8b", "hw=h100", "runtime.args.max_model_len=1000000"], "for 131072 tokens; use .*=131072"),
+        (["model=llama3_1_8b", "hw=h100", "runtime.args.max_model_len=1000000"], "supports 131072 tokens; use .*=131072"),
         (["method=nvfp4", "group_size=-1", "unservable=measure"], "NVFP4 exists at group 16 only"),
         (["method=w8a8", "hw=b200", "unservable=measure"], "no INT8 product from Blackwell on; use method=fp8$"),
         (["method=nvfp4_w4a4", "group_size=64", "unservable=measure"], "NVFP4 exists at group 16 only .* for other sizes$"),
