@@ -14,7 +14,7 @@ import pytest
 from qforge.console import fraction
 from qforge.envs.lifetime import importing
 from qforge.inspect import scales
-from qforge.inspect.inspect import _same
+from qforge.inspect.equality import same
 from qforge.json_files import to_json
 from qforge.models.checkpoint import Stored
 from qforge.runtimes import vllm
@@ -101,7 +101,7 @@ def test_the_kernel_of_a_modelopt_checkpoint_is_read_from_its_warning() -> None:
 def test_a_tensor_of_another_shape_is_another_tensor(tmp_path: Path) -> None:
     """An expert that was packed where it should not be, against its source: it is named, nothing breaks."""
     (tmp_path / "w").write_bytes(bytes(64))
-    assert not _same(Stored("U8", (4, 4), tmp_path / "w", 0), Stored("BF16", (4, 8), tmp_path / "w", 0))
+    assert not same(Stored("U8", (4, 4), tmp_path / "w", 0), Stored("BF16", (4, 8), tmp_path / "w", 0))
 
 
 def test_a_list_of_numbers_is_one_line_of_json() -> None:

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import finite, ignore_list, scales
+from qforge.inspect import equality, finite, ignore_list, scales
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.formats import CT, FORMATS
@@ -22,7 +22,6 @@ from qforge.plan.plan import Plan
 
 SHOWN = 3  # examples per finding
 GRID_ROWS = 64  # of each matrix that are looked at
-CHUNK = 1 << 24  # bytes compared at a time
 FLOATS = ("BF16", "F16", "F32")
 THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
 
@@ -142,8 +141,8 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
     if plan.rescales:
         blocks = {block_of(module) for module in plan.quantized}
         kept = [name for name in kept if block_of(name) not in blocks]
-    changed = [name for name in kept if not _same(tensors[name], source[name])]
-    rounded = [n for n in changed if tensors[n].dtype != source[n].dtype and _rounded(tensors[n], source[n])]
+    changed = [name for name in kept if not equality.same(tensors[name], source[name])]
+    rounded = [n for n in changed if tensors[n].dtype != source[n].dtype and equality.rounded(tensors[n], source[n])]
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
     report.add(
         "rounded", rounded, "not quantized, but less precise than the source: a router would choose other experts"
@@ -153,36 +152,6 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
     broken = finite.broken((name, tensors[name]) for name in floats)
     report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
     report.add("not finite", broken, "NaN or infinity: the output would be garbage")
-
-
-def _same(stored: Stored, source: Stored) -> bool:
-    if stored.shape != source.shape:
-        return False
-    if stored.dtype == source.dtype:
-        return _same_bytes(stored, source)
-    import numpy as np
-
-    return bool((source.read().astype(np.float64) == stored.read().astype(np.float64)).all())
-
-
-def _rounded(stored: Stored, source: Stored) -> bool:
-    values = stored.read()
-    return stored.shape == source.shape and bool((source.read().astype(values.dtype) == values).all())
-
-
-def _same_bytes(a: Stored, b: Stored) -> bool:
-    if a.nbytes != b.nbytes:
-        return False
-    with a.file.open("rb") as x, b.file.open("rb") as y:
-        x.seek(a.offset)
-        y.seek(b.offset)
-        left = a.nbytes
-        while left > 0:
-            size = min(left, CHUNK)
-            if x.read(size) != y.read(size):
-                return False
-            left -= size
-    return True
 
 
 def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
