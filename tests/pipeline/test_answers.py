@@ -62,7 +62,7 @@ def test_an_image_that_is_not_here(cli: Cli, tmp_path: Path, monkeypatch: pytest
         ("+runtime.args.api_key='${oc.env:HOME}'", "runtime.args.api_key: use serve.api_key"),
         ("+runtime.args.api-key=x", "runtime.args.api-key: use serve.api_key"),
         ("+runtime.args.trust_remote_code=true", "runtime.args.trust_remote_code: use model.trust_remote_code"),
-        ("+runtime.args.quantization=gptq", "runtime.args.quantization: vLLM reads it in the checkpoint"),
+        ("+runtime.args.quantization=gptq", "runtime.args.quantization: vLLM reads it from the checkpoint"),
         ("+hw.args.host=0.0.0.0", "hw.args.host: the server listens on this machine only"),
         ("method.function=qforge.methods.nope:f", "there is no module qforge.methods.nope"),
         ("method.function=qforge.methods.streaming:nope", "qforge.methods.streaming has no function nope"),
