@@ -34,7 +34,7 @@ class Letters:
 def test_windows_follow_one_another_and_begin_with_bos_where_the_tokenizer_does() -> None:
     assert windows("abcdef", Letters([]), [3], 2) == [[97, 98, 99], [100, 101, 102]]
     assert windows("abcdef", Letters([1]), [3], 3) == [[1, 97, 98], [1, 99, 100], [1, 101, 102]]
-    with pytest.raises(ValueError, match="ask for at most 2 windows"):
+    with pytest.raises(ValueError, match="use at most 2 windows"):
         windows("abcdef", Letters([]), [3], 3)
 
 
@@ -48,7 +48,7 @@ def test_windows_take_their_lengths_in_turn_and_more_of_them_begin_with_the_same
     text = "abcdefghij"
     assert [len(w) for w in windows(text, Letters([]), [3, 2], 4)] == [3, 2, 3, 2]
     assert windows(text, Letters([]), [3, 2], 4)[:3] == windows(text, Letters([]), [3, 2], 3)
-    with pytest.raises(ValueError, match=r"of 3, 2 tokens .* ask for at most 4 windows"):
+    with pytest.raises(ValueError, match=r"of 3, 2 tokens .* use at most 4 windows"):
         windows(text, Letters([]), [3, 2], 5)
 
 
@@ -170,7 +170,7 @@ def test_asking_for_more_than_the_server_gives_is_refused() -> None:
     [
         ("[]", "at least one entry is needed"),
         ("[1.5]", "above 0 and at most 1 is needed for each"),
-        ("[1.0,0.001]", r"parts of eval\.context=1024"),
+        ("[1.0,0.001]", r"each must be a part of eval\.context=1024"),
     ],
 )
 def test_windows_longer_than_the_context_are_refused(lengths: str, words: str) -> None:
