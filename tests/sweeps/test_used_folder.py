@@ -48,7 +48,7 @@ def test_a_sweep_that_is_refused_while_it_is_composed_reports_nothing(
 
 
 def test_a_ladder_that_is_refused_reports_nothing(cli: Cli, used: Path) -> None:
-    refused(cli("--multirun", "search=ladder", "method=gptq", "gate=minimum", f"hydra.sweep.dir={used}"), used)
+    refused(cli("--multirun", "search=ladder", "method=gptq", "stages=[quantize]", f"hydra.sweep.dir={used}"), used)
 
 
 def test_jobs_that_are_refused_while_they_are_composed_are_refused_rows(cli: Cli, used: Path) -> None:
