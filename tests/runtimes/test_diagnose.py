@@ -145,7 +145,7 @@ def fewer_dimensions():
 for provoke in (unknown_model_type, custom_code, file_missing, processor_missing, past_the_end, fewer_dimensions):
     try:
         provoke()
-    except Exception:
+    except (ImportError, IndexError, OSError, RuntimeError, ValueError):
         print(json.dumps([provoke.__name__, traceback.format_exc()]))
 """
 

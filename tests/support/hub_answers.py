@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -77,8 +78,9 @@ class Answers(BaseHTTPRequestHandler):
             body = json.dumps({"error": refused.message}).encode()
             self.reply(refused.status, body, {"X-Error-Code": refused.code, "X-Error-Message": refused.message})
 
+    @abstractmethod
     def answer(self) -> None:
-        raise NotImplementedError
+        """What this host of the hub gives."""
 
     def reply(
         self, status: int, body: bytes = b"", headers: Mapping[str, Any] | None = None, cut: int | None = None
