@@ -1,4 +1,4 @@
-"""Run a command and outlive nobody: when the parent of this process dies, end the command and all its children.
+"""Run a command that does not outlive its parent: when the parent of this process dies, end the command and all its children.
 
 `python -m qforge.envs.guard PARENT LAST COMMAND ...`, PARENT being the number of the process that starts it, as the leader of
 a process group, and LAST a command that is run when the other has ended, however it did: what removes a container, which is

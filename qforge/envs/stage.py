@@ -21,8 +21,8 @@ def run_stage(
 ) -> None:  # fmt: skip
     """Run `qforge.stages.<name>` in `environment`; its output goes to `log` and, piece by piece, to `feed`.
 
-    `server` is whom it asks: when that ends, so does the stage. Raises ValueError where the stage refused its input,
-    StageError where it failed.
+    `server` is the server that the stage sends requests to: when it ends, the stage is ended too. Raises ValueError where the
+    stage refused its input, StageError where it failed.
     """
     out, last = Path(request.out), list[str]()
     request.write(file := out / "request.json")

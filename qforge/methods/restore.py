@@ -1,4 +1,4 @@
-"""What a library dropped or rounded although nobody asked for it, put back as the source has it.
+"""What a library dropped or rounded without being asked to, put back as the source has it.
 
 Libraries load a model in 16 bits and without the layers that it does not run, such as those of multi-token prediction.
 """

@@ -130,7 +130,7 @@ class Module:
 def from_tensors(
     tensors: Mapping[str, Tensor], config: dict[str, Any], structure: Structure | None = None
 ) -> list[Module]:
-    """The modules of a bf16 checkpoint; those whose part in the model nobody knows are of the kind "unknown".
+    """The modules of a bf16 checkpoint; those whose part in the model is not known are of the kind "unknown".
 
     `structure`: what transformers says of the model, where the names alone do not say it.
     """

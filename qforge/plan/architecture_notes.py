@@ -1,4 +1,4 @@
-"""What a plan says about an architecture: what is not known of it, what stays in bf16 for that, what nobody has tested."""
+"""What a plan says about an architecture: what is unknown, what stays in bf16 for that reason, what was never tested."""
 
 from __future__ import annotations
 

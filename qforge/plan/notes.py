@@ -1,4 +1,4 @@
-"""What a plan says beside its numbers: what changes nothing, what nobody has run, what the verdict will not show."""
+"""What a plan says beside its numbers: what changes nothing, what was never run, what the verdict will not show."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _cache_notes(job: Job) -> list[str]:
 
 
 def _machine_notes(job: Job) -> list[str]:
-    """What is known of this runtime and of quantizing on this hardware, where nobody here has run it."""
+    """What is known of this runtime and of quantizing on this hardware, where it was never run here."""
     notes = [f"runtime={job.runtime.name}: {job.runtime.caution}"] if job.runtime.caution else []
     torch = facts()["torch"].get(job.hw.capability)
     if torch and (job.method.function or job.runtime.engine is Engine.transformers):

@@ -32,7 +32,7 @@ def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambd
 
 @contextmanager
 def locked_now(*files: Path) -> Iterator[bool]:
-    """Whether nobody else holds a lock on any of `files`; if so they are held for the block, and nobody is waited for."""
+    """Whether all of `files` are free of locks; if so they are locked for the block. It does not wait."""
     with ExitStack() as opened:
         descriptors = []
         for file in files:

@@ -110,7 +110,7 @@ class Store:
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether the result is there; if so, nobody frees it while this process uses it (qforge/store/freeing.py)."""
+    """Whether the result is there; if so, it cannot be freed while this process uses it (qforge/store/freeing.py)."""
     if folder.is_dir():
         use(folder.with_suffix(USED))
     return folder.is_dir()  # it may have been freed before it was used

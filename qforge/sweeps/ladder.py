@@ -218,7 +218,7 @@ def refuse(job: Job) -> None:
 
 
 def refuse_given(overrides: list[str], rungs: Sequence[Rung]) -> None:
-    """Refuse what the first rung replaces, so that nobody's choice is lost. Raises ValueError."""
+    """Refuse what the first rung replaces, so that no choice of the user is lost. Raises ValueError."""
     for override in overrides:
         if _key(override) in rungs[0].overrides:
             raise ValueError(

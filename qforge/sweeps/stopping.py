@@ -17,7 +17,7 @@ QUALITY = {name for name, metric in METRICS.items() if metric.quality}
 
 @dataclass(frozen=True)
 class End:
-    """Why nobody climbs on: accepted, beyond_quality, not_measured or top."""
+    """Why the climb ends: accepted, beyond_quality, not_measured or top."""
 
     outcome: str
     why: str
