@@ -9,8 +9,8 @@ BASE ?= main
 demo: .venv/control.ready  ## quantize, inspect, serve, evaluate, bench, judge and report a real model
 	$(PY) run.py
 
-test: check  ## the tests, on real files, processes and models
-	$(PY) -m pytest
+test: check  ## the tests, on real files, processes and models; two at a time, since each may serve a model
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev.ready  ## ruff, mypy and the layers of the packages
 	.venv/bin/ruff format --check .

@@ -297,10 +297,10 @@ def drawn(pair: list[dict], seed: int, swap: bool = False) -> list[dict]:
 
 
 @pytest.mark.real
-def test_bf16_against_itself_is_never_rejected(cli: Cli, whole: Finished) -> None:
+def test_bf16_against_itself_is_never_rejected(cli: Cli) -> None:
     """The noise is real: bf16 through vLLM and through transformers, whose kernels round differently."""
-    direct = cli.succeed("method=rtn", *QUICK, "runtime=transformers")
-    pair = [run.json("bf16-evaluate") for run in (whole, direct)]
+    scored = ("method=bf16", "eval=quick", "stages=[serve,evaluate]")
+    pair = [cli.succeed(*scored, runtime).json("evaluate") for runtime in ("runtime=vllm_cpu", "runtime=transformers")]
     assert pair[0]["texts"]["wikitext"]["window_loss"] != pair[1]["texts"]["wikitext"]["window_loss"]
     for seed in range(20):
         found = verdicts(*drawn(pair, seed, swap=True), job("gate=quality").gate)
