@@ -222,7 +222,8 @@ def small(kind: str) -> Any:
 
 def plan_one(folder: Path, kind: str, method: str) -> None:
     """The plan and the request of a type and method."""
-    from qforge.config.compose import CONF, compose
+    from qforge.config.compose import compose
+    from qforge.config.places import CONF
     from qforge.models import metadata
     from qforge.plan import plan
 

@@ -25,7 +25,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.envs.request import Request
 from qforge.evaluation.perplexity import windows
 from qforge.json_files import (
@@ -69,7 +69,7 @@ def main() -> None:
     rows = [_row(request, subject, name, matrices, chosen) for name, chosen in choices.items()]
     for text, settings in request.job.eval.texts.items():
         tokenizer = AutoTokenizer.from_pretrained(source)
-        cut = windows(repository_path(settings.path).read_text(), tokenizer, [256], options.windows)
+        cut = windows(given_path(settings.path).read_text(), tokenizer, [256], options.windows)
         with subject.holding(subject.stored(matrices)):
             subject.read(cut)
         for row in rows:

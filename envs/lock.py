@@ -1,4 +1,6 @@
-"""Pin dependency groups of pyproject.toml (those named, else all) in envs/<group>.txt: versions only, no addresses.
+"""Pin the environments of pyproject.toml (those named, else all) in envs/<name>.txt: versions only, no addresses.
+
+Each is the dependency group of its name; `control` is what the project itself depends on, and `dev` has it too.
 
 Each list is for every Python and platform (`--universal`), and the same wherever it is made: local wheels are not looked
 at. What only a GPU build of torch asks for is left out, since another build asks for other packages.
@@ -13,7 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = re.compile(r"(cuda|nvidia)-|triton$")
+CONTROL, DEV = "control", "dev"
 PIN = re.compile(r"(?P<pin>(?P<name>[\w.-]+)==.*?)\s*# via (?P<via>.*)")
+
+
+def asked(group: str) -> list[str]:
+    """What uv is to pin, as its arguments."""
+    own = ["pyproject.toml"] if group in (CONTROL, DEV) else []
+    return own if group == CONTROL else [*own, "--group", group]
 
 
 def compiled(group: str) -> list[re.Match[str]]:
@@ -24,8 +33,7 @@ def compiled(group: str) -> list[re.Match[str]]:
         "pip",
         "compile",
         "--quiet",
-        "--group",
-        group,
+        *asked(group),
         "--universal",
     ]
     command += ["--python-version", "3.11", "--no-header", "--annotation-style", "line", "--output-file", out]
@@ -48,7 +56,7 @@ def asked_by_torch(pins: list[re.Match[str]]) -> set[str]:
 
 
 pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-for group in sys.argv[1:] or pyproject["dependency-groups"]:
+for group in sys.argv[1:] or [CONTROL, *pyproject["dependency-groups"]]:
     pins = compiled(group)
     one_build = pyproject["tool"]["qforge"]["envs"].get(group, {}).get("torch") == "pypi"
     left_out = set() if one_build else asked_by_torch(pins)

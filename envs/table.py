@@ -112,5 +112,5 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    sys.exit(bool(main(sys.argv[1:] or list(groups))))
+    lists = sorted(file.stem for file in (ROOT / "envs").glob("*.txt") if not file.stem.endswith(".overrides"))
+    sys.exit(bool(main(sys.argv[1:] or lists)))

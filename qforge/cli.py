@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from qforge.config import compose
-from qforge.config.compose import CONF, given_values, message
+from qforge.config.compose import given_values, message
 from qforge.config.job import Job
+from qforge.config.places import option_files
 from qforge.console import console
 from qforge.experiments import lists
 from qforge.machine import hardware
@@ -95,7 +96,7 @@ def _refuse_meaningless(argument: str) -> None:
     """Raises ValueError for what Hydra ends with a traceback for (a value without a key, an option that is not a name), and
     for what it ignores: it merges dictionaries, so that an empty one changes nothing."""
     key, equals, _ = argument.partition("=")
-    options = sorted(file.stem for file in (CONF / key).glob("*.yaml")) if key else []
+    options = sorted(option_files(key)) if key else []
     if equals and not key:
         raise ValueError(f"{argument}: a key is missing; use key=value, or group=option")
     if key and equals and {} in given_values(argument):

@@ -18,10 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from qforge.config import secrets
-from qforge.config.job import ROOT, Job
+from qforge.config.job import Job
 from qforge.json_files import read_json
 
-CONF = ROOT / "conf"
 ConfigStore.instance().store(name="schema", node=Job)
 
 
@@ -59,7 +58,7 @@ def _refuse_unknown(value: Any, prefix: str) -> None:
 
 @functools.cache
 def compose(conf: Path, *overrides: str) -> Job:
-    """The job that `python run.py OVERRIDES` would run, with the configuration in `conf`."""
+    """The job that `qforge OVERRIDES` would run, with the configuration in `conf`."""
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
         return typed(hydra.compose("config", list(overrides)))
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from qforge.config.bounds import bounded, unbounded
 from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
-
-ROOT = Path(__file__).resolve().parents[2]
 
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 ON_REQUEST = ["sensitivity"]  # stages that run only where they are asked for
@@ -213,7 +209,7 @@ class Job:
     verify: str | None = None  # check this artifact against its own provenance, and stop
     rescore: int = bounded(0, at_least=0)  # with verify: so many windows of each text are scored again
     on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
-    store: str = ".store"  # relative to the checkout
+    store: str = ".store"  # relative to the checkout; of an installed qforge, to where it was started
     debug: bool = False
 
     @property
@@ -224,8 +220,3 @@ class Job:
     def comes_to(self, stage: str) -> bool:
         """Whether this run will run that stage; one that only plans runs none."""
         return stage in self.stages and not self.plan_only
-
-
-def repository_path(path: str) -> Path:
-    """A path of the configuration: relative to the repository, so that a run may start anywhere."""
-    return ROOT / os.path.expanduser(path)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import ROOT
+from qforge.config.places import INSTALLED, ROOT
 from qforge.console import progress_line
 from qforge.envs import uv
 from qforge.envs.process import Environment
@@ -43,8 +43,10 @@ def make(name: str, requirements: Path, folder: Path, gpu: bool) -> str:
         build = _install_torch(name, target, requirements, gpu, log) if declared.get("torch") != "pypi" else ANY_BUILD
         overriding = [argument for file in overrides(requirements) for argument in ("--overrides", str(file))]
         _install(name, [*target, "--requirements", str(requirements), *overriding], log)
-        # qforge's own vLLM plugin is found through its entry point
-        _install(name, [*target, "--no-deps", "--editable", str(ROOT)], log)
+        if (
+            not INSTALLED
+        ):  # vLLM finds qforge's plugin through its entry point, which `importable` has of an installed one
+            _install(name, [*target, "--no-deps", "--editable", str(ROOT)], log)
         _import(name, declared.get("imports", []), folder, log)
         undo.pop_all()
         line.note = f"made {name} ({count} packages)"

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from qforge.config import secrets
-from qforge.config.job import ROOT, Job, repository_path
+from qforge.config.job import Job
+from qforge.config.places import readable, store_path
 from qforge.envs import containers, managed
 from qforge.envs.containers import Container
 from qforge.envs.process import Environment
@@ -86,7 +87,7 @@ def _contained(job: Job) -> Environment:
     arguments = tuple(job.runtime.container_args)
     paths = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
     linked = {file.resolve().parent for folder in paths for file in folder.glob("*") if file.is_symlink()}
-    container = Container(tool, image, arguments, (ROOT, *paths, *sorted(linked)), (repository_path(job.store),))
+    container = Container(tool, image, arguments, (*readable(), *paths, *sorted(linked)), (store_path(job.store),))
     settings = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
     identity = f"{image}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     return Environment(Path(sys.executable), identity, None, job.runtime.environ, container)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from qforge.config.job import ROOT
+from qforge.config.places import INSTALLED, ROOT, cache
 from qforge.console import print_waiting
 from qforge.envs import install
 from qforge.envs.process import Environment
 from qforge.machine import hardware
 from qforge.store.locks import locked
 
-VENVS = ROOT / ".venvs"
+# projects share what an installed qforge makes, and so may two of its versions, whose lists differ
+VENVS = cache() / "venvs" if INSTALLED else ROOT / ".venvs"
 
 
 def requirements(name: str) -> Path:
@@ -48,10 +49,10 @@ def managed(name: str, gpu: bool | None = None) -> Environment:
     `gpu`: it will run on GPUs (None: if this machine has one); a CPU build of torch that qforge chose is outdated then.
     """
     on_cluster, gpu = _on_cluster(), _has_gpu() if gpu is None else gpu
-    environment, folder, lock = _environment(name), VENVS / name, VENVS / f"{name}.lock"
+    environment, folder = _environment(name), _folder(name)
     if _is_ready(environment, gpu):
         return environment
-    with locked(lock, waiting=lambda: print_waiting(f"the environment {name}")):
+    with locked(folder.with_suffix(".lock"), waiting=lambda: print_waiting(f"the environment {name}")):
         if not _is_ready(environment, gpu):
             if on_cluster:  # where there may be no network
                 raise ValueError(
@@ -70,7 +71,12 @@ def ready(name: str) -> bool:
 
 
 def _environment(name: str) -> Environment:
-    return Environment(VENVS / name / "bin" / "python", identity(name), VENVS / f"{name}.lock")
+    folder = _folder(name)
+    return Environment(folder / "bin" / "python", identity(name), folder.with_suffix(".lock"))
+
+
+def _folder(name: str) -> Path:
+    return VENVS / (identity(name) if INSTALLED else name)
 
 
 def _on_cluster() -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qforge.config import secrets
-from qforge.config.job import ROOT
+from qforge.config.places import PROJECT_VARIABLE, importable, project
 from qforge.envs.containers import Container
 from qforge.store.locks import HELD, locked
 
@@ -43,10 +43,11 @@ def process(
     """
     with locked(environment.lock, shared=True) if environment.lock else nullcontext():
         own = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "no_proxy": _no_proxy()}
+        own[PROJECT_VARIABLE] = str(project())
         given = {name: value for name, value in environ.items() if value is not None}
         own |= secrets.revealed({**environment.environ, **given})
         # qforge itself, then theirs
-        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), own.get("PYTHONPATH")]))
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(importable()), own.get("PYTHONPATH")]))
         env = {**os.environ, **own}
         # run-time compilers look for ninja and for their own tools on PATH
         env["PATH"] = f"{environment.python.parent}{os.pathsep}{env.get('PATH', '')}"

@@ -46,8 +46,8 @@ def failure(subject: str, output: str, log: Path, instead: str) -> Exception:
         return ValueError(f"{subject}: the disk is full ({where}); free some space and run again  (log: {log})")
     if NETWORK.search(output):
         return ValueError(
-            f"{subject}: the package index cannot be reached; run `make envs` once with a network, or set UV_DEFAULT_INDEX to "
-            f"an index that can be reached  (log: {log})"
+            f"{subject}: the package index cannot be reached; run `make envs` once with a network (where there is no Makefile: "
+            f"`qforge envs NAME`), or set UV_DEFAULT_INDEX to an index that can be reached  (log: {log})"
         )
     if match := ABSENT.search(output):
         return ValueError(

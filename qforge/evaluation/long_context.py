@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qforge.config.evaluation import ANSWER, LongContext
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.evaluation import garbage
 from qforge.evaluation.perplexity import summary, windows
 from qforge.evaluation.scorers import Scorer
@@ -38,7 +38,7 @@ KEYS = ("harbour", "lantern", "meadow", "violin", "copper", "glacier", "orchard"
 
 def measure(settings: LongContext, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
     """Needles found by haystack, length and depth, and the loss by position in each real text."""
-    texts = {name: repository_path(text.path).read_text() for name, text in settings.texts.items()}
+    texts = {name: given_path(text.path).read_text() for name, text in settings.texts.items()}
     haystacks = {"noise": NOISE, **{name: sentences(text) for name, text in texts.items()}}
     return {
         "perplexity": {name: _positions(settings, scorer, tokenizer, name, text) for name, text in texts.items()},

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from qforge.config.evaluation import ChatJudge
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.envs.request import Refused
 from qforge.evaluation.scorers import Server
 
@@ -75,7 +75,7 @@ def rating(reply: str) -> float | None:
 def measure(settings: ChatJudge, server: Server) -> dict[str, Any]:
     """Ratings by question and turn; none where the judge gave no rating. `mean` is over those that were given."""
     judge = Judge(settings)
-    lines = repository_path(settings.questions).read_text().splitlines()[: settings.limit]
+    lines = given_path(settings.questions).read_text().splitlines()[: settings.limit]
 
     def talk(line: str) -> list[float | None]:
         q1, q2 = json.loads(line)["turns"]

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from qforge.config.evaluation import Eval
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.evaluation.scorers import Server
 from qforge.runtimes.vllm import not_language
 
@@ -27,7 +27,7 @@ REPEATED = 0.5  # share of 4-grams
 def measure(settings: Eval, server: Server, tokenizer: Any) -> dict[str, Any]:
     """Faults and differences of the answers to the prompts, and what a sustained load did."""
     options = settings.stability
-    prompts = repository_path(str(options.prompts)).read_text().splitlines()
+    prompts = given_path(str(options.prompts)).read_text().splitlines()
     ids = [tokens_of(tokenizer, prompt) for prompt in prompts]
     with ThreadPoolExecutor(server.parallel) as pool:
         rounds = [list(pool.map(lambda p: server.complete(p, options.tokens), ids)) for _ in range(options.repeats)]
@@ -66,7 +66,7 @@ def fault(text: str) -> str | None:
 
 def _load(settings: Eval, server: Server, tokenizer: Any) -> dict[str, Any]:
     """Each stream sends its next request when its last one is answered, until the time is over or one has failed."""
-    text = repository_path(next(iter(settings.texts.values())).path).read_text()
+    text = given_path(next(iter(settings.texts.values())).path).read_text()
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens = settings.stability.tokens
     length = settings.context - tokens

@@ -13,20 +13,20 @@ from typing import Any
 import yaml
 
 from qforge.config.evaluation import Eval
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.envs.lifetime import importing
 from qforge.evaluation import garbage
 
 
 def data_files(settings: Eval) -> list[Path]:
     """The task files of a configuration and the data they name."""
-    files = [repository_path(task) for task in settings.tasks if task.endswith(".yaml")]
+    files = [given_path(task) for task in settings.tasks if task.endswith(".yaml")]
     return [*files, *(path for file in files for path in _data(settings, file).values())]
 
 
 def _data(settings: Eval, file: Path) -> dict[str, Path]:
     """Where each split of a task file lies: in eval.task_data if that is given, else beside the file."""
-    folder = repository_path(settings.task_data) if settings.task_data else file.parent
+    folder = given_path(settings.task_data) if settings.task_data else file.parent
     content = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # strings only: a tag of lm-eval's is no error
     return {split: folder / name for split, name in content["dataset_kwargs"]["data_files"].items()}
 
@@ -38,7 +38,7 @@ def task(settings: Eval, name: str) -> str | dict[str, Any]:
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file = repository_path(name)
+    file = given_path(name)
     content: dict[str, Any] = load_yaml(file, recursive=False)
     upstream = Path(lm_eval.tasks.__file__).parent / str(content.pop("include", ""))
     base: dict[str, Any] = load_yaml(upstream) if upstream.is_file() else {}

@@ -8,13 +8,11 @@ from typing import Any
 
 import yaml
 
-from qforge.config.job import ROOT
-
-EXPERIMENT = ROOT / "conf" / "experiment"
+from qforge.config.places import option_files
 
 
-def rows(name: str, folder: Path = EXPERIMENT, within: tuple[str, ...] = ()) -> Iterator[str]:
-    """The experiments that a name stands for: itself, or what its list in `folder` holds.
+def rows(name: str, folder: Path | None = None, within: tuple[str, ...] = ()) -> Iterator[str]:
+    """The experiments that a name stands for: itself, or what its list holds, in `folder` or where Hydra looks.
 
     `within`: the lists that led to it. Raises ValueError for a list that is part of itself.
     """
@@ -22,8 +20,8 @@ def rows(name: str, folder: Path = EXPERIMENT, within: tuple[str, ...] = ()) -> 
         raise ValueError(
             f"conf/experiment/{within[-1]}.yaml: lists {name}, which it is part of ({' > '.join((*within, name))}); remove it"
         )
-    file = folder / f"{name}.yaml"
-    names = members(file) if file.is_file() else []
+    files = {file.stem: file for file in folder.glob("*.yaml")} if folder else option_files("experiment")
+    names = members(files[name]) if name in files else []
     if not names:
         yield name
     for member in names:

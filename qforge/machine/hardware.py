@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import yaml
 
-from qforge.config.job import ROOT, Vendor
+from qforge.config.job import Vendor
+from qforge.config.places import option_files
 from qforge.machine import cpuinfo, nvidia
 
-HW = ROOT / "conf" / "hw"
 DEVICE_FILES = {Vendor.nvidia: "/dev/nvidiactl", Vendor.amd: "/dev/kfd", Vendor.cpu: "/proc/cpuinfo"}
 
 
@@ -55,7 +55,7 @@ def detect() -> str:
     gpus = [Gpu(d.product, d.capability, d.memory_gib) for d in nvidia.devices()] or amd()
     if not gpus:
         return "cpu"
-    known = {product: file.stem for file in sorted(HW.glob("*.yaml")) for product in _hw(file).get("product", [])}
+    known = {product: file.stem for file in option_files("hw").values() for product in _hw(file).get("product", [])}
     names = {known.get(gpu.product) for gpu in gpus}
     if len(names) == 1 and None not in names:
         return str(names.pop())
@@ -64,7 +64,8 @@ def detect() -> str:
         raise ValueError(
             f"hw=auto: this machine has different GPUs ({products}); use hw={' or hw='.join(sorted(map(str, names)))}"
         )
-    like = sorted(f.stem for f in HW.glob("*.yaml") if _hw(f).get("capability") in {g.capability for g in gpus})
+    capabilities = {gpu.capability for gpu in gpus}
+    like = sorted(name for name, file in option_files("hw").items() if _hw(file).get("capability") in capabilities)
     raise ValueError(
         f"hw=auto: no file in conf/hw is for {products}; use hw=NAME of the nearest, or write conf/hw/NAME.yaml after "
         f"{' or '.join(f'conf/hw/{name}.yaml' for name in like) or 'conf/hw/h100.yaml'} with its own product, capability, "

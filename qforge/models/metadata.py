@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qforge import json_files
-from qforge.config.job import Model, repository_path
+from qforge.config.job import Model
+from qforge.config.places import given_path
 from qforge.models import (
     architectures,
     checkpoint,
@@ -118,7 +119,7 @@ def _found(model: Model, folder: Path | None) -> tuple[dict[str, Tensor] | None,
             return None, config, f"{folder}/config.json alone (there are no weights)"
         return dict(checkpoint.headers(folder)), config, str(folder)
     if model.architecture is not None:
-        config = json_files.read_json(repository_path(model.architecture))
+        config = json_files.read_json(given_path(model.architecture))
         return None, config, f"{model.architecture} (the model itself is not fetched yet)"
     if model.hub is not None:
         tensors, config = hub.read(model)

@@ -8,7 +8,8 @@ from typing import Any
 
 from qforge.config.calibration import CalibrationText
 from qforge.config.decides import decided_by
-from qforge.config.job import Job, repository_path
+from qforge.config.job import Job
+from qforge.config.places import given_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.models import checkpoint
@@ -47,7 +48,7 @@ def calibrate(run: Run, source: Path) -> Path:
 def files(job: Job) -> dict[str, Path]:
     """Where each text lies; that of a data set, where it will once it was fetched."""
     return {
-        name: _place(job, text) / "text" if text.dataset else repository_path(text.path)
+        name: _place(job, text) / "text" if text.dataset else given_path(text.path)
         for name, text in job.calib.texts.items()
     }
 

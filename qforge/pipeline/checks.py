@@ -10,7 +10,8 @@ import yaml
 from qforge.config import bounds, calibration
 from qforge.config.calibration import calib_files
 from qforge.config.evaluation import eval_files
-from qforge.config.job import ROOT, Criterion, Job, Method, Sensitivity, Vendor, repository_path
+from qforge.config.job import Criterion, Job, Method, Sensitivity, Vendor
+from qforge.config.places import given_path, option_files
 from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
@@ -18,7 +19,6 @@ from qforge.models.formats import FORMATS
 from qforge.plan import limits
 from qforge.plan.exemptions import waits
 
-RUNTIMES = ROOT / "conf" / "runtime"
 # Of vLLM's options, those that qforge sets: the key to use instead, or why there is none
 OWN = {
     "model": "the checkpoint of the run is served; to serve another, use artifact=PATH",
@@ -75,7 +75,7 @@ def _check_method(job: Job) -> None:
 
 def _runtimes(vendor: Vendor) -> list[str]:
     """The files of conf/runtime for this vendor's hardware, those for few vendors first."""
-    vendors = {file.stem: yaml.safe_load(file.read_text())["vendors"] for file in RUNTIMES.glob("*.yaml")}
+    vendors = {name: yaml.safe_load(file.read_text())["vendors"] for name, file in option_files("runtime").items()}
     fitting = [name for name in vendors if vendor.value in vendors[name]]
     return sorted(fitting, key=lambda name: (len(vendors[name]), name))
 
@@ -211,11 +211,11 @@ def _check_criterion(job: Job, name: str, criterion: Criterion) -> None:
 
 def _check_files(job: Job) -> None:
     for task in job.eval.tasks:
-        if task.endswith(".yaml") and not repository_path(task).is_file():
+        if task.endswith(".yaml") and not given_path(task).is_file():
             raise ValueError(f"eval.tasks: {task}: no such file; give a task of lm-eval by its name, or a file")
     for file in tasks.data_files(job.eval):
         if not file.is_file():
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
     for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
-        if not repository_path(path).is_file():
+        if not given_path(path).is_file():
             raise ValueError(f"{key}={path}: no such file; give a file that exists")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.decides import decided_by
-from qforge.config.job import Model, repository_path
+from qforge.config.job import Model
+from qforge.config.places import given_path
 from qforge.console import print_reused, progress_line
 from qforge.envs import interpreters, uv
 from qforge.inspect import finite
@@ -106,7 +107,7 @@ def _key(run: Run) -> dict[str, Any]:
     key: dict[str, Any] = {"job": decided_by(run.job, "fetch")}
     if from_hub(model):  # no version of a library decides its files
         return {**key, "code": code("qforge.models.repository")}
-    shape = hashlib.sha256(repository_path(str(model.architecture)).read_bytes()).hexdigest() if model.random else None
+    shape = hashlib.sha256(given_path(str(model.architecture)).read_bytes()).hexdigest() if model.random else None
     own = {"shape": shape, "env": interpreters.identity(QUANT_ENV, run.job)}
     return {**key, **own, "code": code("qforge.stages.fetch")}
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from qforge.config.job import ROOT
+from qforge.config.places import ROOT, project
 from qforge.store import provenance
 
 RESULTS = ("plan", "sensitivity", "calibrate", "quantize", "inspect", "probe", "serve", "evaluate", "divergence",
@@ -60,9 +60,10 @@ def clear(folder: Path, texts: Iterable[str], pattern: re.Pattern[str] = OF_RUN)
 
 
 def _places(texts: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    """What of the texts is the path of something that exists: paths are relative to where the user is, or to the checkout."""
+    """What of the texts is the path of something that exists: paths are relative to where the user is, or
+    to what the configuration's own are relative to."""
     for text in {text for text in texts if text and "\0" not in text}:
-        for base in (Path.cwd(), ROOT):
+        for base in (Path.cwd(), project(), ROOT):
             path = base / os.path.expanduser(text)
             if os.path.exists(path):
                 yield text, path.resolve()

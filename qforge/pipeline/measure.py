@@ -12,7 +12,8 @@ from typing import Any
 
 from qforge.config.decides import decided_by
 from qforge.config.evaluation import Text, eval_files
-from qforge.config.job import Engine, Job, repository_path
+from qforge.config.job import Engine, Job
+from qforge.config.places import given_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
@@ -71,7 +72,7 @@ def _seen(job: Job, text: Text) -> dict[str, Any] | None:
     if not job.method.calibrated or job.artifact:
         return None
     kinds = {calibration_text.kind for calibration_text in job.calib.texts.values()}
-    return contamination.seen(repository_path(text.path), text.kind, calibrate.files(job).values(), kinds)
+    return contamination.seen(given_path(text.path), text.kind, calibrate.files(job).values(), kinds)
 
 
 def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
         "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
         "code": code("qforge.runtimes.vllm", "qforge.runtimes.vllm_server", "qforge.runtimes.fp4_emulation"),
     }  # fmt: skip
-    files = [*map(repository_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
+    files = [*map(given_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
     evaluated = {
         "served": key_of(served), "job": decided_by(job, "evaluate"), "env": interpreters.identity(EVAL_ENV, job),
         "texts": [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files],

@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from qforge.config.decides import decided_by
-from qforge.config.job import Job, Rule, repository_path
+from qforge.config.job import Job, Rule
+from qforge.config.places import given_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.methods.rounding import recipe
@@ -44,7 +45,7 @@ def settle(run: Run, planned: Plan, source: Path, vllm: str) -> tuple[Run, Plan]
 def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
     """The stage's result and what it was measured on; found in the store, or measured."""
     job, settings = run.job, run.job.sensitivity
-    content = repository_path(job.eval.texts[settings.text].path).read_bytes()
+    content = given_path(job.eval.texts[settings.text].path).read_bytes()
     key = {
         "recipe": recipe(job.method), "group_size": planned.group_size, "quantized": planned.quantized,
         "job": decided_by(job, "sensitivity"), "text": hashlib.sha256(content).hexdigest(), "source": run.fingerprint(source),

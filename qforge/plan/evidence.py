@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from qforge.config.job import ROOT, Hardware
+from qforge.config.job import Hardware
+from qforge.config.places import ROOT, option_files
 from qforge.console import console
 from qforge.json_files import read_json
 from qforge.models.formats import FORMATS
@@ -142,6 +143,6 @@ def _ratio(own: dict[str, Any], bf16: dict[str, Any], key: str) -> float:
 
 
 def _capability(hw: str) -> str | None:
-    file = ROOT / "conf" / "hw" / f"{hw}.yaml"
-    capability = yaml.safe_load(file.read_text()).get("capability") if file.exists() else None
+    file = option_files("hw").get(hw)
+    capability = yaml.safe_load(file.read_text()).get("capability") if file else None
     return str(capability) if capability else None

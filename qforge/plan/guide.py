@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from qforge.config.job import ROOT, Job
+from qforge.config.job import Job
+from qforge.config.places import option_files
 from qforge.models.formats import FORMATS
 from qforge.plan import evidence, plan, support_matrix
 from qforge.plan.evidence import Measurement
@@ -100,7 +101,7 @@ def jobs(again: Callable[..., Job], hardware: Sequence[str]) -> Iterator[tuple[s
 
     Each option is composed once: what a hardware sets (itself, its runtime) is the same for all methods, and is joined to each.
     """
-    methods = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml") if file.stem != AUTO)
+    methods = sorted(option_files("method").keys() - {AUTO})
     by_method = {method: again(f"method={method}", f"hw={hardware[0]}", "plan_only=true") for method in methods}
     first = by_method[methods[0]]
     for hw in hardware:

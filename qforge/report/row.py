@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from qforge.config import places
 from qforge.config.job import Job
 from qforge.json_files import read_json, to_json
 from qforge.judge.metrics import main_metric
@@ -106,7 +107,7 @@ def command(folder: Path) -> str:
     file = folder / ".hydra" / "overrides.yaml"
     # interpolations as they are: one may stand for a secret
     overrides: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.exists() else []
-    return shlex.join(["python", "run.py", *map(str, overrides)])
+    return shlex.join([*places.command(), *map(str, overrides)])
 
 
 def _exempted(job: Job, plan: Plan, rule: str) -> dict[str, Any]:

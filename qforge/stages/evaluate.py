@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.envs.request import Request, stage
 from qforge.evaluation import divergence, garbage, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import summary, windows
@@ -69,7 +69,7 @@ def _texts(request: Request, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
     lengths = [int(part * job.context) for part in job.lengths]
     results, compared = {}, {}
     for name, text in job.texts.items():
-        content = repository_path(text.path).read_bytes()
+        content = given_path(text.path).read_bytes()
         cut = windows(content.decode(), tokenizer, lengths, job.windows)
 
         def score(window: tuple[int, list[int]]) -> Scored:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Refused, Request, stage
 from qforge.models import gemma_tokenizer, hub_download, random_weights
@@ -17,7 +17,7 @@ def fetch(request: Request) -> dict[str, Any]:
     """Writes the checkpoint to <out>/model."""
     model, out = request.job.model, Path(request.out)
     if model.random:
-        random_checkpoint(repository_path(str(model.architecture)), out / "model")
+        random_checkpoint(given_path(str(model.architecture)), out / "model")
         return {"source": model.architecture, "random": True}
     if model.gguf:
         from_gguf(request, out / "model")

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import ROOT
+from qforge.config.places import ROOT
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
 from qforge.methods.restore import restore

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from qforge import json_files
-from qforge.config.job import Job, repository_path
+from qforge.config.job import Job
+from qforge.config.places import given_path
 from qforge.envs.request import Failed, Refused, Request, stage
 from qforge.evaluation.perplexity import windows
 from qforge.evaluation.tokenizer import load
@@ -197,7 +198,7 @@ def _elsewhere(name: str) -> Refused:
 def _windows(job: Job, tokenizer: Any) -> list[list[int]]:
     """Of the last quarter of the text: what is chosen here is judged by windows from its start."""
     settings = job.sensitivity
-    text = repository_path(job.eval.texts[settings.text].path).read_text()
+    text = given_path(job.eval.texts[settings.text].path).read_text()
     tail = text[text.find("\n", 3 * len(text) // 4) + 1 :]
     try:
         return windows(tail, tokenizer, [settings.length], settings.windows)

@@ -9,14 +9,14 @@ python -m qforge.store free --unfinished                    what jobs that died 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from qforge.config.job import ROOT, Job
+from qforge.config.job import Job
+from qforge.config.places import store_path
 from qforge.console import console
 from qforge.store.freeing import Entry, entries, free
 
@@ -28,12 +28,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("command", nargs="?", choices=["list", "free"], default="list")
     parser.add_argument("keys", nargs="*", metavar="KEY")
-    parser.add_argument("--store", default=Job().store, help="as the key store of a run: relative to the checkout")
+    parser.add_argument("--store", default=Job().store, help="as the key store of a run")
     parser.add_argument("--stage")
     parser.add_argument("--older", type=float, metavar="DAYS")
     parser.add_argument("--unfinished", action="store_true")
     options = parser.parse_args(arguments)
-    stored = entries((ROOT / os.path.expanduser(options.store)).resolve())
+    stored = entries(store_path(options.store))
     chosen = [entry for entry in stored if _chosen(entry, options)]
     if options.command == "list":
         _show(chosen)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge import __version__, json_files
-from qforge.config.job import ROOT
+from qforge.config.places import INSTALLED, ROOT
 from qforge.machine import identity
 
 HASHES = "qforge/hashes.json"
@@ -24,7 +24,9 @@ def now() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """qforge's own version, and the commit of its checkout where it is one."""
+    """qforge's own version, and the commit of its checkout, or of the one that its wheel was built from."""
+    if INSTALLED:
+        return {"version": __version__, **json_files.read_json(ROOT / "commit.json")}
     return {"version": __version__, "commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
 
 

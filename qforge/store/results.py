@@ -11,14 +11,14 @@ import ast
 import functools
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import ROOT, Job
+from qforge.config.job import Job
+from qforge.config.places import PACKAGE, store_path
 from qforge.json_files import read_json, to_json, write_json
 from qforge.store import provenance
 from qforge.store.locks import locked, use
@@ -61,7 +61,7 @@ def _file(module: str) -> Path | None:
     """The file of a module of qforge; none for what is no module of it."""
     if module.partition(".")[0] != "qforge":
         return None
-    place = ROOT / module.replace(".", "/")
+    place = PACKAGE.parent / module.replace(".", "/")
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
@@ -117,8 +117,8 @@ def _in_use(folder: Path) -> bool:
 
 
 def of(job: Job) -> Store:
-    """The job's store: relative to the checkout."""
-    return Store((ROOT / os.path.expanduser(job.store)).resolve())
+    """The job's store."""
+    return Store(store_path(job.store))
 
 
 def seconds(folder: Path) -> float:

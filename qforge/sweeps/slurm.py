@@ -26,7 +26,8 @@ from submitit import Job as Ran
 from submitit.core.utils import FailedSubmissionError
 
 from qforge.config.compose import typed
-from qforge.config.job import ROOT, Job, Vendor
+from qforge.config.job import Job, Vendor
+from qforge.config.places import importable
 from qforge.console import console
 from qforge.envs import managed
 from qforge.envs.request import REFUSED
@@ -85,7 +86,7 @@ def submit(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], optio
     Raises ValueError where SLURM takes no such jobs.
     """
     # `work` is found by its import path, wherever the user stands
-    path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    path = f"export PYTHONPATH={shlex.quote(str(importable()))}${{PYTHONPATH:+:$PYTHONPATH}}"
     options = {**options, "setup": [path, *(options["setup"] or [])]}
     parameters = {name if name in GENERIC else f"slurm_{name}": value for name, value in options.items()}
     folder, restarts = parameters.pop("submitit_folder"), parameters.pop("slurm_max_num_timeout")

@@ -12,7 +12,8 @@ from support.command import QUICK, Cli, Finished
 from support.jobs import job
 
 from qforge.config import secrets
-from qforge.config.compose import CONF, read_job
+from qforge.config.compose import read_job
+from qforge.config.places import CONF
 from qforge.envs import process
 from qforge.json_files import write_json
 

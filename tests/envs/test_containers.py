@@ -18,7 +18,8 @@ import pytest
 from support.command import QUICK, Cli, Finished
 from support.jobs import job
 
-from qforge.config.job import ROOT, Engine
+from qforge.config.job import Engine
+from qforge.config.places import ROOT
 from qforge.envs import containers, interpreters, managed, process
 from qforge.pipeline import attempts
 from qforge.runtimes import probe

@@ -14,7 +14,7 @@ from support.command import ROOT
 from qforge import control
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LISTS = sorted(PYPROJECT["dependency-groups"])
+LISTS = sorted(["control", *PYPROJECT["dependency-groups"]])
 PURE = {
     "antlr4-python3-runtime",
     "rouge-score",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.jobs import job
 
 from qforge.config.evaluation import eval_files
-from qforge.config.job import repository_path
+from qforge.config.places import given_path
 from qforge.evaluation import contamination, divergence, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
@@ -183,9 +183,9 @@ def test_windows_longer_than_the_context_are_refused(lengths: str, words: str) -
 
 def test_calibration_on_wikitext_has_seen_the_kind_of_one_text_and_neither_text_itself() -> None:
     texts, shown = job().eval.texts, job().calib.texts
-    files, kinds = [repository_path(text.path) for text in shown.values()], {text.kind for text in shown.values()}
+    files, kinds = [given_path(text.path) for text in shown.values()], {text.kind for text in shown.values()}
     wikitext, manual = (
-        contamination.seen(repository_path(texts[name].path), texts[name].kind, files, kinds)
+        contamination.seen(given_path(texts[name].path), texts[name].kind, files, kinds)
         for name in ("wikitext", "python_reference")
     )
     assert (wikitext["kind"], manual["kind"]) == (True, False)
@@ -194,7 +194,7 @@ def test_calibration_on_wikitext_has_seen_the_kind_of_one_text_and_neither_text_
 
 
 def test_a_text_that_was_calibrated_on_is_found_out() -> None:
-    text = repository_path("data/texts/wikitext2_calibration.txt")
+    text = given_path("data/texts/wikitext2_calibration.txt")
     assert contamination.seen(text, "encyclopedia", [text], set()) == {"kind": False, "overlap": 1}
 
 

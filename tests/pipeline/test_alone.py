@@ -24,7 +24,8 @@ def taken(folder: Path, cards: list[Card], *variables: dict[str, str]) -> list[d
     """What a measurement on GPUs locks with each set of variables: name -> whether with others."""
     code = f"""
 from qforge.pipeline.alone import locks
-from qforge.config.compose import CONF, compose
+from qforge.config.compose import compose
+from qforge.config.places import CONF
 made = compose(CONF, "hw=h200", "runtime=vllm")
 print([dict(locks(made, variables)) for variables in {list(variables)}])
 """
@@ -95,7 +96,8 @@ def test_who_shares_a_gpu_waits_and_who_does_not_goes_on(tmp_path: Path) -> None
     """Real processes: the first has GPU 0 for two seconds; the one on 0 and 1 comes after it, the one on 2 at once."""
     code = """
 import sys, time
-from qforge.config.compose import CONF, compose
+from qforge.config.compose import compose
+from qforge.config.places import CONF
 from qforge.pipeline.alone import alone
 from qforge.pipeline.run import Run
 from pathlib import Path

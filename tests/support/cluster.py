@@ -17,7 +17,7 @@ from unittest.mock import patch
 import psutil
 from support.processes import until
 
-from qforge.config.job import ROOT
+from qforge.config.places import ROOT
 from qforge.envs.process import end_group
 
 # Without accounting (slurmdbd, MariaDB): the harder case, since nothing remembers how a job ended.

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from qforge import cli
-from qforge.config import compose
+from qforge.config.places import CONF
 from qforge.json_files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ class Cli:
         folder.mkdir(parents=True)  # as Hydra does
         text = StringIO()
         with (
-            initialize_config_dir(str(compose.CONF), version_base="1.3"),
+            initialize_config_dir(str(CONF), version_base="1.3"),
             redirect_stdout(text),
             redirect_stderr(text),
         ):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from qforge.config.compose import CONF, compose
+from qforge.config.compose import compose
 from qforge.config.job import Job
+from qforge.config.places import CONF
 
 NEEDED = {
     "exempt=from_sensitivity": ["sensitivity.budget_gib=0.01"],

@@ -1,0 +1,89 @@
+"""What `python run.py` and an installed `qforge` start: the commands that take no keys, or Hydra with the keys."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from qforge import cli
+from qforge.config import places
+from qforge.store import provenance
+from qforge.sweeps import callback
+
+COMMANDS = {
+    "envs": "qforge.envs.__main__",
+    "init": "qforge.starter",
+    "report": "qforge.report.__main__",
+    "store": "qforge.store.__main__",
+}
+CONFIG_DIR = ("--config-dir", "-cd")
+
+exit_codes: list[int] = []
+
+
+def main() -> int:
+    """Run what the command line says; 0 done, 1 failed, 2 refused or bad input, 130 interrupted."""
+    program, *arguments = sys.argv
+    if arguments == ["--version"]:
+        print(version())
+        return 0
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
+        os.environ[places.COMMAND_VARIABLE] = shlex.join(places.command())
+        sys.argv = [program, *cli.expand(_with_own_options(arguments))]
+        _run_hydra()
+    except ValueError as refusal:  # of hw=auto, of a list of experiments, or of a search
+        print(f"refused: {refusal}", file=sys.stderr)
+        return 2
+    except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
+        return int(error.code or 0) if exit_codes or not error.code else 2
+    except KeyboardInterrupt:  # said already; a sweep ends here as well
+        return 130
+    finally:
+        callback.finish()
+    return callback.ended[0] if callback.ended else max(exit_codes, default=0)
+
+
+@hydra.main(version_base="1.3", config_path=str(places.CONF), config_name="config")
+def _run_hydra(config: DictConfig) -> int:
+    folder = HydraConfig.get().runtime.output_dir
+    exit_codes.append(1)  # if it ends with a bug of ours
+    exit_codes[-1] = cli.run(cli.command_of(config), folder, debug=bool(OmegaConf.select(config, "debug")))
+    return exit_codes[-1]
+
+
+def version() -> str:
+    """qforge's version, and the commit that it was made from, where that is known."""
+    made = provenance.commit()
+    commit = (
+        f" (commit {made['commit']}{', with uncommitted changes' if made['dirty'] else ''})" if made["commit"] else ""
+    )
+    return f"qforge {made['version']}{commit}"
+
+
+def _with_own_options(arguments: list[str]) -> list[str]:
+    """The arguments with --config-dir, where that or its variable is given; what lists options then knows the folder too.
+
+    Raises ValueError for a file in it that Hydra would never read, since qforge has one of the same name.
+    """
+    given = [after for before, after in itertools.pairwise(arguments) if before in CONFIG_DIR]
+    given += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{CONFIG_DIR[0]}=")]
+    folder = given[0] if given else os.environ.get(places.CONFIG_VARIABLE)
+    if not folder:
+        return arguments
+    for file in sorted(Path(folder).rglob("*.yaml")):
+        if (places.CONF / file.relative_to(folder)).exists():
+            raise ValueError(
+                f"{file}: qforge has an option of this name and would read its own; give yours another name"
+            )
+    os.environ[places.CONFIG_VARIABLE] = os.path.abspath(folder)
+    return arguments if given else [CONFIG_DIR[0], folder, *arguments]
