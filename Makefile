@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 BASE ?= main
 
-.PHONY: demo test check envs lock bench proposal clean
+.PHONY: demo test check docs envs lock bench proposal clean
 
 demo: .venv/control.ready  ## quantize, inspect, serve, evaluate, bench, judge and report a real model
 	$(PY) run.py
@@ -17,6 +17,9 @@ check: .venv/dev.ready  ## ruff, mypy and the layers of the packages
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+
+docs: .venv/control.ready  ## the documentation, in build/site/
+	$(PY) docs/build.py
 
 envs: .venv/control.ready  ## make the stage environments ahead of time
 	$(PY) -m qforge.envs quant vllm_cpu
@@ -39,5 +42,5 @@ clean:  ## everything that was made here
 	@echo "making .venv ($*)"
 	@$(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement $< || \
-	    { echo "refused: pip cannot install $<: connect once, or see 'Without a network' in README.md"; exit 2; }
+	    { echo "refused: pip cannot install $<: connect once, or see docs/howto/offline.md"; exit 2; }
 	@touch $@

@@ -29,13 +29,15 @@ from qforge.store.timing import alone
 
 RESULTS = ROOT / "results"
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
+TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "every method", "streams")}
 Row = dict[str, Any]
 
 
 def main() -> None:
-    """Write the page, and the table between the marks of the README."""
+    """Write the page, and the tables between the marks of those that are written by hand."""
     (RESULTS / "README.md").write_text(page())
-    (ROOT / "README.md").write_text(readme())
+    for name in TABLES:
+        (ROOT / name).write_text(with_tables(name))
 
 
 def page() -> str:
@@ -66,16 +68,22 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def readme() -> str:
-    """The README with its tables of every method and of the streams."""
-    text = (ROOT / "README.md").read_text()
-    drawn = {"every method": compared("cpu"), "streams": streamed(), "h200": served("0.33.0", "h200")}
-    for name, lines in drawn.items():
-        before, mark, rest = text.partition(BEGIN.format(name))
+def with_tables(name: str) -> str:
+    """A page that is written by hand, with the tables between its marks."""
+    text = (ROOT / name).read_text()
+    for mark in TABLES[name]:
+        before, begin, rest = text.partition(BEGIN.format(mark))
         _, end, after = rest.partition(END)
-        assert end, f"README.md lacks {BEGIN.format(name)!r} or {END!r}"
-        text = before + mark + "\n\n" + "\n".join(lines) + "\n\n" + end + after
+        assert end, f"{name} lacks {BEGIN.format(mark)!r} or {END!r}"
+        text = before + begin + "\n\n" + "\n".join(drawn(mark)) + "\n\n" + end + after
     return text
+
+
+def drawn(mark: str) -> list[str]:
+    """The table of a mark."""
+    if mark == "every method":
+        return compared("cpu")
+    return streamed() if mark == "streams" else served("0.33.0", "h200")
 
 
 def served(vllm: str, hw: str) -> list[str]:

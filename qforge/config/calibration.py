@@ -16,19 +16,19 @@ COMMIT = re.compile("[0-9a-f]{40}")
 class Dataset:
     """A data set of the hub, or a folder that the datasets library loads: one column of its first rows."""
 
-    name: str = MISSING
+    name: str = MISSING  # on the hub, or the path of a folder
     revision: str | None = None  # of the hub: the commit, since a branch moves
     config: str | None = None  # the library's word for a part of it
-    split: str = "train"
+    split: str = "train"  # of it
     column: str = "text"  # of strings or, for `chat`, of lists of messages
-    rows: int = bounded(MISSING, at_least=1)
+    rows: int = bounded(MISSING, at_least=1)  # the first so many
 
 
 @dataclass
 class CalibrationText(Text):
     """A text that calibration shows to the model: a file, or a data set."""
 
-    path: str = ""
+    path: str = ""  # a file of UTF-8; or a data set in its place
     dataset: Dataset | None = None
     # its share of the sequences; given for all texts, or none: then their lengths decide
     weight: float | None = bounded(None, above=0)
@@ -37,9 +37,9 @@ class CalibrationText(Text):
 
 @dataclass
 class Calibration:
-    name: str = MISSING
+    name: str = MISSING  # of its file in conf/calib/
     texts: dict[str, CalibrationText] = bounded(factory=dict, non_empty=True)
-    sequences: int = bounded(MISSING, at_least=1)
+    sequences: int = bounded(MISSING, at_least=1)  # that the model is shown
     length: int = bounded(MISSING, at_least=2)  # tokens of the longest sequence
     # of the sequences, in turn, as parts of `length`
     lengths: list[float] = bounded(factory=lambda: [1.0], above=0, at_most=1, non_empty=True)

@@ -14,9 +14,9 @@ SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
 
 @dataclass
 class Text:
-    path: str = MISSING
+    path: str = MISSING  # a file of UTF-8
     kind: str = MISSING  # what kind of text this is, for the report
-    licence: str = MISSING
+    licence: str = MISSING  # of the text, for the report
 
 
 @dataclass
@@ -57,13 +57,13 @@ class ChatJudge:
     model: str = MISSING  # its name there
     questions: str = MISSING  # a file with one {"turns": [first, second]} per line
     limit: int | None = bounded(None, at_least=1)  # questions
-    answer_tokens: int = bounded(MISSING, at_least=1)
-    judge_tokens: int = bounded(MISSING, at_least=1)
+    answer_tokens: int = bounded(MISSING, at_least=1)  # that an answer may have
+    judge_tokens: int = bounded(MISSING, at_least=1)  # that a judgement may have
 
 
 @dataclass
 class Eval:
-    name: str = MISSING
+    name: str = MISSING  # of its file in conf/eval/
     texts: dict[str, Text] = bounded(factory=dict, non_empty=True)
     context: int = bounded(MISSING, at_least=2)  # tokens of the longest window
     # of the windows, in turn, as parts of `context`

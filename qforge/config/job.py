@@ -56,7 +56,7 @@ class Gguf:
 
 @dataclass
 class Model:
-    name: str = MISSING
+    name: str = MISSING  # what tables, files and rows call it
     path: str | None = None  # a local folder; wins over every other source
     hub: str | None = None  # Hugging Face id
     revision: str | None = None  # of the hub: a branch, a tag or a commit; a run takes the commit that it stands for
@@ -70,8 +70,8 @@ class Model:
 
 @dataclass
 class Method:
-    name: str = MISSING
-    summary: str = MISSING
+    name: str = MISSING  # of its file in conf/method/
+    summary: str = MISSING  # one line for people, with the library and the paper
     format: str = MISSING  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
     env: str | None = None  # managed environment of the library; none for bf16
     function: str | None = None  # module:function that quantizes, by import path
@@ -96,17 +96,17 @@ class Rule:
     (`role:` and a kind or the last part of a module's name: lm_head, mlp, down_proj ...) or `measured:sensitivity`, which
     stands for what a measurement will name."""
 
-    match: list[str] = bounded(MISSING, non_empty=True, unique=True)
-    why: str = MISSING
+    match: list[str] = bounded(MISSING, non_empty=True, unique=True)  # as above
+    why: str = MISSING  # the reason, which plan and report repeat
 
 
 @dataclass
 class Sensitivity:
     """What each part of the model loses in 4 bits: KL to bf16 when it alone is quantized, and when it alone is not."""
 
-    unit: Unit = Unit.module
+    unit: Unit = Unit.module  # what is measured as one: fused matrices, blocks, or one kind in all blocks
     text: str = "python_reference"  # one of eval.texts; its last quarter, while evaluation scores from the start on
-    windows: int = bounded(4, at_least=1)
+    windows: int = bounded(4, at_least=1)  # of the text
     length: int = bounded(256, at_least=2)  # tokens per window
     # what exempt=from_sensitivity may add to the fully quantized checkpoint
     budget_gib: float | None = bounded(None, above=0)
@@ -114,8 +114,8 @@ class Sensitivity:
 
 @dataclass
 class Hardware:
-    name: str = MISSING
-    vendor: Vendor = MISSING
+    name: str = MISSING  # of its file in conf/hw/
+    vendor: Vendor = MISSING  # of the devices; a runtime says whose it is for
     product: list[str] = bounded(factory=list, unique=True)  # what its driver calls it, for hw=auto
     capability: str | None = None  # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
     memory_gib: float | None = bounded(None, above=0)  # of one device; none: this machine's own
@@ -126,8 +126,8 @@ class Hardware:
 
 @dataclass
 class Runtime:
-    name: str = MISSING
-    engine: Engine = MISSING
+    name: str = MISSING  # of its file in conf/runtime/
+    engine: Engine = MISSING  # what serves, or scores
     vendors: list[Vendor] = bounded(MISSING, non_empty=True, unique=True)  # whose hardware it is for
     env: str | None = None  # managed environment
     python: str | None = None  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
@@ -135,7 +135,7 @@ class Runtime:
     container_args: list[str] = unbounded(factory=list)  # options of podman run or docker run
     caution: str = ""  # what every plan with it says
     args: dict[str, Any] = unbounded(factory=dict)  # the engine's own options, under its own names
-    environ: dict[str, str] = unbounded(factory=dict)
+    environ: dict[str, str] = unbounded(factory=dict)  # variables of its processes
     start_timeout: int = bounded(MISSING, at_least=1)  # seconds until the server must answer
 
 
@@ -148,12 +148,13 @@ class Serve:
 
 @dataclass
 class Bench:
-    name: str = MISSING
+    name: str = MISSING  # of its file in conf/bench/
+    # streams at once; each is measured
     concurrency: list[int] = bounded(MISSING, at_least=1, non_empty=True, unique=True)
-    input_len: int = bounded(MISSING, at_least=1)
-    output_len: int = bounded(MISSING, at_least=2)
+    input_len: int = bounded(MISSING, at_least=1)  # tokens of a prompt
+    output_len: int = bounded(MISSING, at_least=2)  # tokens of an answer
     requests: int = bounded(MISSING, at_least=1)  # per stream and repeat
-    repeats: int = bounded(MISSING, at_least=1)
+    repeats: int = bounded(MISSING, at_least=1)  # of which the median is reported
 
 
 @dataclass
@@ -161,16 +162,16 @@ class Criterion:
     """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
 
     metric: str = MISSING  # one of qforge.judge.metrics.METRICS
-    at_most: float | None = unbounded(None)
-    at_least: float | None = unbounded(None)
+    at_most: float | None = unbounded(None)  # the bound, or
+    at_least: float | None = unbounded(None)  # this one
     # for speed and latency: at how many streams; none: the most that bench measures
     concurrency: int | None = bounded(None, at_least=1)
-    why: str = MISSING
+    why: str = MISSING  # the reason, which the verdict repeats
 
 
 @dataclass
 class Gate:
-    name: str = MISSING
+    name: str = MISSING  # of its file in conf/gate/
     criteria: dict[str, Criterion] = bounded(factory=dict, non_empty=True)
 
 
@@ -178,8 +179,8 @@ class Gate:
 class Experiment:
     """What a run is to find out: a file of conf/experiment/, which sets other keys as well."""
 
-    name: str = MISSING
-    question: str = MISSING
+    name: str = MISSING  # what tables call its rows
+    question: str = MISSING  # what the run is to find out
     expect: str = MISSING  # before it is measured, so that a surprise is seen as one
 
 
@@ -200,17 +201,18 @@ class Job:
     bench: Bench = field(default_factory=Bench)
     gate: Gate = field(default_factory=Gate)
     experiment: Experiment | None = None
+    # which of them run, in this order
     stages: list[str] = bounded(
         factory=lambda: list(STAGES), one_of=(*STAGES, *ON_REQUEST), non_empty=True, unique=True
     )
-    plan_only: bool = False
+    plan_only: bool = False  # print the plan and stop: nothing is loaded
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
     artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
     verify: str | None = None  # check this artifact against its own provenance, and stop
     rescore: int = bounded(0, at_least=0)  # with verify: so many windows of each text are scored again
     on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
     store: str = ".store"  # relative to the checkout; of an installed qforge, to where it was started
-    debug: bool = False
+    debug: bool = False  # tracebacks instead of one line
 
     @property
     def engine_args(self) -> dict[str, Any]:

@@ -148,9 +148,16 @@ def test_a_row_is_known_by_its_experiments_name(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("drawn", "file"), [("page", "results/README.md"), ("readme", "README.md")])
+@pytest.mark.parametrize(
+    ("drawn", "file"),
+    [
+        ("page()", "results/README.md"),
+        ("with_tables('README.md')", "README.md"),
+        ("with_tables('docs/measured.md')", "docs/measured.md"),
+    ],
+)
 def test_the_pages_of_results_show_the_rows_that_are_there(drawn: str, file: str) -> None:
-    code = f"import sys; sys.path.insert(0, 'benchmarks'); import results_page; print(results_page.{drawn}(), end='')"
+    code = f"import sys; sys.path.insert(0, 'benchmarks'); import results_page; print(results_page.{drawn}, end='')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     same = done.stdout == (ROOT / file).read_text()
     assert same, "run python benchmarks/results_page.py"
