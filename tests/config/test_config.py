@@ -22,11 +22,12 @@ LARGE = (
     "qwen3_30b_a3b",
     "qwen3_30b_a3b_random",
     "deepseek_v3",
+    "gpt_oss_120b",
     "kimi_k2",
     "qwen3_235b_a22b",
     "qwen3_omni_30b",
 )  # up to 70,000 matrices, on one hardware
-FOR_LARGE = [("9.0", f"method={name}") for name in ("gptq", "nvfp4", "rtn")]  # a second each
+FOR_LARGE = [("9.0", f"method={name}") for name in ("gptq", "nvfp4")]  # a second each
 ALWAYS_GIVEN = ("local",)  # models without shapes of their own
 
 
