@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qforge.config.job import Job
 from qforge.envs.lifetime import importing
 from qforge.envs.request import API_KEY, Failed, Refused, Request
-from qforge.evaluation import garbage
+from qforge.evaluation import garbage, unpacked
 from qforge.evaluation.perplexity import beginning
 from qforge.evaluation.tokenizer import load
 from qforge.runtimes.vllm import MODEL
@@ -31,6 +31,9 @@ class Scored:
 class Scorer(Protocol):
     name: str  # server or transformers
     parallel: int  # requests in flight
+    unpacked: (
+        dict[str, float] | None
+    )  # how far its weights are from what the files say (unpacked.py); None: they cannot be read
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:
         """-log p of every token of the window but the first, and with `top_k` what else the model found likely."""
@@ -49,6 +52,7 @@ class Server:
     """vLLM behind its OpenAI API: the kernels that users get are what is scored."""
 
     name = "server"
+    unpacked: dict[str, float] | None = None  # vLLM keeps packed weights in its kernels' own order
 
     def __init__(self, request: Request) -> None:
         import httpx
@@ -134,6 +138,7 @@ class Transformers:
         self.model = AutoModelForCausalLM.from_pretrained(
             self.artifact, dtype=torch.bfloat16, trust_remote_code=self.job.model.trust_remote_code
         ).eval()
+        self.unpacked: dict[str, float] | None = unpacked.compare(self.model, Path(self.artifact))
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:
         import torch

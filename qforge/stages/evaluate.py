@@ -42,6 +42,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     compared = {"file": divergence.FILE, "top_k": job.divergence.top_k, "windows": job.divergence.windows}
     return {
         "through": scorer.name,
+        "unpacked": scorer.unpacked,
         "context": job.context,
         "lengths": job.lengths,
         "texts": texts,

@@ -1,0 +1,37 @@
+"""In the quantizer's environment: what unpacked.py says of each artifact, as JSON. Arguments: ARTIFACT or FAULT:ARTIFACT ..."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from qforge.envs.request import Refused
+from qforge.evaluation import unpacked
+
+UP = "model.layers.0.mlp.up_proj"
+FAULTS = {  # what a loader may do wrong to one matrix, a little or altogether
+    "global_scale": lambda matrix: matrix.weight_global_scale.mul_(0.5),
+    "scale": lambda matrix: matrix.weight_scale.fill_(1),
+    "two_percent": lambda matrix: matrix.weight_scale.mul_(1.02),
+    "nan": lambda matrix: matrix.weight_scale.fill_(torch.nan),
+}
+
+
+def said(argument: str) -> Any:
+    fault, _, artifact = argument.rpartition(":")
+    model = AutoModelForCausalLM.from_pretrained(artifact, dtype=torch.bfloat16).eval()
+    if fault:
+        with torch.no_grad():
+            FAULTS[fault](model.get_submodule(UP))
+    try:
+        return unpacked.compare(model, Path(artifact))
+    except Refused as refusal:
+        return str(refusal)
+
+
+print(json.dumps({argument: said(argument) for argument in sys.argv[1:]}))
