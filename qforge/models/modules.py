@@ -53,6 +53,7 @@ KEPT = {
     "table": "it is not a linear layer",
     "outside": "it is not in a transformer block",
     "draft": "it drafts tokens for speculative decoding (multi-token prediction), which the model itself does not run",
+    "misfit": "the format or its kernel cannot hold a matrix of its shape",
     "unknown": "its role in the model is not known",
     "embedding": "it is a table that is looked up, and most kernels have no 4-bit embedding",
     "head": "its errors go directly into the logits, and few kernels have a 4-bit head",
@@ -116,7 +117,7 @@ class Module:
     def stack_kept(self) -> bool:
         """Whether it holds the experts of a layer, which stay in bf16 whole."""
         return (
-            self.kind == "unknown"
+            self.kind in ("unknown", "misfit")
             and ".experts." in self.name
             and not NUMBER.search(self.name.rpartition(".experts.")[2])
         )

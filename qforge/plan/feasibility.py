@@ -61,7 +61,6 @@ def serving(
 
     `kind`: the model_type; `text`: the numbers of its language model.
     """
-    _refuse_groups(job, layout, group, quantized)
     _refuse_stacks(job, quantized)
     moe = any(m.kind == "expert" for m in quantized)
     how_served = support_matrix.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe, vllm)
@@ -93,7 +92,7 @@ def tensor_parallel(
     """
     requested = _devices(job)
     kernels = {False: serving.kernel, True: serving.experts_kernel}
-    shapes = {_matrix(m): m for m in quantized}  # few, however many matrices there are
+    shapes = {matrix(m): m for m in quantized}  # few, however many matrices there are
     legal: list[int] = []
     for size in sorted({*TP_SIZES, requested}):
         fault = _cut_heads(config, size)
@@ -144,27 +143,30 @@ def _shares(job: Job, text: Config, quantized: Sequence[Module]) -> Iterator[tup
         if module.kind != "expert":
             layers.setdefault(str(module.fused), []).append(module)
     for members in layers.values():
-        if _matrix(members[0]).row_parallel:
+        if matrix(members[0]).row_parallel:
             yield members[0].in_features // tp, members[0].out_features
         else:
             yield members[0].in_features, sum(m.out_features // parts.get(m.leaf, tp) for m in members)
 
 
-def _matrix(module: Module) -> Matrix:
+def matrix(module: Module) -> Matrix:
+    """What the support matrix asks of a module."""
     row_parallel = module.leaf in ("o_proj", "down_proj", "w2")  # whose inputs are what the layer before has split
     return Matrix(module.out_features, module.in_features, row_parallel, module.kind == "expert")
 
 
-def _refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> None:
+def refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequence[Module]) -> None:
+    """Refuse a group size that does not divide the inputs of every matrix."""
     if not group or group <= 0:
         return
     bad = [m for m in quantized if m.in_features % group]
     if bad:
         fits = [g for g in layout.group_sizes if g > 0 and not any(m.in_features % g for m in quantized)]
+        fits = fits or [g for g in layout.group_sizes if g == -1]
+        other = f"for {job.model.name} use group_size={' or '.join(map(str, fits))}" if fits else "use another method"
         raise ValueError(
             f"group_size={group}: {bad[0].name} has {bad[0].in_features} inputs, which {group} does not divide "
-            f"({len(bad)} of {len(quantized)} matrices); for {job.model.name} use group_size="
-            f"{' or '.join(map(str, fits)) or '-1'}, or exempt those layers"
+            f"({len(bad)} of {len(quantized)} matrices); {other}, or exempt those layers"
         )
 
 

@@ -15,7 +15,7 @@ from qforge.models import metadata, modules
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
-from qforge.plan import architecture_notes, experts, feasibility, libraries, notes
+from qforge.plan import architecture_notes, experts, feasibility, libraries, misfits, notes
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
 from qforge.plan.support_matrix import NEWEST, How, Serving
@@ -143,7 +143,13 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasibility.refuse_kept_stacks(job, tree, kept)
     text = model.text
-    serving = feasibility.serving(job, str(model.config.get("model_type")), text, layout, group, quantized, vllm)
+    kind = str(model.config.get("model_type"))
+    serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
+    if left := misfits.found(kind, job.method.format, group, quantized, serving, vllm):
+        tree = misfits.left_alone(tree, left)
+        quantized = [m for m in quantized if m.name not in left]
+        serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
+    feasibility.refuse_groups(job, layout, group, quantized)
     packed = _packed(model.tensors, quantized, layout, group)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     experts.refuse_few(job, text, quantized)
@@ -156,7 +162,12 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         quantized=[m.name for m in quantized],
         rules=rules,
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
-        notes=[*model.notes, *architecture_notes.notes(job, model, tree), *notes.notes(job, rules, tree, tied)],
+        notes=[
+            *model.notes,
+            *architecture_notes.notes(job, model, tree),
+            *misfits.notes(left),
+            *notes.notes(job, rules, tree, tied),
+        ],
         serving=serving,
         tensor_parallel=feasibility.tensor_parallel(job, text, quantized, group, serving, vllm),
         parameters=parameters,
