@@ -84,6 +84,7 @@ class Module:
     fused: str | None = None  # the matrix in which vLLM computes it, by vLLM's name; `served` where it stands alone
     tensor: str = ""  # the tensor in the checkpoint that holds it
     memory: str = ""  # its module in transformers' memory, where that has another name
+    own_class: str = ""  # of that module, where libraries may not know it (structure.py)
 
     @property
     def leaf(self) -> str:
@@ -155,6 +156,7 @@ def from_tensors(
             Module(
                 name, matrix.kind, out, inputs, tensor.dtype, stack, matrix.leaves, matrix.transposed, matrix.alternate,
                 _block(name, matrix.kind), *in_vllm(name), tensor_name, _numbered(matrix.module, name),
+                matrix.own_class,
             )
         )  # fmt: skip
     return sorted(_together(modules), key=_order)

@@ -53,6 +53,9 @@ class Matrix:
     transposed: bool = False  # whether it lies as [in_features, out_features]
     leaves: tuple[str, ...] = ()  # of a stack of experts: the matrices of each, side by side along the outputs
     alternate: bool = False  # their rows take turns, instead of one following the other
+    own_class: str = (
+        ""  # in memory, where that is neither torch's Linear itself nor transformers' common interface of experts
+    )
 
 
 @dataclass(frozen=True)

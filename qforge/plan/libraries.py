@@ -34,10 +34,11 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
             "transformers 4 does not read: it would calibrate another model; add rope_theta (and rope_scaling) to it, or "
             f"use method={job.method.instead or 'gptq'}"
         )
-    experts = [m for m in modules if m.kind == "expert"]
+    experts, function = [m for m in modules if m.kind == "expert"], job.method.function or ""
+    if "llmcompressor" in function:
+        _refuse_own_classes(job, modules)
     if not experts:
         return
-    function = job.method.function or ""
     renames = "llmcompressor" in function or (kind == "mixtral" and function and not job.method.streams)
     if renames and any(m.leaf in RENAMED for m in experts):
         raise ValueError(
@@ -50,4 +51,16 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and its library was run only on "
             f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
+        )
+
+
+def _refuse_own_classes(job: Job, modules: Sequence[Module]) -> None:
+    """What llm-compressor 0.14 does to them (ran): Conv1D it does not quantize (GPT-2), a subclass of Linear it saves unpacked
+    (Falcon), experts in a class of their own it leaves whole (Aria) or fails at without the multimodal model (Llama 4)."""
+    own = next((m for m in modules if m.own_class and m.linear), None)
+    if own:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library packs torch's own Linear and the experts of "
+            f"transformers' common interface, and {own.name} is a {own.own_class}; use method=rtn, fp8 or nvfp4_llmc, which "
+            "read tensors, not classes"
         )

@@ -99,10 +99,14 @@ def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple
             continue
         module, _, leaf = memory.rpartition(".")
         matrix: dict[str, Any] = {"kind": kinds[memory], "module": module}
+        holder = model.get_submodule(module)
         if matrix["kind"] == "expert" and dimensions == 3:
-            matrix |= _stack(model, model.get_submodule(module), leaf, pattern in turned)
-        elif isinstance(model.get_submodule(module), Conv1D):
+            matrix |= _stack(model, holder, leaf, pattern in turned)
+        elif isinstance(holder, Conv1D):
             matrix["transposed"] = True
+        common = hasattr(holder, "is_transposed") if holder.get_parameter(leaf).ndim == 3 else type(holder) is nn.Linear
+        if not common and matrix["kind"] not in ("embedding", "convolution", "table"):
+            matrix["own_class"] = type(holder).__name__
         yield name, matrix
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from support.checkpoints import in_quant
 from support.command import ROOT
+from support.jobs import job
 
 from qforge.models import modules, structure, vllm_names
 from qforge.models.checkpoint import Tensor
 from qforge.models.modules import Module
 from qforge.models.structure import Matrix, Structure
+from qforge.plan.libraries import refuse_architecture
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "vocab_size": 128, "head_dim": 16}  # fmt: skip
@@ -26,6 +28,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {**SMALL, **EXPERTS, **MAMBA, "shared_intermediate_size": 32},
     "llama4_text": {**SMALL, "num_local_experts": 4, "intermediate_size_mlp": 96, "interleave_moe_layer_step": 1},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 128, "n_positions": 32},
+    "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128},
+    "aria_text": {**SMALL, "moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
     "falcon_mamba": {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 128, "state_size": 16},
 }
 
@@ -92,6 +96,25 @@ def test_experts_in_one_tensor_and_turned_matrices(found: dict[str, Any]) -> Non
     turned = tree(found["gpt2"], "gpt2")["transformer.h.1.mlp.c_fc"]
     assert (turned.transposed, turned.out_features, turned.in_features) == (True, 256, 64)
     assert turned.block == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "held"),
+    [("gpt2", "Conv1D"), ("falcon", "FalconLinear"), ("aria_text", "AriaGroupedExpertsGemm"), ("qwen3_next", "")],
+)
+def test_what_a_library_may_not_know_by_its_class_is_refused_where_the_library_loads_classes(
+    found: dict[str, dict[str, Any]], kind: str, held: str
+) -> None:
+    matrices = list(tree(found[kind], kind).values())
+    assert {m.own_class for m in matrices if m.linear} - {""} == ({held} if held else set())
+    refuse_architecture(job("method=rtn"), {"model_type": kind}, matrices)  # a stream reads tensors
+    if held:
+        with pytest.raises(
+            ValueError, match=f"common interface, and .* is a {held}; use method=rtn, fp8 or nvfp4_llmc"
+        ):
+            refuse_architecture(job("method=gptq"), {"model_type": kind}, matrices)
+    else:
+        refuse_architecture(job("method=gptq"), {"model_type": kind}, matrices)
 
 
 def test_numbers_have_the_commonest_names(found: dict[str, Any]) -> None:
