@@ -1,0 +1,131 @@
+"""transformers' types of causal language models, and the numbers that make each of them tiny."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TYPES = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "phimoe",
+    "mixtral",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "deepseek_v4",
+    "gpt_oss",
+    "glm",
+    "glm4",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "cohere",
+    "cohere2",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "granite",
+    "granitemoe",
+    "granitemoehybrid",
+    "nemotron_h",
+    "exaone4",
+    "exaone_moe",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "minimax_m2",
+    "seed_oss",
+    "stablelm",
+    "gpt2",
+    "gptj",
+    "bloom",
+    "llama4_text",
+    "aria_text",
+    "apertus",
+    "helium",
+    "hy_v3",
+    "afmoe",
+    "bitnet",
+    "solar_open",
+    "youtu",
+    "gpt_neox",
+    "nemotron",
+    "starcoder2",
+    "smollm3",
+    "phi",
+    "opt",
+    "falcon",
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "dots1",
+    "lfm2",
+    "jamba",
+    "bamba",
+    "falcon_h1",
+    "mamba2",
+    "falcon_mamba",
+    "arcee",
+    "flex_olmo",
+]
+SERVED = [  # hybrids, Mamba, shared experts, indexers, and names of matrices that few types share
+    "qwen3_next", "qwen3_5_text", "bamba", "falcon_h1", "lfm2", "mamba2", "jamba", "nemotron_h", "granitemoehybrid",
+    "qwen2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe", "glm_moe_dsa", "dots1", "ernie4_5_moe",
+    "exaone4", "cohere2", "gemma3_text", "glm4", "olmo2", "gpt2", "gptj", "gpt_neox", "opt", "phi", "falcon",
+    "starcoder2", "stablelm", "seed_oss", "apertus", "hunyuan_v1_dense", "smollm3",
+]  # fmt: skip
+VOCABULARY = 512
+PROMPTS = [list(range(3, 35)), list(range(35, 67))]  # which are no text: the models are random
+SERVING = "served"  # rtn with the experts in bf16, as vLLM's CPU build can serve it without AMX
+CALIBRATION = {"sequences": 2, "length": 32}  # of random tokens, for the methods that calibrate
+SMALL = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "moe_intermediate_size", "shared_expert_intermediate_size"), 256),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim"), 512),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok", "moe_topk", "linear_num_key_heads"), 2),
+    **dict.fromkeys(("head_dim", "v_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 64),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "sliding_window"), 128),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim"), 32),
+    **dict.fromkeys(("state_size", "ssm_state_size", "mamba_d_state"), 16),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "num_heads"), 8),
+    **dict.fromkeys(("mamba_head_dim", "mamba_d_head"), 64),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "mamba_n_groups", "n_groups"), 1),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 8192),
+    **dict.fromkeys(("index_n_heads",), 4), **dict.fromkeys(("index_topk", "moe_shared_expert_intermediate_size"), 256),
+    "vocab_size": VOCABULARY,
+    "mamba_d_ssm": 512, "num_nextn_predict_layers": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+UNSET = ("pad_token_id", "num_key_value_heads", "n_routed_experts", "head_dim", "n_group", "topk_group", "n_shared_experts",
+         "num_experts_per_tok")  # fmt: skip  # that some leave out
+
+
+def small(kind: str) -> Any:
+    """The type's own configuration with small numbers, one layer of each of its kinds."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    cls = CONFIG_MAPPING[kind]
+    own = cls()
+    keys = [key for key in SMALL if hasattr(own, key) and not isinstance(getattr(cls, key, None), property)]
+    numbers = {k: SMALL[k] for k in keys if getattr(own, k) is not None or k in UNSET}
+    if "kv_lora_rank" in numbers:  # latent attention: heads of one size, all with keys of their own
+        numbers |= {"num_key_value_heads": 4, **({"head_dim": 32} if "head_dim" in numbers else {})}
+    for key in ("layer_types", "layers_block_type"):
+        kinds = list(dict.fromkeys(getattr(own, key, None) or ()))
+        stored = cls.attribute_map.get(key, key)
+        if kinds and not isinstance(getattr(cls, stored, None), property):
+            count = max(2, len(kinds))
+            numbers |= {"num_hidden_layers": count, key: (kinds * count)[:count]}
+            break
+    return cls(**numbers)
