@@ -221,7 +221,8 @@ def with_original(rows: list[Row]) -> list[Row]:
 
 def other_cache(row: Row) -> str:
     """The dtype of its KV cache, where that is not the model's."""
-    dtype = str(row["conditions"]["runtime_args"].get("kv_cache_dtype", "auto"))
+    # rows of before 2026-11-29 have it among the engine's options
+    dtype = str(row["kv"]["name"] if row.get("kv") else row["conditions"]["runtime_args"].get("kv_cache_dtype", "auto"))
     return "" if dtype == "auto" else dtype
 
 

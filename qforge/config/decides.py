@@ -26,7 +26,7 @@ DECIDES = {
     "model.random": "fetch",
     "model.architecture": PLAN,  # and, of a random model, its content is in the key of fetch
     "model.structure": NOTHING,  # the key of what it says
-    "model.trust_remote_code": "fetch calibrate quantize sensitivity serve evaluate",
+    "model.trust_remote_code": "fetch calibrate quantize kv_scales sensitivity serve evaluate",
     "model.caution": NOTHING,
     "method.name": NOTHING,
     "method.summary": NOTHING,
@@ -52,6 +52,9 @@ DECIDES = {
     "sensitivity.windows": "sensitivity",
     "sensitivity.length": "sensitivity",
     "sensitivity.budget_gib": PLAN,
+    "kv.name": NOTHING,
+    "kv.dtype": "serve",
+    "kv.strategy": PLAN,
     "calib.name": NOTHING,
     "calib.texts.*.path": NOTHING,  # the text
     "calib.texts.*.kind": NOTHING,

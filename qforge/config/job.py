@@ -9,6 +9,7 @@ from typing import Any
 from qforge.config.bounds import bounded, unbounded
 from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
+from qforge.config.kv_cache import KvCache
 
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 ON_REQUEST = ["sensitivity"]  # stages that run only where they are asked for
@@ -191,6 +192,7 @@ class Job:
     group_size: int | None = unbounded(None)  # the method's format decides: plan/feasibility.py
     exempt: dict[str, Rule] = unbounded(factory=dict)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    kv: KvCache = field(default_factory=KvCache)
     calib: Calibration = field(default_factory=Calibration)
     hw: Hardware = field(default_factory=Hardware)
     runtime: Runtime = field(default_factory=Runtime)
@@ -216,8 +218,18 @@ class Job:
 
     @property
     def engine_args(self) -> dict[str, Any]:
-        """The engine's options: what the hardware wants, and the user's on top of it."""
-        return {**self.hw.args, **self.runtime.args}
+        """The engine's options: what the hardware wants, the KV cache, and the user's on top of it."""
+        return {**self.hw.args, "kv_cache_dtype": self.kv.dtype, **self.runtime.args}
+
+    @property
+    def makes_checkpoint(self) -> bool:
+        """Whether a checkpoint is to be made: weights are packed, or bf16 ones get scales of the KV cache."""
+        return not self.artifact and (self.method.function is not None or self.kv.calibrated)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the checkpoint depends on the calibration text."""
+        return self.method.calibrated or self.kv.calibrated
 
     def comes_to(self, stage: str) -> bool:
         """Whether this run will run that stage; one that only plans runs none."""

@@ -52,8 +52,7 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
         return report
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
         tensors.pop("lm_head.weight", None)
-    if quantization_config.has_kv_scales(config):
-        _kv_scales(tensors, report)
+    _kv_scales(tensors, config, plan, report)
     if plan.simulated:
         _names_and_shapes(tensors, plan, report)
         _untouched(tensors, plan, checkpoint.headers(source), report)
@@ -71,7 +70,7 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
 
 def _mixed(config: dict[str, Any]) -> str | None:
     """Why a checkpoint of mixed precision cannot be compared with a plan; none for all others."""
-    if quantization_config.announced(config).get("quant_method") != CT or len(quantization_config.layouts(config)) == 1:
+    if quantization_config.announced(config).get("quant_method") != CT or len(quantization_config.layouts(config)) <= 1:
         return None
     formats = ", ".join(layout or "an unknown format" for layout in quantization_config.layouts(config))
     return (
@@ -179,11 +178,20 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     )
 
 
-def _kv_scales(tensors: dict[str, Stored], report: Report) -> None:
-    """Takes the scales of the KV cache out of the tensors: no plan names them, for the source has none."""
-    of_cache = {name: tensors.pop(name) for name in [name for name in tensors if scales.KV.search(name)]}
+def _kv_scales(tensors: dict[str, Stored], config: dict[str, Any], plan: Plan, report: Report) -> None:
+    """Scales of the KV cache must be positive, and announced, or vLLM would take 1.0. Those of somebody else's checkpoint are
+    in no plan, and are taken out of the tensors."""
+    if not quantization_config.has_kv_scales(config):
+        if plan.kv_scales:
+            report.faults.append(
+                "config.json: says nothing of the KV cache (kv_cache_scheme): vLLM would not read its scales"
+            )
+        return
+    of_cache = {name: tensor for name, tensor in tensors.items() if scales.KV.search(name)}
     report.checked["scales of the KV cache"] = len(of_cache)
     report.add("scales of the KV cache", scales.kv_faults(of_cache), "the cache would hold garbage")
+    for name in of_cache.keys() - plan.tensors.keys() if not plan.kv_scales else ():
+        del tensors[name]
     if not of_cache:
         report.faults.append(
             "config.json: says that the KV cache has scales (kv_cache_scheme), but the checkpoint has none"
@@ -201,14 +209,15 @@ def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     """The quantization config must be the one vLLM reads, and its ignore list must say what the tensors say."""
     quantization = quantization_config.announced(config)
-    method = FORMATS[plan.layout].quant_method
+    packed_by = FORMATS[plan.layout].quant_method
+    method = packed_by or (quantization.get("quant_method") if quantization_config.has_kv_scales(config) else None)
     if quantization.get("quant_method") != method:
         report.faults.append(
             f"config.json: quant_method is {quantization.get('quant_method')!r}, {method!r} was planned: vLLM would load "
             "it as something else"
         )
         return
-    if method is None:
+    if packed_by is None:
         return
     linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
     try:

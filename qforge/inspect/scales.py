@@ -97,12 +97,15 @@ def _fault(values: NDArray[Any], original: Stored | None) -> str | None:
 
 
 def kv_faults(tensors: Mapping[str, Stored]) -> list[str]:
-    """Scales of the KV cache that cannot be right: each a positive number, keys and values of a layer both or neither."""
+    """Scales of the KV cache that cannot be right: positive numbers, one for a layer or one for each head, which have three
+    dimensions; keys and values of a layer have both or neither."""
     wrong = []
     pairs: dict[str, set[str]] = {}
     for name, stored in tensors.items():
         values = stored.read().reshape(-1).astype("float32")
-        if len(values) != 1 or not 0 < float(values[0]) < float("inf"):
+        if (len(values) != 1 and len(stored.shape) != 3) or not all(
+            0 < float(value) < float("inf") for value in values
+        ):
             wrong.append(f"{name} ({', '.join(f'{value:g}' for value in values[:4])})")
         match = KV.search(name)
         assert match

@@ -46,7 +46,7 @@ def software(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serve(result: dict[str, Any]) -> dict[str, Any]:
-    return {**software({"serve": result}), "the KV cache's dtype": result.get("kv_cache_dtype")}
+    return software({"serve": result})
 
 
 def _evaluate(result: dict[str, Any]) -> dict[str, Any]:

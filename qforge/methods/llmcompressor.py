@@ -43,6 +43,8 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     modifiers = {name: dict(args or {}) for name, args in job.method.args.items()}
     packing = list(modifiers)[-1]
     modifiers[packing]["ignore"] = exempt
+    if job.kv.calibrated:
+        modifiers[packing]["kv_cache_scheme"] = job.kv.scheme
     recipe = {"qforge_stage": {"qforge_modifiers": modifiers}}
     with load_offloaded_model() if several else nullcontext():  # one copy of the weights, for all processes
         model = AutoModelForCausalLM.from_pretrained(
@@ -51,15 +53,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             trust_remote_code=job.model.trust_remote_code,
             device_map="auto_offload" if several else None,
         )
-    dataset = {}
-    if sequences is not None:
-        ones = [[1] * len(sequence) for sequence in sequences]
-        dataset = {
-            "dataset": Dataset.from_dict({"input_ids": sequences, "attention_mask": ones}),
-            "num_calibration_samples": len(sequences),
-            "max_seq_length": max(map(len, sequences)),
-            "shuffle_calibration_samples": False,
-        }
+    dataset = shown(sequences) if sequences is not None else {}
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=job.model.trust_remote_code)
     linearize_moe(model)  # experts become modules, as they will by oneshot, which finds them so
     hooks = HooksMixin()  # its hooks rest while a block passes on what it has learnt, and in AWQ's searches
@@ -77,3 +71,14 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     if rank:
         sys.exit()  # the first process alone leaves a result
     return {**recipe, "experts": routing.counts()}
+
+
+def shown(sequences: list[list[int]]) -> dict[str, Any]:
+    """The arguments of `oneshot` that show a model these token ids, each once and in this order."""
+    ones = [[1] * len(sequence) for sequence in sequences]
+    return {
+        "dataset": Dataset.from_dict({"input_ids": sequences, "attention_mask": ones}),
+        "num_calibration_samples": len(sequences),
+        "max_seq_length": max(map(len, sequences)),
+        "shuffle_calibration_samples": False,
+    }

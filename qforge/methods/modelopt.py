@@ -35,6 +35,8 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     for entry in config["quant_cfg"]:
         if "block_sizes" in (entry.get("cfg") or {}):
             entry["cfg"]["block_sizes"].update(sizes)
+    if job.kv.calibrated:
+        config["quant_cfg"] += mtq.FP8_KV_CFG["quant_cfg"]
     for pattern in dict.fromkeys(quantizers(exempt)):
         config["quant_cfg"].append({"quantizer_name": pattern, "enable": False})
     if not torch.accelerator.is_available():

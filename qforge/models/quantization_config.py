@@ -35,6 +35,8 @@ def detect(config: dict[str, Any]) -> str | None:
     if method != CT:
         return None
     each = layouts(config)
+    if not each:
+        return "bf16"  # the KV cache alone is quantized
     return each[0] if len(each) == 1 else None
 
 
@@ -106,7 +108,7 @@ def _compressed(form: Any, group: dict[str, Any]) -> str | None:
 
 def _groups(quantization: dict[str, Any]) -> list[dict[str, Any]]:
     groups = _object(quantization, "config_groups", WHERE)
-    if not groups:
+    if not groups and not quantization.get("kv_cache_scheme"):
         raise ValueError(f"{WHERE}.config_groups is missing or empty: nothing says how the weights are packed")
     return [_object(groups, name, f"{WHERE}.config_groups") for name in groups]
 

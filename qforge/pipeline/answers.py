@@ -82,9 +82,10 @@ def _in_env(key: str, values: list[Any], module: str, env: str, job: Job) -> Que
 
 def _options(job: Job) -> list[Any]:
     """[key, flags] of the options that the server would get from the user or the hardware."""
-    keys = {name: f"hw.args.{name}" for name in job.hw.args} | {
-        name: f"runtime.args.{name}" for name in job.runtime.args
-    }
+    keys = {
+        "kv_cache_dtype": "kv.dtype", **{name: f"hw.args.{name}" for name in job.hw.args},
+        **{name: f"runtime.args.{name}" for name in job.runtime.args},
+    }  # fmt: skip
     unsure = {n: v for n, v in job.engine_args.items() if n not in NUMBERS and (n, str(v)) not in PLAIN}
     flags = [[keys[name], vllm.flags_of(name, value)] for name, value in unsure.items()]
     flags += [["eval.kv_dtypes", vllm.flags_of("kv_cache_dtype", dtype)] for dtype in job.eval.kv_dtypes]

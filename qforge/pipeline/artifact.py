@@ -10,6 +10,7 @@ from typing import Any
 
 from qforge.config.decides import decided_by
 from qforge.config.job import Job, Rule
+from qforge.config.kv_cache import KvCache
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
@@ -20,9 +21,9 @@ from qforge.models import metadata, modules, quantization_config
 from qforge.models.checkpoint import headers
 from qforge.models.formats import FORMATS
 from qforge.models.parts import Part
-from qforge.pipeline import calibrate, fetch
+from qforge.pipeline import calibrate, fetch, kv_scales
 from qforge.pipeline.folder import RESULTS
-from qforge.pipeline.run import Run
+from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.plan import experts
 from qforge.plan.plan import Plan
 from qforge.report.pages import render
@@ -35,7 +36,7 @@ def checkpoint(run: Run, plan: Plan, source: Path) -> Path:
     """The checkpoint to measure: the given one, the model itself for bf16, or the quantized one."""
     if run.job.artifact:
         return given(run)
-    if run.job.method.function is None:
+    if not run.job.makes_checkpoint:
         return source
     return _quantized(run, plan, source)
 
@@ -70,9 +71,10 @@ def as_given(run: Run) -> Run:
     """
     job, folder = run.job, given(run)
     config = quantization_config.read(folder)
+    job = replace(job, kv=_given_cache(job, config))
     layout = quantization_config.detect(config)
     if layout is None:
-        return run
+        return run.beside(job)
     model = metadata.read(job.model, fetch.known_model(run))
     linear = [m for m in modules.from_tensors(model.tensors, model.config, model.structure) if m.linear]
     plain = {f"{m.name}.weight": m.name for m in linear}
@@ -94,6 +96,17 @@ def as_given(run: Run) -> Run:
     return run.beside(replace(job, method=method, group_size=group, exempt=rules))
 
 
+def _given_cache(job: Job, config: dict[str, Any]) -> KvCache:
+    """The cache that vLLM takes for a given artifact: one that announces scales has auto mean FP8."""
+    has = quantization_config.has_kv_scales(config)
+    if job.kv.calibrated and not has:
+        raise ValueError(
+            f"artifact={job.artifact} kv={job.kv.name}: its config.json announces no scales of the KV cache; use kv=fp8, which "
+            "has none, or leave artifact out to make them"
+        )
+    return replace(job.kv, name="of the artifact", dtype="fp8") if has and job.kv.dtype == "auto" else job.kv
+
+
 def quantizing_processes(job: Job) -> int:
     """How many processes quantize, each with a GPU of its own; calibrated methods alone have work to share."""
     return job.calib.devices if job.method.calibrated and not job.artifact else 1
@@ -105,26 +118,27 @@ def _key(run: Run, plan: Plan, source: Path) -> dict[str, Any]:
     return {
         "structure": Path(structure).parent.name if structure else None,
         "plan": plan.identity(), "job": decided_by(run.job, "quantize"), "source": run.fingerprint(source),
-        "env": interpreters.identity(str(method.env), run.job),
+        "env": interpreters.identity(method.env or QUANT_ENV, run.job),
         "code": code("qforge.stages.quantize", str(method.function).partition(":")[0]),
     }  # fmt: skip
 
 
 def _quantized(run: Run, plan: Plan, source: Path) -> Path:
     method = run.job.method
-    assert method.function
-    assert method.env
     inputs = {"source": str(source)}
     key = _key(run, plan, source)
-    if method.calibrated:
+    if run.job.reads_text:
         calibration = calibrate.calibrate(run, source)
-        inputs["calibration"] = str(calibration)
         key["calibration"] = read_json(calibration / "result.json")["sha256"]
-    kept = [] if method.streams else plan.kept
+        if scales := kv_scales.measure(run, source, calibration) if kv_scales.apart(run.job) else None:
+            inputs["kv_scales"], key["kv_scales"] = str(scales), scales.name
+        if method.calibrated or not scales:
+            inputs["calibration"] = str(calibration)
+    kept = [] if method.streams or not method.function else plan.kept
     processes = quantizing_processes(run.job)
 
     def build(out: Path) -> None:
-        where = interpreters.named(str(method.env), run.job)
+        where = interpreters.named(method.env or QUANT_ENV, run.job)
         with progress_line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
             run.stage(
                 "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, kept=kept, simulate=plan.simulated,

@@ -27,6 +27,7 @@ OWN = {
     "port": "use serve.port",
     "api_key": "use serve.api_key",
     "trust_remote_code": "use model.trust_remote_code",
+    "kv_cache_dtype": "use kv=auto, fp8 or fp8_calibrated; kv.dtype takes vLLM's others",
     "quantization": "vLLM reads it from the checkpoint, and bf16 is measured with the same options; leave it out",
 }
 
@@ -188,10 +189,6 @@ def _check_engine(job: Job) -> None:
         raise ValueError(f"runtime.args.tensor_parallel_size={devices}: use a number of devices, 1 or more")
     if part is not None and (not isinstance(part, int | float) or not 0 < part <= 1):
         raise ValueError(f"runtime.args.gpu_memory_utilization={part}: use a part of the memory, above 0 and up to 1")
-    if (cache := args.get("kv_cache_dtype")) in ("bf16", "fp16", "half"):
-        raise ValueError(
-            f"runtime.args.kv_cache_dtype={cache}: vLLM does not know this dtype; use auto, bfloat16, float16 or fp8"
-        )
     for name in ("max_num_batched_tokens", "max_num_seqs", "max_logprobs"):
         if name in args and not isinstance(args[name], int):
             raise ValueError(f"runtime.args.{name}={args[name]}: use a whole number")

@@ -69,7 +69,7 @@ def write_results(run: Run, results: dict[str, Any]) -> None:
 
 def _seen(job: Job, text: Text) -> dict[str, Any] | None:
     """What calibration has seen of a text; none where the method looks at none, or nobody knows what a given one had."""
-    if not job.method.calibrated or job.artifact:
+    if not job.reads_text or job.artifact:
         return None
     kinds = {calibration_text.kind for calibration_text in job.calib.texts.values()}
     return contamination.seen(given_path(text.path), text.kind, calibrate.files(job).values(), kinds)
@@ -83,8 +83,7 @@ def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         stability=replace(job.eval.stability, prompts=None),
     )  # fmt: skip
     for dtype in job.eval.kv_dtypes:
-        runtime = replace(job.runtime, args={**job.runtime.args, "kv_cache_dtype": dtype})
-        other = replace(job, eval=quality, runtime=runtime, stages=["serve", "evaluate"])
+        other = replace(job, eval=quality, kv=replace(job.kv, dtype=dtype), stages=["serve", "evaluate"])
         measured = measure(run.beside(other, f"{run.prefix}kv-{dtype}-"), plan, artifact)
         scores[dtype] = measured["evaluate"].get("long_context")
     return scores

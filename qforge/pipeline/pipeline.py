@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.job import Job, Method
+from qforge.config.kv_cache import KvCache
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.judge import adaptive
@@ -54,10 +55,10 @@ def go(run: Run) -> None:
     preflight.preflight(run, planned)
     measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
     vllm_version = serve.check_runtime(run, planned.simulated) if measures else support_matrix.NEWEST
-    judged = "judge" in job.stages and bool(job.method.function or job.artifact)
+    judged = "judge" in job.stages and bool(job.method.function or job.artifact or not job.kv.plain)
     unplanned = baseline_refusal(run.job, run) if judged else None
     source = fetch.fetch(run)
-    if job.method.function and not job.artifact:
+    if job.makes_checkpoint:
         fetch.refuse_not_finite(run, source)
     run = run if source == here else structure.known(run, source)
     planned = plan.make(run.job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
@@ -73,7 +74,7 @@ def go(run: Run) -> None:
     run.write("verdict.json", verdict)
     result = row.make(run.job, planned, measured, baseline, verdict, folder, run.time)
     run.write("row.json", result)
-    if job.method.function and not job.artifact:
+    if job.makes_checkpoint:
         artifact.publish(folder, checkpoint, run.job, result)
     if "report" in job.stages:
         pages.html(folder / "report.html", [result])
@@ -150,8 +151,8 @@ def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool,
 
 
 def bf16_of(job: Job) -> Job:
-    """The same conditions for the unquantized model."""
-    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None)
+    """The same conditions for the unquantized model, with a cache in its own dtype."""
+    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None, kv=KvCache())
 
 
 def baseline_refusal(job: Job, run: Run) -> str | None:

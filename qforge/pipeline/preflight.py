@@ -55,7 +55,7 @@ def preflight(run: Run, plan: Plan) -> None:
         metadata.read(
             replace(job.model, architecture=None), None
         )  # refuses what the fetched files would be refused for
-    if not job.artifact and job.method.function and "quantize" not in job.stages and not sensitivity.nothing_else(job):
+    if job.makes_checkpoint and "quantize" not in job.stages and not sensitivity.nothing_else(job):
         raise ValueError(f"stages={job.stages}: without quantize, say which checkpoint: artifact=PATH")
     if _measures(job) and job.runtime.engine is Engine.vllm:
         for_serving(job)
@@ -98,7 +98,7 @@ def peak_bytes(job: Job, plan: Plan, fetched: int) -> int:
     Random weights and the hub's files are written once. A GGUF file lies there twice while it is converted, in its packages
     and joined: at 8 bits as much as its bf16 checkpoint, and gone before anything is quantized.
     """
-    quantizes = job.method.function and not job.artifact and "quantize" in job.stages
+    quantizes = job.makes_checkpoint and "quantize" in job.stages
     made = (plan.bytes + (plan.bf16_bytes if plan.simulated else 0)) if quantizes else 0
     return fetched + max(made, fetched if job.model.gguf and not job.model.random else 0)
 

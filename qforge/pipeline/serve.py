@@ -67,7 +67,8 @@ def check_runtime(run: Run, unpacked: bool = False) -> str:
         config = quantization_config.read(artifact_step.given(run))
         probe.check(job, inventory, quantization_config.announced(config).get("quant_method"))
     else:
-        probe.check(job, inventory, None if unpacked else formats.FORMATS[job.method.format].quant_method)
+        packed_by = formats.FORMATS[job.method.format].quant_method or (formats.CT if job.kv.calibrated else None)
+        probe.check(job, inventory, None if unpacked else packed_by)
     console.print(f"  runtime    {job.runtime.name}: {probe.summary(inventory)}", style="dim")
     return probe.vllm_version(inventory) or NEWEST
 

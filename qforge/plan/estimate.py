@@ -39,7 +39,7 @@ def estimate(
     where = memory.deployment(job)
     emulated = serving.how in (How.emulated, How.simulated)
     arithmetic = serving.arithmetic or (ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16")
-    rates, in_memory = job.hw.tflops, job.method.function is not None and not job.method.streams
+    rates, in_memory = job.hw.tflops, (job.method.function and not job.method.streams) or job.kv.calibrated
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
     dropped = tuple({f"{m.kind}." for m in modules if m.served is None})  # vLLM leaves them on the disk

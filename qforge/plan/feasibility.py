@@ -218,7 +218,7 @@ def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]
     if not job.plan_only and (fault := too_long(job, config, memory)):
         raise ValueError(fault)
     if memory.largest_concurrency == 0:
-        smaller = " or +runtime.args.kv_cache_dtype=fp8, which costs quality" if memory.kv_dtype == "auto" else ""
+        smaller = " or kv=fp8_calibrated, which may cost quality" if memory.kv_dtype == "auto" else ""
         raise ValueError(
             f"runtime.args.max_model_len={memory.context} hw={job.hw.name}: beside {memory.weights:.1f} GiB of weights the "
             f"KV cache of one sequence does not fit; use runtime.args.max_model_len={memory.largest_context} or less, more "

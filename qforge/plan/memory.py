@@ -203,5 +203,5 @@ def quantizing_bytes(job: Job, config: Config, block: Sequence[int], bf16_bytes:
     every calibrated method keeps the activations of all sequences before and after a block.
     """
     hessians = 4.0 * sum(width * width for width in block) if "GPTQModifier" in job.method.args else 0.0
-    tokens = job.calib.sequences * job.calib.length if job.method.calibrated else 0
+    tokens = job.calib.sequences * job.calib.length if job.reads_text else 0
     return bf16_bytes + packed_bytes + hessians + 2 * 2.0 * tokens * int(config["hidden_size"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from qforge.config.job import Engine, Job
 from qforge.models.modules import TOWERS, Module
-from qforge.plan import limits
+from qforge.plan import kv_cache, limits
 from qforge.plan.exemptions import Hits, waits
 from qforge.plan.support_matrix import facts
 
@@ -14,7 +14,7 @@ from qforge.plan.support_matrix import facts
 def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
     """All of them; `rules` is empty for a method that quantizes nothing, `tied` is whether the head is the embedding."""
     packed = _notes_on_packing(job, rules, tree, tied) if job.method.function else []
-    return [*packed, *_cache_notes(job), *_machine_notes(job), *limits.notes(job)]
+    return [*packed, *kv_cache.notes(job), *_machine_notes(job), *limits.notes(job)]
 
 
 def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
@@ -49,17 +49,6 @@ def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module
             "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
         )
     return notes
-
-
-def _cache_notes(job: Job) -> list[str]:
-    """What the comparison with bf16 cannot say, since bf16 has the same cache."""
-    dtype = str(job.engine_args.get("kv_cache_dtype", "auto"))
-    if not dtype.startswith("fp8") or job.runtime.engine is not Engine.vllm:
-        return []
-    return [
-        f"kv_cache_dtype={dtype}: bf16 is measured with it too, so no verdict shows its cost (one perplexity "
-        "nearly doubled: results/notes-h200.md); compare with a run of kv_cache_dtype=auto, on long context with eval.kv_dtypes"
-    ]
 
 
 def _machine_notes(job: Job) -> list[str]:

@@ -15,7 +15,7 @@ from qforge.models import metadata, modules
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
-from qforge.plan import architecture_notes, experts, feasibility, libraries, misfits, notes
+from qforge.plan import architecture_notes, experts, feasibility, kv_cache, libraries, misfits, notes
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
 from qforge.plan.support_matrix import NEWEST, How, Serving
@@ -60,6 +60,7 @@ class Plan:
     estimates: Estimates
     rescales: bool  # blocks' other tensors may differ from the source (see Method)
     signed_scales: bool
+    kv_scales: str | None  # of the KV cache in the checkpoint: one per tensor or attn_head; none: none are made
     tensors: dict[str, Tensor] = field(repr=False)
     modules: list[Module] = field(repr=False)
 
@@ -73,6 +74,7 @@ class Plan:
         """What decides the artifact: two jobs with equal identity share it."""
         return {
             "layout": self.layout, "group_size": self.group_size, "quantized": self.quantized, "simulated": self.simulated,
+            "kv_scales": self.kv_scales,
         }  # fmt: skip
 
     @property
@@ -150,7 +152,8 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         quantized = [m for m in quantized if m.name not in left]
         serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
     feasibility.refuse_groups(job, layout, group, quantized)
-    packed = _packed(model.tensors, quantized, layout, group)
+    kv_cache.refuse(job, text, serving, layout)
+    packed = _packed(model.tensors, quantized, layout, group) | kv_cache.scales(job, text, tree, layout)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     experts.refuse_few(job, text, quantized)
     plan = Plan(
@@ -179,6 +182,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         estimates=estimate(job, text, tree, model.tensors, packed, serving, layout.scheme),
         rescales=job.method.rescales,
         signed_scales=job.method.signed_scales,
+        kv_scales=job.kv.strategy if not job.artifact else None,
         tensors=_packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed,
         modules=tree,
     )

@@ -44,6 +44,7 @@ def make(
         "layout": plan.layout,
         "group_size": plan.group_size,
         "exempt": {rule: _exempted(job, plan, rule) for rule in job.exempt},
+        "kv": job.kv,
         "notes": plan.notes,
         "caution": job.model.caution,
         "verdict": verdict["verdict"],
@@ -78,7 +79,8 @@ def failed(job: Job, verdict: str, reason: str, folder: Path, time: Time) -> dic
         "model": job.model.name, "method": job.method.name, "experiment": job.experiment, "summary": job.method.summary,
         "group_size": job.group_size,
         "exempt": {rule: {"match": r.match, "why": r.why, "modules": []} for rule, r in job.exempt.items()},
-        "caution": job.model.caution, "verdict": verdict, "gate": job.gate, "criteria": [], "failed": {"reason": reason},
+        "kv": job.kv, "caution": job.model.caution, "verdict": verdict, "gate": job.gate, "criteria": [],
+        "failed": {"reason": reason},
         "conditions": _conditions(job), **provenance.now(), "time": time.summary(), "command": command(folder),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(to_json(row))
@@ -87,10 +89,10 @@ def failed(job: Job, verdict: str, reason: str, folder: Path, time: Time) -> dic
 
 def _conditions(job: Job) -> dict[str, Any]:
     return {
-        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": job.engine_args,
+        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.runtime.args},
         "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
         "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
-        "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.method.calibrated else [],
+        "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.reads_text else [],
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qforge.config.kv_cache import PLAIN
 from qforge.judge.conditions import software
 from qforge.machine.identity import deciding
 from qforge.report import pareto
@@ -53,7 +54,8 @@ def with_baselines(rows: list[Row]) -> list[Row]:
 
 def is_baseline(row: Row) -> bool:
     """Whether it is bf16 itself, measured, and no checkpoint of somebody's that was judged against it."""
-    return row["method"] == "bf16" and not row["criteria"] and not row.get("failed") and not row.get("planned")
+    others = row["criteria"] or row.get("failed") or row.get("planned") or _other_cache(row)
+    return row["method"] == "bf16" and not others
 
 
 def verdict_of(row: Row) -> str:
@@ -66,7 +68,7 @@ def _baseline(row: Row) -> Row:
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
     return {
         **row, "method": "bf16", "experiment": None, "group_size": None, "exempt": {}, "size": size, "quantize": None,
-        "measured": row["baseline"], "verdict": "baseline", "criteria": [], "artifact": None, "command": "",
+        "measured": row["baseline"], "verdict": "baseline", "criteria": [], "artifact": None, "command": "", "kv": None,
     }  # fmt: skip
 
 
@@ -88,12 +90,19 @@ def conditions_of(row: Row) -> str:
 
 
 def name_of(row: Row) -> str:
-    """What people call the row: its experiment, method, group and what it exempts; of a given checkpoint, its folder."""
+    """What people call the row: its experiment, method, group, exemptions, an FP8 cache; of a given checkpoint, its folder."""
     experiment = f"{details['name']}: " if (details := row.get("experiment")) else ""
     rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
     group = f" g{row['group_size']}" if row.get("group_size") else ""
     source = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
-    return f"{experiment}{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + source
+    cache = f", kv {name}" if (name := _other_cache(row)) else ""
+    return f"{experiment}{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + cache + source
+
+
+def _other_cache(row: Row) -> str:
+    """The name of its KV cache, where that is not in 16 bits."""
+    kv = row.get("kv")  # which older rows do not have
+    return str(kv["name"]) if kv and kv["dtype"] not in PLAIN else ""
 
 
 def table(rows: list[Row]) -> Table:

@@ -16,14 +16,17 @@ from typing import Any
 from qforge.config.places import ROOT
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
+from qforge.methods import kv_scales
 from qforge.methods.restore import restore
 from qforge.models import checkpoint
 from qforge.runtimes import inventory
 
+UNQUANTIZED = "qforge.methods.kv_scales:unquantized"  # of a method that packs nothing
+
 
 def quantize(request: Request) -> dict[str, Any]:
     """Writes the checkpoint to <out>/artifact. The method's function does the work; see qforge/methods/."""
-    module, _, function = (request.job.method.function or "").partition(":")
+    module, _, function = (request.job.method.function or UNQUANTIZED).partition(":")
     started = time.monotonic()
     with importing():
         work = getattr(importlib.import_module(module), function)
@@ -38,6 +41,8 @@ def quantize(request: Request) -> dict[str, Any]:
         importlib.import_module("qforge.methods.unpack").unpack(packed, artifact)
         shutil.rmtree(packed)
     restored = restore(Path(request.inputs["source"]), artifact, request.kept)
+    if scales := request.inputs.get("kv_scales"):
+        kv_scales.add(Path(scales), artifact, request.job.kv.scheme)
     copy_companions(Path(request.inputs["source"]), artifact)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -48,7 +53,7 @@ def quantize(request: Request) -> dict[str, Any]:
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_gib": usage.ru_maxrss / 2**20,
         "peak_device_gib": peak_device_gib(),
-        "versions": inventory.versions(asked_for(str(request.job.method.env))),
+        "versions": inventory.versions(asked_for(request.job.method.env or "quant")),
     }
 
 

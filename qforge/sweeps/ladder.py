@@ -190,7 +190,7 @@ class Climb:
 
 def identity(job: Job, planned: Plan) -> Any:
     """What decides how a rung is judged: equal for two jobs that differ only in what changes nothing."""
-    calib = job.calib if job.method.calibrated else Calibration()
+    calib = job.calib if job.reads_text else Calibration()
     waiting = {name: rule for name, rule in job.exempt.items() if waits(rule)}
     return planned.identity(), replace(job, exempt=waiting, calib=calib)
 

@@ -39,7 +39,7 @@ def overrides(group: str) -> list[str]:
     return [f"{group}={name}" for name in options(group)]
 
 
-GROUPS = ("model", "method", "exempt", "calib", "hw", "runtime", "eval", "bench", "gate", "experiment")
+GROUPS = ("model", "method", "exempt", "kv", "calib", "hw", "runtime", "eval", "bench", "gate", "experiment")
 LISTS = [file.stem for file in sorted((CONF / "experiment").glob("*.yaml")) if lists.members(file)]
 
 
@@ -183,8 +183,8 @@ def test_the_matrix_is_the_strategys() -> None:
         (["+runtime.args.tensor_parallel_size=auto"], "tensor_parallel_size=auto: use a number of devices"),
         (["+runtime.args.gpu_memory_utilization=1.5"], "gpu_memory_utilization=1.5: use a part of the memory"),
         (
-            ["+runtime.args.kv_cache_dtype=bf16"],
-            "kv_cache_dtype=bf16: vLLM does not know this dtype; use auto, bfloat16",
+            ["kv=fp8", "+runtime.args.kv_cache_dtype=auto"],
+            "runtime.args.kv_cache_dtype: use kv=auto, fp8 or fp8_calibrated; kv.dtype takes vLLM's others",
         ),
         (["hw=h100", "runtime=vllm_cpu"], "runtime=vllm_cpu is for cpu, hw=h100 is nvidia"),
         (["runtime.python=/x"], "runtime=vllm_cpu: give either runtime.env"),

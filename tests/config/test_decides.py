@@ -18,7 +18,18 @@ from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.store.results import key_of
 
-STAGES = {"fetch", "dataset", "calibrate", "quantize", "sensitivity", "serve", "evaluate", "bench", "probe"}
+STAGES = {
+    "fetch",
+    "dataset",
+    "calibrate",
+    "kv_scales",
+    "quantize",
+    "sensitivity",
+    "serve",
+    "evaluate",
+    "bench",
+    "probe",
+}
 
 
 def names(kind: Any, name: str) -> Iterator[str]:
@@ -76,6 +87,8 @@ BASE = ("method=gptq", "model=local", "model.name=x", "group_size=32")
         ("+runtime.args.seed=7", {"serve", "evaluate", "bench"}),
         ("model.hub=another", {"fetch"}),
         ("eval.adaptive=true", set()),
+        ("kv.name=another", set()),
+        ("kv.dtype=bfloat16", {"serve", "evaluate", "bench"}),
     ],
 )
 def test_a_key_changes_with_what_decides_it_and_with_nothing_else(

@@ -1,0 +1,35 @@
+"""The KV cache, as configured: in which dtype vLLM keeps keys and values, and whether the checkpoint brings their scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qforge.config.bounds import bounded
+
+PLAIN = ("auto", "bfloat16", "float16")  # dtypes of 16 bits
+TENSOR, HEAD = "tensor", "attn_head"  # as llm-compressor and vLLM call them
+
+
+@dataclass
+class KvCache:
+    name: str = "auto"
+    dtype: str = "auto"  # vLLM's own kv_cache_dtype; auto: the model's
+    # of scales that the calibration text decides and the checkpoint holds: one per layer, or one per layer and head; none:
+    # no scales, which vLLM takes as 1.0
+    strategy: str | None = bounded(None, one_of=(TENSOR, HEAD))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the checkpoint brings scales."""
+        return self.strategy is not None
+
+    @property
+    def scheme(self) -> dict[str, Any]:
+        """What is calibrated, as llm-compressor takes it and config.json says it to vLLM."""
+        return {"num_bits": 8, "type": "float", "strategy": self.strategy, "symmetric": True, "dynamic": False}
+
+    @property
+    def plain(self) -> bool:
+        """Whether keys and values are kept in 16 bits, as the model computes them."""
+        return self.dtype in PLAIN

@@ -1,0 +1,121 @@
+"""The KV cache of a plan: whether the server reads it so, the scales that the checkpoint will hold, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qforge.config.job import Engine, Job
+from qforge.config.kv_cache import HEAD, KvCache
+from qforge.models.checkpoint import Tensor
+from qforge.models.formats import CT, Format
+from qforge.models.modules import Module
+from qforge.plan import support_matrix
+from qforge.plan.memory import Config, head_width
+from qforge.plan.support_matrix import How, Serving
+
+MODELOPT = "modelopt"
+ATTENTION = ("k_proj", "qkv_proj")  # each layer with keys of its own has one of them
+CPU_WIDTHS = (
+    32  # a head's width must be a multiple, or an FP8 cache is refused (0.32 v1/attention/backends/cpu_attn.py:528)
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fact about FP8 caches; the fields are explained at the head of support_matrix.yaml."""
+
+    platforms: list[str]
+    reason: str
+    evidence: str
+    fix: str
+    dtypes: list[str] = field(default_factory=list)  # it speaks of; empty: every FP8 one
+    scales: list[str] = field(default_factory=list)  # strategies it speaks of; empty: every one, and none
+
+    def fits(self, platform: str, kv: KvCache) -> bool:
+        """Whether it speaks of that cache there."""
+        return (
+            platform in self.platforms
+            and (not self.dtypes or kv.dtype in self.dtypes)
+            and (not self.scales or kv.strategy in self.scales)
+        )
+
+
+def refuse(job: Job, text: Config, serving: Serving, layout: Format) -> None:
+    """Raises ValueError for a cache that the server would refuse, or whose scales it would not read.
+
+    `text`: the numbers of the language model.
+    """
+    kv = job.kv
+    if kv.plain and not kv.calibrated:
+        return
+    if kv.calibrated and not kv.dtype.startswith("fp8"):
+        raise ValueError(f"kv={kv.name} kv.dtype={kv.dtype}: scales are of an FP8 cache; use kv.dtype=fp8 or kv=auto")
+    if job.runtime.engine is not Engine.vllm:
+        raise ValueError(f"kv={kv.name} runtime={job.runtime.name}: only vLLM keeps its cache in FP8; use kv=auto")
+    if kv.dtype.startswith("fp8"):
+        _refuse_platform(job, text)
+    if kv.calibrated and not job.artifact:
+        _refuse_scales(job, text, serving, layout)
+
+
+def _refuse_platform(job: Job, text: Config) -> None:
+    platform = support_matrix.platform(job.hw, job.runtime)
+    rows = [Row(**row) for row in support_matrix.facts()["caches"]]
+    if row := next((row for row in rows if row.fits(platform, job.kv)), None):
+        raise ValueError(f"kv={job.kv.name} hw={job.hw.name}: {row.reason}; use {row.fix}")
+    if platform.startswith("cpu") and text.get("num_attention_heads") and head_width(text) % CPU_WIDTHS:
+        raise ValueError(
+            f"kv={job.kv.name} hw={job.hw.name}: on a CPU vLLM keeps heads of a multiple of {CPU_WIDTHS} values in FP8, and "
+            f"those of {job.model.name} have {head_width(text)}; use kv=auto"
+        )
+
+
+def _refuse_scales(job: Job, text: Config, serving: Serving, layout: Format) -> None:
+    named, method = f"kv={job.kv.name} method={job.method.name}", layout.quant_method
+    if method not in (None, CT, MODELOPT):
+        raise ValueError(
+            f"{named}: vLLM reads no scales of the KV cache from the {method} format and would take 1.0; use kv=auto, or a "
+            "method by llm-compressor (gptq, awq, rtn) or ModelOpt (nvfp4)"
+        )
+    if method == MODELOPT and job.kv.strategy == HEAD:
+        raise ValueError(f"{named} kv.strategy={HEAD}: ModelOpt has one scale per layer; use kv.strategy=tensor")
+    if serving.how is How.simulated:
+        raise ValueError(f"{named}: what is simulated is stored as plain bf16, which has no scales; use kv=auto")
+    if "kv_lora_rank" in text:
+        raise ValueError(
+            f"{named} model={job.model.name}: its cache holds one compressed vector for all heads (MLA), which no library here "
+            "calibrates; use kv=auto"
+        )
+
+
+def scales(job: Job, text: Config, tree: Sequence[Module], layout: Format) -> dict[str, Tensor]:
+    """The tensors of the scales, as llm-compressor or ModelOpt name them and vLLM reads them (0.32
+    model_loader/weight_utils.py:1599).
+
+    Per layer one for keys and one for values: of shape () or (1,), or (KV heads, 1, 1) with one per head. None where no scales
+    are asked for. Raises ValueError where no attention is known in the model.
+    """
+    if not job.kv.calibrated or job.artifact:
+        return {}
+    layers = [m.name.rpartition(".")[0] for m in tree if m.kind == "attention" and m.leaf in ATTENTION]
+    if not layers:
+        raise ValueError(f"kv={job.kv.name} model={job.model.name}: no attention layer is known in it; use kv=auto")
+    if layout.quant_method == MODELOPT:
+        return {f"{layer}.{part}_proj.{part}_scale": Tensor("F32", ()) for layer in layers for part in "kv"}
+    heads = int(text.get("num_key_value_heads") or text["num_attention_heads"])
+    shape = (heads, 1, 1) if job.kv.strategy == HEAD else (1,)
+    return {f"{layer}.{part}_scale": Tensor("BF16", shape) for layer in layers for part in "kv"}
+
+
+def notes(job: Job) -> list[str]:
+    """What an FP8 cache costs, where that was measured."""
+    if job.kv.plain or job.runtime.engine is not Engine.vllm:
+        return []
+    if job.kv.calibrated or not job.kv.dtype.startswith("fp8"):
+        return [f"kv={job.kv.name}: the verdict is against bf16 with a bf16 cache, so it has the cost of the cache"]
+    return [
+        f"kv={job.kv.name} has no scales: keys beyond 448 are cut off. It took Qwen2.5-Coder-1.5B in bf16 from perplexity 15.1 "
+        "to 29.1, which short questions did not show (vLLM 0.26, H200: results/qwen2_5_coder_1_5b-bf16-kv_fp8-h200.json; by "
+        "position: results/notes-h200.md). kv=fp8_calibrated measures scales; the verdict is against bf16 with a bf16 cache"
+    ]

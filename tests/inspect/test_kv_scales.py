@@ -1,0 +1,80 @@
+"""Scales of the KV cache that were planned: there, announced, of the planned shape, and positive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from support.artifacts import artifact
+from support.checkpoints import DENSE, checkpoint, tiny_job
+
+from qforge.inspect.inspect import inspect
+from qforge.models import quantization_config
+from qforge.plan import plan
+
+WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64, "symmetric": True}
+INT4 = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": WEIGHTS}}}  # fmt: skip
+CACHE = {"kv_cache_scheme": tiny_job(Path(), "kv=fp8_calibrated").kv.scheme}
+ZERO = "scales of the KV cache: model.layers.0.self_attn.k_scale (0)"
+UNSAID = "config.json: says nothing of the KV cache (kv_cache_scheme): vLLM would not read its scales"
+SHAPE = "model.layers.0.self_attn.k_scale is BF16[2, 1, 1], planned BF16[1]"
+
+Inspected = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama; nobody looks at its tokenizer."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    return checkpoint(folder / "plain", {**DENSE, "vocab_size": 512}, folder, files=1)
+
+
+@pytest.fixture
+def faults(source: Path, tmp_path: Path) -> Inspected:
+    """Of an INT4 checkpoint with scales that are `value` and of `shape`, and with what its config.json `says` beside INT4."""
+
+    def of(value: float, shape: tuple[int, ...], says: dict[str, Any]) -> list[str]:
+        def add(tensors: dict[str, np.ndarray]) -> None:
+            scale = np.full(shape, value, np.float32).astype(ml_dtypes.bfloat16)
+            tensors |= {f"model.layers.{n}.self_attn.{part}_scale": scale for n in range(2) for part in "kv"}
+
+        made = artifact(source, tmp_path / "a", "int4", {**INT4, **says}, add)
+        planned = plan.make(tiny_job(source, "method=rtn", "exempt=none", "kv=fp8_calibrated"), source)
+        return inspect(made, planned, source).faults
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "says", "words"),
+    [
+        (0.02, (1,), CACHE, ""),
+        (0.0, (1,), CACHE, ZERO),
+        (float("nan"), (1,), CACHE, "model.layers.0.self_attn.k_scale (nan)"),
+        (0.02, (1,), {}, UNSAID),
+        (0.02, (2, 1, 1), CACHE, SHAPE),
+        (0.02, (2,), CACHE, "scales of the KV cache: model.layers.0.self_attn.k_scale (0.0200195, 0.0200195)"),
+    ],
+)
+def test_each_fault_is_found(
+    faults: Inspected, value: float, shape: tuple[int, ...], says: dict[str, Any], words: str
+) -> None:
+    found = faults(value, shape, says)
+    assert bool(found) == bool(words), found
+    assert words in " ".join(found)
+
+
+def test_a_checkpoint_whose_cache_alone_is_quantized_is_bf16() -> None:
+    said = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {}, **CACHE}}
+    assert quantization_config.detect(said) == "bf16"
+    del said["quantization_config"]["kv_cache_scheme"]
+    with pytest.raises(ValueError, match="config_groups is missing or empty"):
+        quantization_config.detect(json.loads(json.dumps(said)))

@@ -1,0 +1,81 @@
+"""The KV cache of a plan: which scales a checkpoint will hold, what a server would refuse, and what is said of FP8."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.checkpoints import DENSE
+from support.jobs import job
+
+from qforge.models.checkpoint import Tensor
+from qforge.plan import plan
+
+CALIBRATED = "kv=fp8_calibrated"
+HEADS = "kv.strategy=attn_head"
+
+
+def planned(*overrides: str) -> plan.Plan:
+    own = [] if any(o.startswith("model=") for o in overrides) else ["model=qwen3_8b"]
+    return plan.make(job(*own, *overrides), None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "tensor"),
+    [
+        (["method=bf16"], "self_attn.k_scale", Tensor("BF16", (1,))),
+        (["method=rtn"], "self_attn.k_scale", Tensor("BF16", (1,))),
+        (["method=gptq", HEADS], "self_attn.v_scale", Tensor("BF16", (8, 1, 1))),
+        (["method=nvfp4"], "self_attn.v_proj.v_scale", Tensor("F32", ())),
+    ],
+)
+def test_a_scale_for_keys_and_one_for_values_of_each_layer(overrides: list[str], name: str, tensor: Tensor) -> None:
+    without, made = planned("hw=h200", *overrides[:1]), planned("hw=h200", CALIBRATED, *overrides)
+    scales = {name: made.tensors[name] for name in made.tensors.keys() - without.tensors.keys()}
+    assert len(scales) == 2 * 36
+    assert scales[f"model.layers.35.{name}"] == tensor
+    assert made.bytes - without.bytes == 72 * tensor.nbytes
+    assert made.identity() != without.identity()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=gptqmodel"], "vLLM reads no scales of the KV cache from the gptq format and would take 1.0; use kv=auto, or"),
+        (["method=nvfp4", HEADS], "ModelOpt has one scale per layer; use kv.strategy=tensor"),
+        (["hw=mi325x", "method=rtn"], "E4M3FNUZ.*; use kv=auto or kv=fp8$"),
+        (["hw=a100", "method=rtn"], "Ampere has no FP8 .*; use kv=auto, or kv=fp8 kv.dtype=fp8_e5m2$"),
+        (["hw=b200", "method=rtn", HEADS], "FlashAttention 3 alone, which is Hopper's; use kv.strategy=tensor"),
+        (["hw=cpu", "hw.capability=amx", "method=rtn", HEADS], "takes the largest scale for all heads; use kv.strategy=tensor"),
+        (["hw=cpu", "hw.capability=avx2", "method=bf16"], "an FP8 cache on a CPU needs AVX-512 or AMX; use kv=auto"),
+        (["method=rtn", "runtime=transformers"], "only vLLM keeps its cache in FP8; use kv=auto"),
+        (["method=rtn", "kv.dtype=auto"], "scales are of an FP8 cache; use kv.dtype=fp8 or kv=auto"),
+        (["method=nvfp4_llmc", "group_size=64", "unservable=measure"], "what is simulated is stored as plain bf16"),
+        (["model=deepseek_v3", "method=bf16", "stages=[quantize]"], "one compressed vector for all heads"),
+    ],
+)  # fmt: skip
+def test_what_would_not_be_read_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        planned(*([] if any(o.startswith("hw=") for o in overrides) else ["hw=h200"]), CALIBRATED, *overrides)
+
+
+def test_heads_that_a_cpu_does_not_keep_in_fp8(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**DENSE, "head_dim": 80}))
+    small = ("model=local", "model.name=small", f"model.architecture={tmp_path}/config.json", "method=bf16", "kv=fp8")
+    with pytest.raises(ValueError, match="a multiple of 32 values in FP8, and those of small have 80; use kv=auto"):
+        planned(*small, "hw=cpu", "hw.capability=amx")
+
+
+def test_what_fp8_without_scales_costs_is_said_with_its_source() -> None:
+    assert not [note for note in planned("hw=h200", "method=rtn", "group_size=128").notes if "kv=" in note]
+    (said,) = (note for note in planned("hw=h200", "method=bf16", "kv=fp8").notes if note.startswith("kv=fp8 "))
+    assert "perplexity 15.1 to 29.1" in said
+    assert "results/qwen2_5_coder_1_5b-bf16-kv_fp8-h200.json" in said
+    (said,) = (note for note in planned("hw=h200", "method=bf16", CALIBRATED).notes if note.startswith(CALIBRATED))
+    assert "against bf16 with a bf16 cache" in said
+
+
+def test_the_cache_is_half_as_large() -> None:
+    one, two = (planned("hw=h200", "method=bf16", f"kv={kv}").estimates.memory.kv_cache for kv in ("fp8", "auto"))
+    assert two == pytest.approx(2 * one)
