@@ -45,7 +45,7 @@ def run(out: Path, model: str, method: str, study: str, overrides: list[str]) ->
     """One study's row, with the manifest of what it was calibrated on."""
     folder = out / study
     shutil.rmtree(folder, ignore_errors=True)
-    scored = ["runtime=transformers", "gate=quality", "eval.tasks=[]", "eval.stability.prompts=null"]
+    scored = ["runtime=transformers", "eval.tasks=[]", "eval.stability.prompts=null"]
     asked = [f"model={model}", f"method={method}", *STUDIES[study].split(), *scored, *overrides]
     stages = "stages=[quantize,inspect,evaluate,judge,report]"
     command = [sys.executable, str(ROOT / "run.py"), *asked, stages, f"hydra.run.dir={folder}"]

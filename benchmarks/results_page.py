@@ -22,12 +22,16 @@ from svg import plot, scatter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qforge.config.compose import compose
+from qforge.config.places import CONF
+from qforge.judge.goals import judge_again
 from qforge.plan.support_matrix import kernels
 from qforge.report.reasons import why
-from qforge.report.table import name_of, same
+from qforge.report.table import name_of, same, verdict_of
 from qforge.store.timing import alone
 
 RESULTS = ROOT / "results"
+GOALS = compose(CONF).goals
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
 TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "every method", "streams")}
 Row = dict[str, Any]
@@ -40,9 +44,14 @@ def main() -> None:
         (ROOT / name).write_text(with_tables(name))
 
 
+def read(file: Path) -> Row:
+    """A row, judged by the goals of today."""
+    return judge_again(json.loads(file.read_text()), GOALS)
+
+
 def page() -> str:
     """The page, of every row."""
-    rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    rows = [read(file) for file in sorted(RESULTS.glob("*.json"))]
     rows.sort(
         key=lambda row: (row["conditions"]["hw"], row["model"], measured_by(row), row["method"] != "bf16", name_of(row))
     )
@@ -88,7 +97,7 @@ def drawn(mark: str) -> list[str]:
 
 def served(vllm: str, hw: str) -> list[str]:
     """What one vLLM on one hardware showed, by method: the loss of a real model, then the speed of the 8B shape."""
-    rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"*-{hw}.json"))]
+    rows = [read(file) for file in sorted(RESULTS.glob(f"*-{hw}.json"))]
     rows = [row for row in rows if row["baseline"] and row["measured"]["serve"].get("version") == vllm]
     speeds = {row["layout"]: row for row in rows if row["model"] == "qwen3_8b_random"}
     judged = [row for row in rows if row["measured"]["evaluate"].get("texts")]
@@ -144,7 +153,7 @@ def compared(hw: str) -> list[str]:
     lines: dict[str, dict[str, Row]] = {}
     for folder in folders:
         for file in sorted(folder.glob("*.json")):
-            row = json.loads(file.read_text())
+            row = read(file)
             if row["method"] != "bf16":
                 lines.setdefault(called(row), {})[row["model"]] = row
     models = [folder.name.removesuffix(f"-{hw}") for folder in folders]
@@ -191,7 +200,8 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
     for cells in (quality, closeness, speed, memory, predicted):
         if found := table(rows, cells):
             lines += ["", *found]
-    return lines
+    judged = [f"- {called(row)}: {row['says']}" for row in rows if row["goals"]]
+    return [*lines, *([""] if judged else []), *judged]
 
 
 def with_original(rows: list[Row]) -> list[Row]:
@@ -211,6 +221,7 @@ def with_original(rows: list[Row]) -> list[Row]:
         "baseline": None,
         "quantize": None,
         "estimates": {},
+        "goals": {},
     }
     original = {
         **judged[0], **nothing, "method": "bf16", "command": "", "size": size, "serving": {"kernel": ""}, "measured": baseline,
@@ -268,7 +279,7 @@ def quality(row: Row) -> dict[str, str]:
         of = f"{task} {value['judged']}"
         cells[of] = f"{value['metrics'][value['judged']]:.3f}" + interval(change.get(of), "points lost")
     compared_with = row["method"] == "bf16" and not other_cache(row)
-    return {**cells, "verdict": "baseline" if compared_with else row["verdict"]} if cells else {}
+    return {**cells, "verdict": "baseline" if compared_with else verdict_of(row)} if cells else {}
 
 
 def closeness(row: Row) -> dict[str, str]:
@@ -355,7 +366,7 @@ def predicted(row: Row) -> dict[str, str]:
 def matrix(model: str, hw: str) -> list[str]:
     """Every row of experiment=matrix, from results/matrix/<model>-<hw>/; what the sweep took, and would have, row by row."""
     folder = RESULTS / "matrix" / f"{model}-{hw}"
-    rows = [json.loads(file.read_text()) for file in folder.glob("[0-9]*.json")]
+    rows = [read(file) for file in folder.glob("[0-9]*.json")]
     if not rows:
         return []
     measured = [row for row in rows if not row.get("failed")]
@@ -391,7 +402,7 @@ def experiment(row: Row) -> dict[str, str]:
 
 def methods(model: str, hw: str) -> list[str]:
     """Every method under the same conditions, from results/methods/<model>-<hw>/: bits, loss, cost, what serves it."""
-    rows = [json.loads(file.read_text()) for file in sorted((RESULTS / "methods" / f"{model}-{hw}").glob("*.json"))]
+    rows = [read(file) for file in sorted((RESULTS / "methods" / f"{model}-{hw}").glob("*.json"))]
     if not rows:
         return []
     measured = [row for row in rows if not row.get("failed")]
@@ -430,7 +441,7 @@ def calibration(model: str, hw: str) -> list[str]:
     """What calibration does, from results/calibration/<model>-<method>-<hw>/, by benchmarks/calibration.py."""
     lines: list[str] = []
     for folder in sorted((RESULTS / "calibration").glob(f"{model}-*-{hw}")):
-        rows = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+        rows = [read(file) for file in folder.glob("*.json")]
         rows.sort(
             key=lambda row: (
                 list(row["calibration"]["texts"]),

@@ -195,7 +195,8 @@ def gates() -> list[str]:
     lines = [
         "# Gates",
         "",
-        "`gate=NAME`: what counts as good. [How a verdict is reached](../verdict.md) says how each is judged.",
+        "`gate=NAME`, or several as `gate=[memory,latency]`: what must hold. "
+        "[How a verdict is reached](../verdict.md) says how each is judged.",
         "",
     ]
     for name, _, top in options("gate"):

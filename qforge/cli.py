@@ -22,6 +22,7 @@ from qforge.config.job import Job
 from qforge.config.places import option_files
 from qforge.console import console
 from qforge.experiments import lists
+from qforge.json_files import read_json
 from qforge.machine import hardware
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class Command:
 
     def compose(self, *overrides: str) -> Job:
         """The job as asked for, or with other choices."""
-        return self.recompose(*overrides) if overrides else self.load()
+        job = self.recompose(*overrides) if overrides else self.load()
+        if gates := self.lists.get("gate"):  # Hydra merges their criteria, and the last one's name stays
+            job.gate.name = "+".join(gates)
+        return job
 
 
 def command_of(config: DictConfig) -> Command:
@@ -161,6 +165,7 @@ def advise(command: Command, hardware_names: list[str], run: Run) -> None:
 def run(command: Command, folder: str, debug: bool) -> int:
     """Run the command's job; returns the exit code. One message says what was refused or what failed."""
     from qforge.envs.process import StageError
+    from qforge.judge import goals
     from qforge.pipeline.folder import clear
     from qforge.store import locks
 
@@ -183,7 +188,8 @@ def run(command: Command, folder: str, debug: bool) -> int:
     finally:
         locks.release()
     console.print(str(out), style="bold")
-    return 0
+    file = out / "row.json"
+    return 3 if file.exists() and goals.missed(read_json(file)) else 0
 
 
 def _end(folder: Path, how: str, why: str, code: int, debug: bool) -> int:

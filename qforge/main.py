@@ -30,7 +30,7 @@ exit_codes: list[int] = []
 
 
 def main() -> int:
-    """Run what the command line says; 0 done, 1 failed, 2 refused or bad input, 130 interrupted."""
+    """Run what the command line says; 0 done, 1 failed, 2 refused, 3 a required gate does not hold, 130 interrupted."""
     program, *arguments = sys.argv
     if arguments == ["--version"]:
         print(version())

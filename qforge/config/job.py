@@ -174,6 +174,7 @@ class Criterion:
 class Gate:
     name: str = MISSING  # of its file in conf/gate/
     criteria: dict[str, Criterion] = bounded(factory=dict, non_empty=True)
+    required: bool = True  # whether a run ends with another exit code where it does not hold
 
 
 @dataclass
@@ -202,6 +203,8 @@ class Job:
     eval: Eval = field(default_factory=Eval)
     bench: Bench = field(default_factory=Bench)
     gate: Gate = field(default_factory=Gate)
+    # what a sound checkpoint can be good for: each a gate, judged in every run whatever `gate` asks
+    goals: dict[str, Gate] = bounded(factory=dict)
     experiment: Experiment | None = None
     # which of them run, in this order
     stages: list[str] = bounded(

@@ -10,7 +10,8 @@ from typing import Any
 
 from qforge.config.job import Job
 from qforge.experiments.proposal import Proposal
-from qforge.json_files import to_json
+from qforge.json_files import read_json, to_json
+from qforge.judge.goals import judge_again
 from qforge.models.formats import FORMATS
 from qforge.plan import evidence, support_matrix
 from qforge.plan.evidence import Measurement
@@ -88,7 +89,8 @@ def _listed(lines: Iterator[str]) -> Iterator[str]:
 def _measured(proposal: Proposal) -> Iterator[str]:
     rows = nearest(proposal.plan, proposal.job)
     for row in rows:
-        yield f"{row.method}, {row.verdict}: {row.numbers} ({row.source})"
+        again = judge_again(read_json(evidence.RESULTS / row.file), proposal.job.goals)
+        yield f"{row.method}: {again['says']}. {row.numbers} ({row.source})"
     if not rows:
         yield f"no row of {FORMATS[proposal.plan.layout].scheme} was judged yet"
 

@@ -56,14 +56,18 @@ def _stays_inside(bound: float, looks: int) -> float:
 
 
 def more(first: Job, now: Job, verdict: dict[str, Any]) -> Job | None:
-    """`now` with twice the windows, samples or repeats that an undecided criterion rests on.
+    """`now` with twice the windows, samples or repeats that an undecided criterion of the gate or of a goal rests on.
 
-    None where the verdict is decided, where eval.adaptive is off, or where all of them would exceed eval.budget times
-    what the `first` job asked for.
+    None where all is decided (what is surely unsound is so for every goal), where eval.adaptive is off, or where all of
+    them would exceed eval.budget times what the `first` job asked for.
     """
-    if not now.eval.adaptive or verdict["verdict"] != "inconclusive":
+    if not now.eval.adaptive:
         return None
-    undecided = {METRICS[c["metric"]].grows for c in verdict["criteria"] if c["verdict"] == "inconclusive"}
+    sound = verdict.get("sound", {"criteria": []})["criteria"]
+    judged = [(verdict["verdict"], verdict["criteria"])]
+    judged += [(goal["verdict"], [*sound, *goal["criteria"]]) for goal in verdict.get("goals", {}).values()]
+    criteria = [c for how, of in judged if how == "inconclusive" for c in of]
+    undecided = {METRICS[c["metric"]].grows for c in criteria if c["verdict"] == "inconclusive"}
 
     def grown(what: str, requested: int, available: int) -> int:
         return 2 * available if what in undecided and 2 * available <= first.eval.budget * requested else available

@@ -16,6 +16,7 @@ from qforge.judge import bootstrap
 from qforge.judge.bootstrap import Spread, exact
 
 Results = dict[str, Any]
+UNPACKED = "packed, and held as bf16 here"  # of weights that no kernel reads as they are
 TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
 
 
@@ -31,7 +32,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Metric:
     """`relative`: against bf16, which must have been measured as well. `grows`: what more of would narrow its interval.
-    `quality`: of what the model says, which more bits can mend; the others are of the server."""
+    `quality`: of what the model says, which more bits can mend; the others are of the server. `times`: the value as how many
+    times bf16's, where people say it so, with as many `decimals`; `more`: the word that follows it in a sentence."""
 
     compare: Callable[[Criterion, Results, Results], Iterator[Comparison]]
     stage: str  # whose results it reads
@@ -39,6 +41,15 @@ class Metric:
     grows: str = ""  # windows, divergence (its windows), samples or repeats
     relative: bool = True
     quality: bool = False
+    times: Callable[[float], float] | None = None
+    decimals: int = 2
+    more: str = ""
+
+    def shown(self, *values: float) -> str:
+        """A value, or the ends of an interval, for people: 1.45x, 3.1x, +3.9 to +5.1 %."""
+        if self.times is None:
+            return " to ".join(f"{value:{'+' if self.relative else ''}.3g}" for value in values) + f" {self.unit}"
+        return " to ".join(f"{times:.{self.decimals}f}x" for times in sorted(map(self.times, values)))
 
 
 def perplexity(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -119,6 +130,8 @@ def speed(
 
     runs = measured["bench"]["runs"]
     at = str(criterion.concurrency or max(runs, key=int))
+    if at not in runs:
+        return
     own = np.array([run[quantity] for run in runs[at]])
     values, value, units, other = bootstrap.medians(own, 0), float(np.median(own)), len(own), None
     median = value
@@ -140,7 +153,8 @@ def weights(change: bool, criterion: Criterion, measured: Results, baseline: Res
     if all(loaded) and not measured["weights"]["as_bf16"]:
         where, pair = "loaded by the server", [float(gib) * 2**30 / 1e9 for gib in loaded]
     else:
-        where, pair = "packed", [side["weights"]["bytes"] / 1e9 for side in (measured, baseline)]
+        where = UNPACKED if measured["weights"]["as_bf16"] else "packed"
+        pair = [side["weights"]["bytes"] / 1e9 for side in (measured, baseline)]
     value = 100 * pair[0] / pair[1] if change else pair[0]
     yield Comparison(where, value, exact(value), *pair)
 
@@ -173,22 +187,36 @@ def failed(criterion: Criterion, measured: Results, _: Results) -> Iterator[Comp
         yield Comparison(of, load["failed"], exact(load["failed"]), load["failed"])
 
 
+def times_as_fast(gain: float) -> float:
+    """Of a gain in percent."""
+    return 1 + gain / 100
+
+
+def times_smaller(percent: float) -> float:
+    """Of a share in percent."""
+    return 100 / percent
+
+
 METRICS = {
     "perplexity_increase_percent": Metric(perplexity, "evaluate", "%", "windows", quality=True),
-    "task_drop_points": Metric(tasks, "evaluate", "points", "samples", quality=True),
+    "task_drop_points": Metric(tasks, "evaluate", "points", "samples", quality=True, more=" lost"),
     "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", "divergence", False, True),
     "top1_agreement_percent": Metric(
         partial(divergence, "agreed", 100.0), "divergence", "%", "divergence", False, True
     ),
     "long_context_increase_percent": Metric(long_context, "evaluate", "%", quality=True),
-    "needle_drop_points": Metric(needles, "evaluate", "points", quality=True),
+    "needle_drop_points": Metric(needles, "evaluate", "points", quality=True, more=" lost"),
     "degenerate_increase_points": Metric(degenerate, "evaluate", "points", quality=True),
     "differing_percent": Metric(differing, "evaluate", "%", relative=False),
     "failed_requests": Metric(failed, "evaluate", "requests", relative=False),
-    "tokens_per_second_gain_percent": Metric(partial(speed, "output_throughput", True), "bench", "%", "repeats"),
+    "tokens_per_second_gain_percent": Metric(
+        partial(speed, "output_throughput", True), "bench", "%", "repeats", times=times_as_fast
+    ),
     "tokens_per_second": Metric(partial(speed, "output_throughput", False), "bench", "tokens/s", "repeats", False),
     "p95_latency_increase_percent": Metric(partial(speed, "p95_e2el_ms", True), "bench", "%", "repeats"),
     "p95_latency_ms": Metric(partial(speed, "p95_e2el_ms", False), "bench", "ms", "repeats", False),
-    "weights_percent_of_bf16": Metric(partial(weights, True), "weights", "%", relative=False),
+    "weights_percent_of_bf16": Metric(
+        partial(weights, True), "weights", "%", relative=False, times=times_smaller, decimals=1, more=" smaller"
+    ),
     "weights_gb": Metric(partial(weights, False), "weights", "GB", relative=False),
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from qforge.config.job import Criterion, Gate
 from qforge.judge import adaptive, conditions
-from qforge.judge.bootstrap import Interval
+from qforge.judge.bootstrap import ERROR, Interval
 from qforge.judge.metrics import METRICS, TASK_METRICS, Results
 
 WORST_FIRST = [("fail", "reject"), ("inconclusive", "inconclusive"), ("not_measured", "not_measured")]
@@ -40,12 +41,12 @@ def judge(gate: Gate, measured: Results, baseline: Results, looks: int = 1) -> R
     """
     conditions.refuse_different(measured, baseline)
     error = adaptive.error(looks)
-    findings = [
-        f for name, criterion in gate.criteria.items() for f in _findings(name, criterion, measured, baseline, error)
+    found = [
+        f for name, criterion in gate.criteria.items() for f in findings(name, criterion, measured, baseline, error)
     ]
-    verdict = overall({f.verdict for f in findings})
+    verdict = overall({f.verdict for f in found})
     level = {"looks": looks, "confidence_percent": 100 * (1 - error)}
-    return {"verdict": verdict, "gate": gate.name, "criteria": [asdict(f) for f in findings], **level}
+    return {"verdict": verdict, "gate": gate.name, "criteria": [asdict(f) for f in found], **level}
 
 
 def overall(verdicts: set[str]) -> str:
@@ -55,26 +56,54 @@ def overall(verdicts: set[str]) -> str:
     )
 
 
-def _findings(name: str, criterion: Criterion, measured: Results, baseline: Results, error: float) -> Iterator[Finding]:
+def worst(found: Sequence[Results]) -> Results | None:
+    """The finding that decides: of those whose verdict counts most the one that misses its threshold by the largest share."""
+    for single in (*(name for name, _ in WORST_FIRST), "pass"):
+        if deciding := [c for c in found if c["verdict"] == single]:
+            return max(deciding, key=_missed_by)
+    return None
+
+
+def _missed_by(finding: Results) -> float:
+    """In thresholds, of its own metric: what lies on it is at 0."""
+    if finding["value"] is None:
+        return -math.inf
+    relation, limit = finding["threshold"].split()
+    beyond = (finding["value"] - float(limit)) * (1 if relation == "<=" else -1)
+    return float(beyond / (abs(float(limit)) or 1))
+
+
+def threshold(criterion: Criterion) -> str:
+    """<= 5 or >= 10, in the metric's unit."""
+    return f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
+
+
+def missing(name: str, criterion: Criterion, reason: str) -> Finding:
+    """Of what was not measured."""
+    return Finding(name, criterion.metric, "", "not_measured", threshold(criterion), reason=reason)
+
+
+def findings(
+    name: str, criterion: Criterion, measured: Results, baseline: Results, error: float = ERROR
+) -> Iterator[Finding]:
+    """What a criterion, called `name`, finds: one for each text, task or load, or one that says why there is none."""
     metric = METRICS[criterion.metric]
-    threshold = f"<= {criterion.at_most:g}" if criterion.at_most is not None else f">= {criterion.at_least:g}"
     for side in (measured, baseline) if metric.relative else (measured,):
         if reason := side.get(metric.stage, {"not_measured": f"{metric.stage} was not run"}).get("not_measured"):
-            yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
+            yield missing(name, criterion, reason)
             return
     comparisons = list(metric.compare(criterion, measured, baseline))
     if not comparisons:
         tasks = f" with one of {', '.join(TASK_METRICS)}" if criterion.metric == "task_drop_points" else ""
-        reason = f"{metric.stage} was configured to measure nothing for it{tasks}"
-        yield Finding(name, criterion.metric, "", "not_measured", threshold, reason=reason)
+        yield missing(name, criterion, f"{metric.stage} was configured to measure nothing for it{tasks}")
     for c in comparisons:
-        verdict, reason = _verdict(criterion, interval := c.spread.interval(error))
+        verdict, reason = decide(criterion, interval := c.spread.interval(error))
         yield Finding(
-            name, criterion.metric, c.of, verdict, threshold, c.value, interval, c.measured, c.baseline, reason
+            name, criterion.metric, c.of, verdict, threshold(criterion), c.value, interval, c.measured, c.baseline, reason
         )  # fmt: skip
 
 
-def _verdict(criterion: Criterion, interval: Interval | None) -> tuple[str, str]:
+def decide(criterion: Criterion, interval: Interval | None) -> tuple[str, str]:
     """pass or fail where the whole interval lies on one side of the threshold, with the reason where it does not."""
     if interval is None:
         return "inconclusive", "fewer than three windows, samples or repeats"

@@ -42,8 +42,7 @@ def check(job: Job) -> None:
     _check_engine(job)
     _check_evaluation(job)
     _check_sensitivity(job)
-    for name, criterion in job.gate.criteria.items():
-        _check_criterion(job, name, criterion)
+    _check_gates(job)
     _check_files(job)
     limits.refuse(job)
 
@@ -194,16 +193,28 @@ def _check_engine(job: Job) -> None:
             raise ValueError(f"runtime.args.{name}={args[name]}: use a whole number")
 
 
-def _check_criterion(job: Job, name: str, criterion: Criterion) -> None:
+def _check_gates(job: Job) -> None:
+    for name, criterion in job.gate.criteria.items():
+        _check_criterion(f"gate.criteria.{name}", criterion)
+        if criterion.concurrency is not None and criterion.concurrency not in job.bench.concurrency:
+            raise ValueError(
+                f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
+                f"bench.concurrency={job.bench.concurrency}; add it there or judge another"
+            )
+    for goal, gate in job.goals.items():
+        for name, criterion in gate.criteria.items():
+            _check_criterion(f"goals.{goal}.criteria.{name}", criterion)
+        if all(METRICS[criterion.metric].quality for criterion in gate.criteria.values()):
+            raise ValueError(
+                f"goals.{goal}: asks for quality alone, as being sound does; add what else it asks, or leave it out"
+            )
+
+
+def _check_criterion(key: str, criterion: Criterion) -> None:
     if (criterion.at_most is None) == (criterion.at_least is None):
-        raise ValueError(f"gate.criteria.{name}: give exactly one of at_most and at_least")
+        raise ValueError(f"{key}: give exactly one of at_most and at_least")
     if criterion.metric not in METRICS:
-        raise ValueError(f"gate.criteria.{name}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}")
-    if criterion.concurrency is not None and criterion.concurrency not in job.bench.concurrency:
-        raise ValueError(
-            f"gate.criteria.{name}.concurrency={criterion.concurrency} is not measured: "
-            f"bench.concurrency={job.bench.concurrency}; add it there or judge another"
-        )
+        raise ValueError(f"{key}.metric={criterion.metric}: unknown; choose from {', '.join(METRICS)}")
 
 
 def _check_files(job: Job) -> None:

@@ -10,8 +10,7 @@ from qforge.config.job import Job, Method
 from qforge.config.kv_cache import KvCache
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
-from qforge.judge import adaptive
-from qforge.judge.verdict import judge
+from qforge.judge import adaptive, goals
 from qforge.models.checkpoint import tensor_bytes
 from qforge.pipeline import answers, artifact, fetch, preflight, sensitivity, serve, structure
 from qforge.pipeline.checks import check
@@ -85,8 +84,7 @@ def leave_plan(run: Run, planned: Plan) -> None:
     """The row of a run that stops before there is a checkpoint."""
     why = f"stages={run.job.stages} leaves it out"
     measured = {**not_measured(why), "weights": {"bytes": planned.bytes, "as_bf16": False}}
-    verdict = {"verdict": "not_measured", "criteria": [], "reason": why}
-    result = row.make(run.job, planned, measured, None, verdict, run.folder, run.time)
+    result = row.make(run.job, planned, measured, None, goals.not_judged(why), run.folder, run.time)
     run.write("row.json", result)
     pages.html(run.folder / "report.html", [result])
 
@@ -142,12 +140,21 @@ def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool,
     size = planned.bytes if planned.simulated else tensor_bytes(checkpoint)
     measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
     if not judged:
-        return measured, None, {"verdict": "not_measured", "criteria": [], "reason": "not judged"}
+        return measured, None, goals.not_judged(_why_not(run.job))
     bf16 = run.beside(bf16_of(run.job), "bf16-")
     baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
     baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
     measured["divergence"] = compared(run, measured, baseline)
-    return measured, baseline, judge(run.job.gate, measured, baseline, adaptive.looks(run.job))
+    return measured, baseline, judge(run.job, measured, baseline)
+
+
+def _why_not(job: Job) -> str:
+    return "it is the original" if "judge" in job.stages else f"stages={job.stages} leaves it out"
+
+
+def judge(job: Job, measured: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """verdict.json."""
+    return goals.judge(job.gate, job.goals, measured, baseline, adaptive.looks(job))
 
 
 def bf16_of(job: Job) -> Job:

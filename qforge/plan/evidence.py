@@ -38,7 +38,6 @@ class Measurement:
     speed: dict[int, float]  # streams -> tokens/s over bf16's, medians of the repeats
     least: dict[int, float]  # the same, the slowest repeat over bf16's fastest
     perplexity: dict[str, float]  # text -> increase in percent
-    verdict: str
     experiment: str = ""  # its name, where it was one
 
     @property
@@ -128,7 +127,6 @@ def _measurement(file: Path) -> Measurement | None:
                for c in sorted(streams, key=int)},
         perplexity={t: 100 * (_ratio(own["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)
                     for t in sorted(texts)},
-        verdict=row["verdict"],
         experiment=(row.get("experiment") or {}).get("name", ""),
     )  # fmt: skip
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from qforge.config.compose import compose
+from qforge.config.places import CONF
 from qforge.json_files import read_json
+from qforge.judge.goals import judge_again
 from qforge.report import pages
 
 
@@ -16,7 +19,8 @@ def main(arguments: list[str]) -> int:
         return 2
     page, *files = map(Path, arguments)
     try:
-        pages.html(page, [read_json(file) for file in files])
+        today = compose(CONF).goals
+        pages.html(page, [judge_again(read_json(file), today) for file in files])
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

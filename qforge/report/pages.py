@@ -14,9 +14,10 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from qforge.json_files import write_json, write_text
+from qforge.judge import goals
 from qforge.judge.metrics import METRICS
 from qforge.plan import support_matrix
-from qforge.report import figures, reasons, table
+from qforge.report import figures, ranks, reasons, table
 from qforge.report.table import Row, Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -37,7 +38,8 @@ def html(file: Path, rows: list[Row]) -> Table:
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
         whole=[row for row in rows if not row.get("failed")], details=DETAILS,
         counts=Counter(map(table.verdict_of, rows)).most_common(),
-        same=table.same(rows), cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
+        same=table.same(rows), best=ranks.best(columns),
+        cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
         data=Markup(json.dumps(figures.data(columns), separators=(",", ":")).replace("<", "\\u003c")),
     )  # fmt: skip
     write_text(file, page)
@@ -90,6 +92,7 @@ def render(template: str, escape: bool, **context: Any) -> str:
         "kernels": support_matrix.kernels,
         "name": table.name_of,
         "verdict": table.verdict_of,
+        "criteria": goals.criteria,
         "sign": reasons.sign,
         "mean": lambda cells: fmean(value for line in cells for value in line),
     }

@@ -38,11 +38,22 @@ def plan(planned: Plan, job: Job) -> None:
     table.add_row("TP", ", ".join(map(str, planned.tensor_parallel)) + " are legal: no head and no group is cut")
     for name, text in _expected(planned, job):
         table.add_row(name, text)
+    table.add_row("judged", _judged(job))
     for note in planned.notes:
         table.add_row("note", note)
     if job.model.caution:
         table.add_row("caution", job.model.caution)
     console.print(table)
+
+
+def _judged(job: Job) -> str:
+    """Of what the run will say whether it is good, and what must hold."""
+    if not job.method.function and not job.artifact:
+        return "nothing: it is the original, to which others are compared"
+    if "judge" not in job.stages:
+        return f"nothing: stages={job.stages} leaves it out"
+    held = f"; gate={job.gate.name} must hold" if job.gate.required else ""
+    return f"whether it is sound{''.join(f', good for {goal}' for goal in job.goals)}{held}"
 
 
 def _parts(planned: Plan) -> Table:

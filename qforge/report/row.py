@@ -35,6 +35,7 @@ def make(
         quantized["experts"] = experts.summary(job.calib, quantized["experts"])
     size = measured["weights"]["bytes"]
     row = {
+        "says": verdict["says"],
         "model": job.model.name,
         "source": {"hub": job.model.hub, "revision": job.model.revision} if job.model.hub else None,
         "method": job.method.name,
@@ -50,6 +51,8 @@ def make(
         "verdict": verdict["verdict"],
         "gate": job.gate,
         "criteria": verdict["criteria"],
+        "sound": verdict["sound"],
+        "goals": verdict["goals"],
         "looks": verdict.get("looks", 1),
         "confidence_percent": verdict.get("confidence_percent", 95.0),
         "size": {

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.kv_cache import PLAIN
+from qforge.judge import goals
 from qforge.judge.conditions import software
 from qforge.machine.identity import deciding
-from qforge.report import pareto
+from qforge.report import pareto, ranks
 from qforge.report.reasons import why
 from qforge.store.timing import alone
 
 Row = dict[str, Any]
 Cell = float | str | None
 Table = dict["Column", list[Cell]]
-VERDICTS = ("baseline", "planned", "accept", "inconclusive", "not_measured", "reject", "failed", "refused")
+VERDICTS = ("baseline", "planned", "sound", "undecided", "not_judged", "unsound", "failed", "refused")
 PLACES = {"name": 0, "verdict": 0, "model": 1, "hw": 1, "runtime": 1, "why": 3}  # of shown columns; all others between
 LOSS = "perplexity_increase_percent"  # the metric whose interval bounds the perplexity lost
 LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "e2el": "time per request"}
@@ -59,8 +60,10 @@ def is_baseline(row: Row) -> bool:
 
 
 def verdict_of(row: Row) -> str:
-    """The verdict as people see it: what bf16 is, nobody has judged."""
-    return "baseline" if is_baseline(row) else str(row["verdict"])
+    """The verdict as people see it: of what was judged, whether it is sound; what bf16 is, nobody has judged."""
+    if is_baseline(row):
+        return "baseline"
+    return goals.word(row) if "sound" in row else str(row["verdict"])
 
 
 def _baseline(row: Row) -> Row:
@@ -68,7 +71,8 @@ def _baseline(row: Row) -> Row:
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
     return {
         **row, "method": "bf16", "experiment": None, "group_size": None, "exempt": {}, "size": size, "quantize": None,
-        "measured": row["baseline"], "verdict": "baseline", "criteria": [], "artifact": None, "command": "", "kv": None,
+        "measured": row["baseline"], "criteria": [], "artifact": None, "command": "", "kv": None,
+        **goals.not_judged("it is the original"),
     }  # fmt: skip
 
 
@@ -121,7 +125,10 @@ def table(rows: list[Row]) -> Table:
     for column in QUALITY.values():
         if not any(value is not None for value, other in zip(columns.get(column, []), others, strict=False) if other):
             columns.pop(column, None)
-    columns[Column("front", "Pareto front")] = pareto.fronts({column.key: values for column, values in columns.items()})
+    by_key = {column.key: values for column, values in columns.items()}
+    columns[Column("front", "Pareto front")] = pareto.fronts(by_key)
+    places = ranks.ranks(rows, by_key["conditions"], by_key.get("loss", [None] * len(rows)))
+    columns |= {Column(ranks.RANK + g, f"rank for {g}", "", 0, "low", False): list(of) for g, of in places.items()}
     differing = {c for c in columns if c.key in ("model", "hw", "runtime") and len(set(columns[c]) - {None}) > 1}
     ends = {f"tps@{n}" for row in rows if (runs := _runs(row)) for n in (min(runs, key=int), max(runs, key=int))}
     labels = {}
@@ -150,6 +157,8 @@ def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
     conditions, size = row.get("conditions", {}), row.get("size")
     yield Column("name", "row"), name_of(row)
     yield Column("verdict", "verdict"), verdict_of(row)
+    if gate := row.get("gate"):
+        yield Column("gate", "by gate", shown=False), f"{gate['name']}: {row['verdict']}"
     for key, value in _quality(row):
         yield QUALITY[key], value
     if size:
@@ -200,7 +209,7 @@ def _quality(row: Row) -> Iterator[tuple[str, float]]:
         if lost:
             worst = max(lost, key=lambda name: lost[name])
             yield "loss", lost[worst]
-            bounds = {c["of"]: c["interval"] for c in row.get("criteria", []) if c["metric"] == LOSS}
+            bounds = {c["of"]: c["interval"] for c in row["sound"]["criteria"] if c["metric"] == LOSS}
             yield from zip(("low", "high"), bounds.get(worst) or (), strict=False)
         judged = [(n, t["judged"]) for n, t in own["tasks"].items() if t["judged"]]
         drops = [reference["tasks"][n]["metrics"][m] - own["tasks"][n]["metrics"][m] for n, m in judged]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qforge.console import console
+from qforge.judge import goals
 from qforge.judge.metrics import METRICS, main_metric
 from qforge.report import table as tables
 from qforge.report.plan_table import size as size_of
@@ -24,7 +25,7 @@ WORST = 10  # parts that the table of sensitivities shows
 SHOWN = 50  # rows of a sweep in the terminal, and their columns:
 SWEPT = {"name": "row", "verdict": "verdict", "loss": "loss %", "kl": "KL", "bits": "bits", "tps": "tokens/s",
          "front": "front", "why": "why"}  # fmt: skip
-COLOURS = {"accept": "green", "pass": "green", "reject": "red", "fail": "red"}
+COLOURS = dict.fromkeys(("accept", "pass", "sound"), "green") | dict.fromkeys(("reject", "fail", "unsound"), "red")
 
 
 def warn(message: str) -> None:
@@ -44,24 +45,27 @@ def headline(stage: str, result: dict[str, Any]) -> str:
 
 
 def row(result: dict[str, Any]) -> None:
-    """The verdict and what it rests on."""
-    if result["criteria"]:
+    """The verdict in a sentence, and what it rests on."""
+    console.print(coloured(goals.word(result), result["says"]))
+    if criteria := goals.criteria(result):
         table = Table(title=None, box=None, pad_edge=False, header_style="dim")
-        for name in ("criterion", "of", "bf16", result["method"], "value", "interval", "wanted", "verdict"):
+        for name in ("for", "criterion", "of", "bf16", result["method"], "value", "interval", "wanted", "verdict"):
             table.add_column(name)
-        for c in result["criteria"]:
+        for what, c in criteria:
             table.add_row(
-                c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]),
+                what, c["criterion"], c["of"], _number(c["baseline"]), _number(c["measured"]),
                 f"{_number(c['value'])} {METRICS[c['metric']].unit}" if c["value"] is not None else "",
                 _interval(c["interval"]), sign(c["threshold"]), coloured(c["verdict"]),
             )  # fmt: skip
             if c["reason"]:
-                table.add_row("", c["reason"], style="dim")
+                table.add_row("", "", c["reason"], style="dim")
         console.print(table)
-    size = result["size"]
+    gate, size = result["gate"], result["size"]
+    if gate.get("required") and criteria:
+        holds = "holds" if result["verdict"] == "accept" else f"does not hold ({result['verdict'].replace('_', ' ')})"
+        console.print(coloured(result["verdict"], f"gate={gate['name']} {holds}"))
     console.print(
-        coloured(result["verdict"])
-        + f"  {result['model']} {result['method']}: {size_of(size['bytes'])} "
+        f"{result['model']} {result['method']}: {size_of(size['bytes'])} "
         + f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
     )
     if counted := (result["quantize"] or {}).get("experts"):
@@ -81,8 +85,11 @@ def spent(time: dict[str, dict[str, float]]) -> None:
 
 
 def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
-    """All rows, best first; what is one checkpoint; what sharing saved. The last line names the folder."""
+    """All rows, best first; the best for each goal; what is one checkpoint; what sharing saved. The last line names the
+    folder."""
     ranking(columns)
+    for goal, best in summary["best"].items():
+        console.print(f"best for {goal}: {'; '.join(best) or 'no row is good for it'}")
     for names in summary["same"]:
         console.print(f"the same checkpoint, by equal plans: {', '.join(names)}")
     console.print(
@@ -134,9 +141,9 @@ def _cell(key: str, value: str | float | None) -> str | Text:
     return value if isinstance(value, str) else _number(value)
 
 
-def coloured(verdict: str) -> Text:
-    """A verdict in its colour."""
-    return Text.assemble((verdict, f"bold {COLOURS.get(verdict, 'yellow')}"))
+def coloured(verdict: str, text: str | None = None) -> Text:
+    """A verdict, or a text about it, in its colour."""
+    return Text.assemble((text or verdict, f"bold {COLOURS.get(verdict, 'yellow')}"))
 
 
 def _number(value: float | None) -> str:

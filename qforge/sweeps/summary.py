@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qforge.json_files import read_json, write_json
-from qforge.report import pages, table, terminal, unfinished
+from qforge.judge import goals
+from qforge.report import pages, ranks, table, terminal, unfinished
 from qforge.report.table import Row
 from qforge.store.timing import alone
 
@@ -63,7 +64,7 @@ def report(folder: Path, sweep_rows: list[Row], seconds: float) -> None:
     ranked = [dict(zip(keys, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     sweep = {
         "seconds": round(seconds, 1), "alone": round(sum(alone(r["time"]) for r in sweep_rows if "time" in r), 1),
-        "verdicts": Counter(map(table.verdict_of, sweep_rows)), "same": table.same(sweep_rows),
+        "verdicts": Counter(map(table.verdict_of, sweep_rows)), "best": ranks.best(columns), "same": table.same(sweep_rows),
         "rows": [{key: r[key] for key in ("folder", "name", "verdict", "front", "why")} for r in ranked if r["folder"]],
     }  # fmt: skip
     write_json(folder / "sweep.json", sweep)
@@ -71,6 +72,11 @@ def report(folder: Path, sweep_rows: list[Row], seconds: float) -> None:
 
 
 def exit_code(sweep_rows: list[Row]) -> int:
-    """1 if a row failed, 2 if all were refused, else 0: combinations that cannot work are part of a matrix."""
+    """1 if a row failed, 2 if all were refused, 3 if of those that were judged none has the gate that must hold, else 0:
+    combinations that cannot work, or are worse, are part of a matrix."""
     verdicts = {r["verdict"] for r in sweep_rows}
-    return 1 if "failed" in verdicts else 2 if verdicts == {"refused"} else 0
+    if "failed" in verdicts:
+        return 1
+    if verdicts == {"refused"}:
+        return 2
+    return 3 if any(map(goals.missed, sweep_rows)) and "accept" not in verdicts else 0

@@ -75,7 +75,7 @@ def test_the_walk_finds_every_schema() -> None:
         ("eval.long_context.depths=[2.0]", "eval.long_context.depths=[2.0]: at least 0 and at most 1 is needed for each"),
         ("eval.long_context.lengths=[100]", "is needed for each; use eval.long_context.lengths=[128]"),
         ("calib.texts.wikitext.weight=0", "calib.texts.wikitext.weight=0.0: above 0 is needed"),
-        ("gate.criteria.speed.concurrency=0", "gate.criteria.speed.concurrency=0: at least 1 is needed"),
+        ("goals.latency.criteria.latency.concurrency=0", "goals.latency.criteria.latency.concurrency=0: at least 1 is needed"),
         ("exempt.lm_head.match=[]", "exempt.lm_head.match=[]: at least one entry is needed"),
         ("rescore=-1", "rescore=-1: at least 0 is needed; use rescore=0"),
     ],

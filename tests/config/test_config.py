@@ -171,7 +171,7 @@ def test_the_matrix_is_the_strategys() -> None:
         (["stages=[quantise]"], "stages: 'quantise' is unknown; choose from quantize"),
         (["eval.context=4096"], "needs runtime.args.max_model_len > 4096"),
         (["bench.input_len=3000"], "exceeds runtime.args.max_model_len=2048"),
-        (["gate.criteria.speed.concurrency=64"], "is not measured: bench.concurrency=[1, 4]"),
+        (["gate=strategy", "gate.criteria.speed.concurrency=64"], "is not measured: bench.concurrency=[1, 4]"),
         (["gate.criteria.task.at_least=1"], "gate.criteria.task: give exactly one of at_most and at_least"),
         (["eval.texts.wikitext.path=no.txt"], "eval.texts.wikitext.path=no.txt: no such file"),
         (["group_size=8"], "group_size=8: no kernel supports it"),

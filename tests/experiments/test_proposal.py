@@ -59,7 +59,9 @@ def test_a_good_proposal_says_what_it_changes_plans_and_owes(propose: Propose) -
     assert not [line for line in differs if "N1" in line], "what it asks is no difference"
     assert "**Plan** for smollm2_135m on cpu" in said
     assert "exempt.first_block: 7 kept in bf16" in said
-    assert re.search(r"gptq, reject: 0\.\d\d x bf16 at 1", said)
+    assert re.search(
+        r"gptq: unsound: perplexity of python_reference \+\d+\.\d %, wanted at most \+5 %\. 0\.\d\d x bf16 at 1", said
+    )
     assert re.search(r"its row.json as `results/smollm2_135m-test_a_good\w+-cpu.json`", said)
 
 

@@ -89,7 +89,7 @@ exec {managed.managed("quant").python} "$@"
     )
     python.chmod(0o755)
     done = cli.succeed(
-        "method=rtn", f"artifact={rtn.folder / 'artifact'}", "eval=quick", "eval.context=64", "eval.tasks=[]", "gate=quality",
+        "method=rtn", f"artifact={rtn.folder / 'artifact'}", "eval=quick", "eval.context=64", "eval.tasks=[]",
         "runtime=existing", f"runtime.python={python}", "runtime.engine=transformers", "eval.divergence.windows=0",
         "stages=[evaluate,judge,report]", "gate.criteria.perplexity.at_most=50", "gate.criteria.task.at_most=50",
         "gate.criteria.task.metric=perplexity_increase_percent", "eval.windows=2", "eval.adaptive=true", "eval.budget=2",

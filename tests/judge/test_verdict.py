@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from support.command import QUICK, ROOT, Cli, Finished
 from support.jobs import job
+from support.measured import results
 
 from qforge.config.job import Criterion, Gate
-from qforge.evaluation.perplexity import summary
 from qforge.judge import adaptive, bootstrap, verdict
-from qforge.judge.metrics import METRICS
+from qforge.judge.metrics import METRICS, UNPACKED
 from qforge.models.checkpoint import headers
 
 GATE = Gate(
@@ -26,30 +26,6 @@ GATE = Gate(
         "speed": Criterion("tokens_per_second_gain_percent", at_least=60, concurrency=4, why=""),
     },
 )
-MADE = {"made": {"machine": {"cpu": "one", "gpus": []}}}
-
-
-def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: float = 100.0, seed: int = 0) -> dict:
-    """Results in the form of the stages, with the given mean loss, accuracy and tokens/s."""
-    random = np.random.default_rng(seed)
-    losses = [list(random.normal(loss, noise, 100)) for _ in range(20)]
-    correct = [float(i < 200 * right) for i in range(200)]
-    run = [{"output_throughput": rate * f, "p95_e2el_ms": 1e5 / rate / f} for f in (0.98, 1.0, 1.02)]
-    text = {**summary(losses), "windows_sha256": "w"}
-    task = {"metrics": {"acc": right}, "prompt_hashes": "p", "per_sample": {"acc": correct}}
-    long = {"perplexity": {"book": dict(text)},
-            "needles": {"prompts_sha256": "n", "per_cell": 8, "found": {"noise": [[right] * 3] * 3}}}  # fmt: skip
-    stability = {"prompts": 16, "repeats": 2, "degenerate": [], "degenerate_share": 0.0, "differing_share": 0.0,
-                 "load": {"seconds": 30, "requests": 44, "failed": 0, "concurrency": 4, "tokens_per_request": 64}}  # fmt: skip
-    divergence = {"window_tokens": [100] * 20, "window_kl": [100 * (loss - 2.95)] * 20, "window_agreed": [90] * 20}
-    return {
-        "serve": {**MADE, "version": "1", "weights_gib": None},
-        "evaluate": {**MADE, "through": "server", "context": 101, "versions": {"torch": "2"}, "texts": {"text": text},
-                     "tasks": {"task": task}, "long_context": long, "stability": stability},
-        "divergence": {"texts": {"text": divergence}},
-        "bench": {**MADE, "input_len": 1, "output_len": 1, "tool": "t", "runs": {"1": run, "4": run}},
-        "weights": {"bytes": 3e9, "as_bf16": False},
-    }  # fmt: skip
 
 
 def verdicts(measured: dict, baseline: dict, gate: Gate = GATE) -> dict[str, str]:
@@ -123,7 +99,7 @@ def test_the_servers_own_word_on_memory_counts_where_the_format_is_not_emulated(
     assert (found["of"], found["value"]) == ("loaded by the server", pytest.approx(30))
     ours["weights"] = {"bytes": 2e9, "as_bf16": True}
     found = one("weights_gb", ours, base, at_most=2)
-    assert (found["of"], found["value"], found["verdict"]) == ("packed", 2, "pass")
+    assert (found["of"], found["value"], found["verdict"]) == (UNPACKED, 2, "pass")
 
 
 def test_an_absolute_criterion_needs_no_baseline() -> None:
@@ -333,7 +309,7 @@ def test_a_model_with_one_block_shuffled_is_rejected_with_the_reason(cli: Cli, m
 
 @pytest.mark.real
 def test_an_undecided_model_is_measured_again_until_the_budget_or_the_text_ends(cli: Cli, rtn: Finished) -> None:
-    tiny = ("method=rtn", "eval=quick", "eval.context=64", "eval.tasks=[]", "runtime=transformers", "gate=quality",
+    tiny = ("method=rtn", "eval=quick", "eval.context=64", "eval.tasks=[]", "runtime=transformers",
             "gate.criteria.task.metric=perplexity_increase_percent", "eval.divergence.windows=0")  # fmt: skip
     once = cli.succeed(*tiny)
     intervals = [c["interval"] for c in once.json("verdict")["criteria"] if c["criterion"] == "perplexity"]

@@ -23,6 +23,7 @@ from qforge.envs.request import API_KEY, Request
 from qforge.evaluation import divergence, mt_bench
 from qforge.evaluation.scorers import Server
 from qforge.json_files import read_json
+from qforge.judge import goals
 from qforge.store import provenance
 
 pytestmark = pytest.mark.real
@@ -60,8 +61,14 @@ def test_the_verdict_rests_on_bf16_under_the_same_conditions(whole: Finished) ->
         assert ours["texts"][name]["perplexity"] > theirs["texts"][name]["perplexity"]
     verdict = whole.json("verdict")
     assert verdict["verdict"] in ("accept", "reject", "inconclusive")
-    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task", "load", "speed"}
-    assert verdict["criteria"][-1]["verdict"] == "inconclusive", "one repeat says nothing about speed"
+    assert {c["criterion"] for c in verdict["criteria"]} == {"perplexity", "task"}
+    assert [goal["criteria"][0]["verdict"] for goal in verdict["goals"].values()] == [
+        "pass",
+        "inconclusive",
+        "inconclusive",
+    ], "one repeat says nothing about speed"
+    assert verdict["says"] in whole.output
+    assert whole.json("row")["says"] == verdict["says"]
 
 
 def test_the_distributions_differ_from_bf16s_and_bf16s_not_from_themselves(cli: Cli, whole: Finished) -> None:
@@ -129,7 +136,7 @@ def test_server_and_transformers_agree(cli: Cli, whole: Finished) -> None:
     for name, text in whole.json("divergence")["texts"].items():
         assert text["kl"] == pytest.approx(direct.json("divergence")["texts"][name]["kl"], rel=0.1)
     assert "speed is measured through vLLM only" in direct.json("bench")["not_measured"]
-    assert direct.json("verdict")["criteria"][-1]["verdict"] == "not_measured"
+    assert direct.json("verdict")["goals"]["throughput"]["criteria"][0]["verdict"] == "not_measured"
 
 
 def test_nvfp4_on_a_cpu_is_scored_through_the_server_and_never_timed(cli: Cli) -> None:
@@ -155,7 +162,7 @@ def test_the_artifact_is_complete_in_itself_and_verifies(cli: Cli, whole: Finish
     card = (artifact / "README.md").read_text()
     perplexity = whole.json("evaluate")["texts"]["python_reference"]["perplexity"]
     assert f"{perplexity:.4g}" in card
-    assert f"**Verdict: {whole.json('verdict')['verdict']}**" in card
+    assert f"**{whole.json('verdict')['says']}**" in card
     assert provenance.verify(artifact) == []
     assert cli(f"verify={artifact}").code == 0
     (artifact / "config.json").write_text("{}")
@@ -191,7 +198,7 @@ def test_transformers_alone_opens_the_artifact(whole: Finished, tmp_path: Path) 
 def test_the_report_shows_the_verdict_and_the_numbers(whole: Finished) -> None:
     page = (whole.folder / "report.html").read_text()
     verdict = whole.json("verdict")
-    assert f'id="verdict">{verdict["verdict"]}<' in page
+    assert f'id="verdict">{goals.word(verdict)}<' in page
     for criterion in verdict["criteria"]:
         assert f"{criterion['value']:.4g}" in page, criterion
     addresses = set(re.findall(r"https?://[^\"'\s<]+", page))

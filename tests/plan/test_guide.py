@@ -28,9 +28,7 @@ def choices(*hardware: str, model: str = "llama3_1_8b") -> list[Choice]:
 
 def row(method: str, group: int | None, **speed: float) -> Measurement:
     streams = {int(name.removeprefix("at")): ratio for name, ratio in speed.items()}
-    return Measurement(
-        "x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, False, streams, streams, {}, "reject"
-    )
+    return Measurement("x.json", "m", method, "int4", group, "h100", "0.26", 8_000_000_000, False, streams, streams, {})
 
 
 def advised(found: list[Choice], *hardware: str) -> dict[tuple[str, str], guide.Advice]:

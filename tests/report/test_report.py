@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from support.command import ROOT, Cli
+from support.jobs import job
 from support.rows import ROWS
 
 from qforge.json_files import read_json
+from qforge.judge.goals import judge_again
 from qforge.report import figures, pages, table
 
 RESULTS = sorted((ROOT / "results").glob("*.json"))
@@ -106,21 +108,41 @@ def test_filters_work_on_the_table_and_on_the_plots(many: Path) -> None:
         const i = 0, enter = (id, value) => {{
             const box = document.getElementById(id); box.value = value; box.dispatchEvent(new Event('input')); }};
         enter('search', 'INT4 gptq'.slice(5)); const searched = {CELLS};
-        enter('search', ''); enter('verdict-filter', 'reject'); const rejected = {CELLS};
+        enter('search', ''); enter('verdict-filter', 'unsound'); const rejected = {CELLS};
         const names = [...document.querySelectorAll('#paretos svg')][0].textContent;
         enter('search', 'nothing like it');
         return {{searched, rejected, names, said: document.getElementById('shown').textContent,
                  plots: document.querySelectorAll('#paretos svg, #curves svg').length}}""",
     )
     assert found["searched"] == ["gptq g64"]
-    assert found["rejected"] == ["fp8", "awq g64", "nvfp4 g16", "rtn g64", "gptq g64"]
+    assert found["rejected"] == ["awq g64", "nvfp4 g16", "rtn g64", "gptq g64"], "fp8 is undecided"
     assert "bf16" not in found["names"]
     assert found["said"] == "0 of 0 rows shown, 6 in all"
     assert found["plots"] == 0
 
 
+def test_rows_can_be_had_in_the_order_of_a_goal_and_back(tmp_path: Path) -> None:
+    names = ["fp8", "nvfp4", "nvfp4_hessian", "rtn"]
+    files = [ROOT / f"results/qwen2_5_coder_1_5b-{name}-h200.json" for name in names]
+    pages.html(tmp_path / "report.html", [judge_again(read_json(file), job().goals) for file in files])
+    found = ask(tmp_path / "report.html", f"""
+        const i = 0, box = document.getElementById('goal'), orders = {{}};
+        for (const option of [...box.options].concat(box.options[0])) {{
+            box.value = option.value; box.dispatchEvent(new Event('input')); orders[option.textContent] = {CELLS}; }}
+        return {{orders, said: document.body.innerText.match(/Best for .*/g)}}""")  # fmt: skip
+    quality = ["bf16", "fp8", "nvfp4 g16", "nvfp4_hessian g16", "rtn g128"]
+    best = ["nvfp4_hessian g16", "nvfp4 g16"]
+    assert sorted(found["orders"]) == ["latency", "memory", "quality", "throughput"]
+    assert sorted(found["orders"]["quality"]) == quality
+    assert found["orders"]["memory"][:2] == best
+    assert found["orders"]["throughput"][0] == "fp8"
+    assert [said.partition(" (")[0] for said in found["said"]] == [
+        "Best for memory: nvfp4_hessian g16", "Best for latency: no row is good for it", "Best for throughput: fp8",
+    ]  # fmt: skip
+
+
 def test_all_committed_rows_fit_on_one_page(tmp_path: Path) -> None:
-    rows = [read_json(file) for file in RESULTS]
+    rows = [judge_again(read_json(file), job().goals) for file in RESULTS]
     pages.html(tmp_path / "report.html", rows)
     found = ask(tmp_path / "report.html", f"""
         const i = 0; document.getElementById('more').click();
@@ -189,14 +211,14 @@ def test_one_run_shows_its_verdict_first_and_its_intervals(one: Path) -> None:
     found = ask(one, """
         const text = document.body.innerText;
         return {verdict: document.getElementById('verdict').textContent, h1: document.querySelectorAll('h1').length,
-                order: ['reject', 'Verdict, criterion', 'What the bits buy', 'Measured', 'Conditions', 'Run it again']
+                order: ['unsound', 'Verdict, criterion', 'What the bits buy', 'Measured', 'Conditions', 'Run it again']
                     .map(t => text.indexOf(t)),
                 bars: document.querySelectorAll('svg.bar .spread').length, table: document.getElementById('table').hidden,
                 plots: document.querySelectorAll('#paretos svg, #curves svg').length}""")  # fmt: skip
-    assert found["verdict"] == "reject"
+    assert found["verdict"] == "unsound"
     assert found["order"] == sorted(found["order"])
     assert found["order"][0] > 0
-    assert (found["bars"], found["plots"], found["table"], found["h1"]) == (4, 8, True, 1)
+    assert (found["bars"], found["plots"], found["table"], found["h1"]) == (7, 8, True, 1)
 
 
 def test_a_page_needs_no_network_and_is_small(many: Path, one: Path) -> None:
@@ -367,7 +389,7 @@ def test_a_given_checkpoint_in_bf16_is_judged_and_no_baseline() -> None:
     found = table.with_baselines([row])
     assert [table.name_of(r) for r in found] == ["bf16", "bf16 of tuned"]
     columns = {column.key: values for column, values in table.table(found).items()}
-    assert columns["verdict"] == ["baseline", "reject"]
+    assert columns["verdict"] == ["baseline", "unsound"]
     assert columns["loss"][1] > 30
 
 

@@ -35,7 +35,8 @@ def plan_with_odd_words() -> None:
 
 def row_with_odd_words() -> None:
     row = {**copy.deepcopy(ROWS[0]), "time": TIME}
-    row["model"] = row["method"] = row["criteria"][0]["of"] = row["criteria"][0]["reason"] = ODD
+    first = row["sound"]["criteria"][0]
+    row["model"] = row["method"] = row["says"] = first["of"] = first["reason"] = ODD
     terminal.row(row)
 
 
@@ -54,7 +55,7 @@ def progress_with_odd_words() -> None:
     ("show", "times"),
     [
         (plan_with_odd_words, 4),
-        (row_with_odd_words, 5),
+        (row_with_odd_words, 6),
         (guide_with_odd_words, 5),
         (progress_with_odd_words, 7),
         (lambda: terminal.verified(ODD, Verified([], [ODD], [ODD])), 3),
@@ -80,8 +81,9 @@ def test_what_is_ours_has_its_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = Console(force_terminal=True, width=160, markup=False)
     monkeypatch.setattr(terminal, "console", coloured)
     monkeypatch.setattr(plan_table, "console", coloured)
+    unsound = next(row for row in ROWS if row["method"] == "gptq")
     with coloured.capture() as capture:
-        terminal.row({**ROWS[0], "verdict": "reject", "time": TIME})
+        terminal.row({**unsound, "time": TIME})
         plan_table.plan(plan.make(job(), None), job())
-    assert "\x1b[1;31mreject\x1b[0m" in capture.get()
+    assert f"\x1b[1;31m{unsound['says']}\x1b[0m" in capture.get()
     assert "\x1b[32mweight-only\x1b[0m on cpu with vllm_cpu" in capture.get()

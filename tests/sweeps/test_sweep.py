@@ -146,6 +146,17 @@ def test_the_exit_code_of_a_sweep(verdicts: list[str], code: int) -> None:
     assert summary.exit_code([{"verdict": verdict} for verdict in verdicts]) == code
 
 
+@pytest.mark.parametrize(("required", "verdicts", "code"), [
+    (True, ["reject", "accept"], 0), (True, ["reject", "inconclusive", "refused"], 3), (False, ["reject", "reject"], 0),
+    (True, ["reject", "failed"], 1),
+])  # fmt: skip
+def test_a_gate_that_must_hold_has_to_hold_for_a_row_of_the_sweep(
+    required: bool, verdicts: list[str], code: int
+) -> None:
+    rows = [{"verdict": verdict, "baseline": {"bench": {}}, "gate": {"required": required}} for verdict in verdicts]
+    assert summary.exit_code(rows) == code
+
+
 def test_rows_are_on_the_front_where_nothing_beats_them() -> None:
     assert front([(0, 9), (1, 5), (1, 6), (2, 5), (3, 1)]) == {(0, 9), (1, 5), (3, 1)}
     assert on_front([1, 1, 2, None, 2], [5, 5, 6, 0, 6], ["a", "a", "a", "a", "b"]) == [True, True, False, False, True]

@@ -159,9 +159,9 @@ function hover(svg, points) {
 }
 
 const SHAPES = { // by verdict, so that colour is not all that tells
-  accept: (x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0`, baseline: (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`,
-  reject: (x, y) => `M${x - 4} ${y - 4}l8 8m0-8l-8 8`, inconclusive: (x, y) => `M${x} ${y - 5}l5 9h-10z`,
-  not_measured: (x, y) => `M${x - 4} ${y - 4}h8v8h-8z`,
+  sound: (x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0`, baseline: (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`,
+  unsound: (x, y) => `M${x - 4} ${y - 4}l8 8m0-8l-8 8`, undecided: (x, y) => `M${x} ${y - 5}l5 9h-10z`,
+  not_judged: (x, y) => `M${x - 4} ${y - 4}h8v8h-8z`,
 };
 
 function front(rows, x, y) {
@@ -209,7 +209,7 @@ function pareto(parent, x, y) {
 function marks(svg, rows, place, kind, shape = null) {
   const paths = {}; // one for each verdict, so that ten thousand marks are a handful of elements
   for (const row of rows) {
-    const verdict = at("verdict", row), draw = shape ?? SHAPES[verdict] ?? SHAPES.reject;
+    const verdict = at("verdict", row), draw = shape ?? SHAPES[verdict] ?? SHAPES.unsound;
     (paths[verdict] ??= []).push(draw(...place(row).map((v) => +v.toFixed(1))));
   }
   for (const [verdict, parts] of Object.entries(paths)) make(svg, "path", { class: `${kind} v-${verdict}`, d: parts.join("") });
@@ -295,6 +295,14 @@ options($("conditions-filter"), [...sets].map(([c, n]) => {
   return [c, `${at("model", row)}, ${["hw", "runtime"].map((k) => at(k, row)).filter(Boolean).join(", ")} (${n}, #${c})`];
 }), "all");
 $("conditions-filter").parentNode.hidden = sets.size < 2;
+const ranks = [...columns.keys()].filter((i) => columns[i].key.startsWith("for:"));
+options($("goal"), ranks.map((i) => [i, columns[i].key.slice(4)]), "quality");
+$("goal").parentNode.hidden = !ranks.length;
+$("goal").addEventListener("input", (event) => {
+  [state.sort, state.order] = [null, [...Array(count).keys()]];
+  if (event.target.value) sortBy(Number(event.target.value));
+  else choose();
+});
 for (const index of quality) make($("quality"), "option", { value: index }, label(columns[index]));
 $("quality").addEventListener("change", drawParetos);
 for (const id of ["search", "verdict-filter", "conditions-filter"]) $(id).addEventListener("input", () => { state.limit = STEP; choose(); });
