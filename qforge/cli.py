@@ -145,6 +145,7 @@ def advise(command: Command, hardware_names: list[str], run: Run) -> None:
     from qforge.pipeline import fetch
     from qforge.pipeline.checks import check
     from qforge.plan import guide
+    from qforge.plan.loads import loads
     from qforge.report import plan_table
 
     if not run.job.plan_only:
@@ -159,7 +160,8 @@ def advise(command: Command, hardware_names: list[str], run: Run) -> None:
             f"hw={','.join(hardware_names)}: no method serves {run.job.model.name} there: {choices[0].refusal}"
         )
     plan_table.guide(choices, advice)
-    run.write("guide.json", {"choices": [choice.summary() for choice in choices], "advice": advice})
+    said = {"choices": [choice.summary() for choice in choices], "advice": advice, "loads": list(loads(choices))}
+    run.write("guide.json", said)
 
 
 def run(command: Command, folder: str, debug: bool) -> int:

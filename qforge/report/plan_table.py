@@ -12,6 +12,7 @@ from qforge.console import console
 from qforge.plan import support_matrix
 from qforge.plan.evidence import Measurement, of_method, of_version, rows
 from qforge.plan.guide import Advice, Choice
+from qforge.plan.loads import loads
 from qforge.plan.plan import Plan
 from qforge.plan.support_matrix import How
 
@@ -53,7 +54,8 @@ def _judged(job: Job) -> str:
     if "judge" not in job.stages:
         return f"nothing: stages={job.stages} leaves it out"
     held = f"; gate={job.gate.name} must hold" if job.gate.required else ""
-    return f"whether it is sound{''.join(f', good for {goal}' for goal in job.goals)}{held}"
+    goals = f", and good for {', '.join(job.goals)}" if job.goals else ""
+    return f"whether it is sound{goals}{held}"
 
 
 def _parts(planned: Plan) -> Table:
@@ -143,6 +145,9 @@ def guide(choices: Sequence[Choice], advice: Sequence[Advice]) -> None:
     for advised in advice:
         method = (advised.method, "bold green")
         console.print(Text.assemble((advised.hw, "bold"), f", {advised.goal}: ", method, f", {advised.reason}"))
+    for load in loads(choices):
+        methods = ", ".join(load.methods)
+        console.print(Text.assemble((load.hw, "bold"), f", by load: {load.layout} ({methods}): {load.said}"))
     for source in dict.fromkeys(row.source for choice in choices for row in choice.measurements):
         console.print(source, style="dim")
     for source in dict.fromkeys(row.source for choice in choices for row in choice.older):

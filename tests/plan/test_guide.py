@@ -16,6 +16,7 @@ from qforge.config.job import Job
 from qforge.plan import evidence, guide, plan, support_matrix
 from qforge.plan.evidence import Measurement
 from qforge.plan.guide import Choice
+from qforge.plan.loads import loads
 
 
 @functools.cache
@@ -131,6 +132,19 @@ def test_rows_of_another_vllm_are_shown_and_decide_nothing() -> None:
     mixture = [c for c in choices("h200", model="qwen3_30b_a3b") if c.method == "rtn"]
     assert [(c.measurements, {m.vllm for m in c.older}) for c in mixture] == [([], {"0.26.0"})]
     assert "by rule" in advised(mixture, "h200")["h200", "many streams"].reason
+
+
+def test_the_place_of_a_format_is_said_by_load() -> None:
+    """On an H200 with vLLM 0.33 and an 8B shape: FP8 always, NVFP4 and INT4 for few streams."""
+    found = {load.layout: load for load in loads(choices("h200", model="qwen3_8b"))}
+    assert found["fp8"].said.startswith("faster than bf16 at every number of streams measured (1.39 at 1, ")
+    assert found["nvfp4"].said.startswith("faster than bf16 up to 64 streams, not surely at more (1.44 at 1")
+    assert {"nvfp4_llmc", "nvfp4_gptq"} <= set(found["nvfp4"].methods)
+    assert found["int4"].faster == [1, 8]
+    mixed = replace(found["fp8"], faster=[1, 64])
+    assert mixed.said.startswith("faster than bf16 at 1, 64 streams (")
+    assert replace(mixed, faster=[1]).said.startswith("faster than bf16 at one stream, not surely at more")
+    assert replace(mixed, faster=[]).said.startswith("not surely faster than bf16 at any number")
 
 
 @pytest.mark.parametrize(("hw", "pin"), [("h200", "vllm.txt"), ("cpu", "vllm_cpu.txt")])
