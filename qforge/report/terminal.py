@@ -13,6 +13,7 @@ from rich.text import Text
 from qforge.console import console
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS, main_metric
+from qforge.report import single
 from qforge.report import table as tables
 from qforge.report.plan_table import size as size_of
 from qforge.report.reasons import sign
@@ -71,6 +72,9 @@ def row(result: dict[str, Any]) -> None:
     if counted := (result["quantize"] or {}).get("experts"):
         console.print(counted["said"], style="yellow" if counted["starved"] else "dim")
     spent(result["time"])
+    if step := single.next_step(result):
+        why, command = step
+        console.print(f"next, {why}:\n  {command}", soft_wrap=True)
 
 
 def spent(time: dict[str, dict[str, float]]) -> None:

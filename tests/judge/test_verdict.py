@@ -323,3 +323,7 @@ def test_an_undecided_model_is_measured_again_until_the_budget_or_the_text_ends(
     assert {text["tokens"] for text in texts.values()} == {8 * 63}
     assert again.json("row")["conditions"]["windows"] == 8
     assert "inconclusive; again with 16 windows" not in again.output
+    required = cli(*tiny, "gate=quality", "gate.criteria.perplexity.at_most=-50")
+    assert required.code == 3, "it is done, and the gate that must hold does not"
+    assert "gate=quality does not hold (reject)" in required.output
+    assert required.output.strip().endswith(str(required.folder))

@@ -229,6 +229,7 @@ function name(svg, said, [x, y], taken) {
 }
 
 function drawParetos() {
+  if ($("buy").dataset.one) return; // a single run has nothing to be compared with but bf16
   $("paretos").replaceChildren();
   for (const index of quality.length ? against : []) pareto($("paretos"), columns[index], columns[+$("quality").value]);
   $("buy").hidden = !quality.length || !against.length;
