@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qforge.report.reasons import why
+from qforge.report.table import verdict_of
 
 OUT = ROOT / "outputs" / "methods"
 INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "gptqmodel_awq", "autoawq", "autoround"]
@@ -88,7 +89,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         bench = measured["bench"]
         cells += [f"{bench['runs'][c]['output_throughput']:.0f}" if "runs" in bench else "-" for c in streams]
         cells += [f"{bench['resident_gib']:.2f}" if "runs" in bench else "-"]
-        cells += [row["verdict"] if row["method"] != "bf16" else "baseline"]
+        cells += [verdict_of(row)]
         lines.append("| " + " | ".join(cells) + " |")
     conditions, machine = first["conditions"], first["machine"]
     lines += [

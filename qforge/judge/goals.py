@@ -136,7 +136,7 @@ def _again(criterion: Criterion, finding: Results) -> Results:
 
 
 def _sentence(found: Results) -> str:
-    """Whether it is sound, and what for it is good: the first line of everything that shows a result."""
+    """Whether it is sound, and what it is good for: the first line of everything that shows a result."""
     sound, goals = found["sound"], "; ".join(_goals(found["goals"]))
     if sound["verdict"] == "accept":
         return "; ".join(filter(None, ["sound", goals]))

@@ -75,9 +75,10 @@ def go(run: Run) -> None:
     run.write("row.json", result)
     if job.makes_checkpoint:
         artifact.publish(folder, checkpoint, run.job, result)
+    terminal.row(result)
     if "report" in job.stages:
         pages.html(folder / "report.html", [result])
-    terminal.row(result)
+        terminal.page(folder / "report.html")
 
 
 def leave_plan(run: Run, planned: Plan) -> None:

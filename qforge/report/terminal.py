@@ -77,6 +77,11 @@ def row(result: dict[str, Any]) -> None:
         console.print(f"next, {why}:\n  {command}", soft_wrap=True)
 
 
+def page(file: Path) -> None:
+    """Where the report of a run is."""
+    console.print(f"report: {file}", soft_wrap=True)
+
+
 def spent(time: dict[str, dict[str, float]]) -> None:
     """Where the time of a run went, in one line."""
     parts = [
