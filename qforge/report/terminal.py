@@ -98,7 +98,7 @@ def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
     folder."""
     ranking(columns)
     for goal, best in summary["best"].items():
-        console.print(f"best for {goal}: {'; '.join(best) or 'no row is good for it'}")
+        console.print(f"best for {goal}: {'; '.join(best) or 'no row is surely good for it'}")
     for names in summary["same"]:
         console.print(f"the same checkpoint, by equal plans: {', '.join(names)}")
     console.print(
