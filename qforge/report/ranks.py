@@ -25,7 +25,7 @@ def best(columns: Mapping[Any, Sequence[Any]]) -> dict[str, list[str]]:
     """Of a table (table.py) the names of the rows that are the best for each goal, with why; one for each set of conditions."""
     by_key = {column.key: values for column, values in columns.items()}
     goals = [key.removeprefix(RANK) for key in by_key if key.startswith(RANK)]
-    named = [f"{name} ({why})" for name, why in zip(by_key["name"], by_key["why"], strict=True)]
+    named = [f"{name}: {why}" for name, why in zip(by_key["name"], by_key["why"], strict=True)]
     return {
         goal: [name for name, place in zip(named, by_key[RANK + goal], strict=True) if place == 1] for goal in goals
     }

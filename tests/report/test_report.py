@@ -136,7 +136,7 @@ def test_rows_can_be_had_in_the_order_of_a_goal_and_back(tmp_path: Path) -> None
     assert sorted(found["orders"]["quality"]) == quality
     assert found["orders"]["memory"][:2] == best
     assert found["orders"]["throughput"][0] == "fp8"
-    assert [said.partition(" (")[0] for said in found["said"]] == [
+    assert [": ".join(said.split(": ")[:2]) for said in found["said"]] == [
         "Best for memory: nvfp4_hessian g16", "Best for latency: no row is surely good for it", "Best for throughput: fp8",
     ]  # fmt: skip
 
