@@ -19,6 +19,7 @@ from qforge.judge import goals
 from qforge.judge.conditions import software
 from qforge.machine.identity import deciding
 from qforge.report import pareto, ranks
+from qforge.report.positions import by_position
 from qforge.report.reasons import why
 from qforge.store.timing import alone
 
@@ -246,14 +247,3 @@ def _long(row: Row) -> Iterator[tuple[Column, Cell]]:
             if tokens:
                 key, label = f"ppl:{text}:{dtype}@{start}", f"perplexity of {text} from token {start}, KV cache {dtype}"
                 yield Column(key, label, "", 2, "low", False), math.exp(min(loss / tokens, 700))
-
-
-def by_position(row: Row) -> Iterator[tuple[str, str, Row]]:
-    """Text, KV cache dtype and losses by position: of the long context where it was measured, else of the windows."""
-    evaluate = (row.get("measured") or {}).get("evaluate") or {}
-    long = {"as served": evaluate.get("long_context"), **(evaluate.get("kv") or {})}
-    perplexities = [(dtype, part["perplexity"]) for dtype, part in long.items() if part and part.get("perplexity")]
-    for dtype, texts in perplexities or [("as served", evaluate.get("texts") or {})]:
-        for name, text in texts.items():
-            if text.get("positions"):
-                yield name, dtype, text["positions"]
