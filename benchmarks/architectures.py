@@ -115,7 +115,7 @@ def make(options: argparse.Namespace) -> None:
             torch.manual_seed(0)
             AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
             tokenizer().save_pretrained(folder)
-            names = {name: len(t.shape) for name, t in checkpoint.headers(folder).items()}
+            names = {name: list(t.shape) for name, t in checkpoint.headers(folder).items()}
             write_json(options.folder / f"{kind}.names.json", names)
             inputs = {"model": str(folder), "names": str(options.folder / f"{kind}.names.json")}
             write_json(options.folder / f"{kind}.structure.json", ask(Request(Job(), "", inputs)))

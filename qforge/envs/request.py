@@ -13,6 +13,7 @@ from typing import Any
 from qforge.config.job import Job
 from qforge.envs.lifetime import die_with, end_quietly
 from qforge.json_files import write_json
+from qforge.models.core import Core
 
 REFUSED = 2  # exit code of a stage whose input is at fault; <out>/refused.txt says why
 FAILED = 3  # exit code of a stage that failed for a reason that it can tell; <out>/failed.txt does
@@ -34,6 +35,7 @@ class Request:
     inputs: dict[str, str] = field(default_factory=dict)  # paths by name: source, artifact, calibration ...
     exempt: list[str] = field(default_factory=list)  # modules to leave in bf16
     kept: list[str] = field(default_factory=list)  # tensors that must be the source's, digit for digit
+    core: Core | None = None  # the part that a library quantizes, where it cannot read the whole model
     simulate: bool = False  # unpack what was packed: nothing serves it
     processes: int = 1  # that share the work, each with a GPU: torchrun starts them
     server: str | None = None  # its base URL; the key is in the environment

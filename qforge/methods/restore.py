@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qforge.models.checkpoint import Stored, headers
-from qforge.models.shards import Shard, fill, write_index
+from qforge.models.shards import Shard, write_index
 
-CHUNK = 16 << 20  # bytes copied at once
 DTYPES: dict[str, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 ADDED = "model-kept.safetensors"  # beside a checkpoint of several files; transformers reads a single one alone
 
@@ -74,11 +73,8 @@ def _from_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _write(file: Path, tensors: Mapping[str, Stored]) -> None:
-    shard, buffer = Shard(file, tensors), memoryview(bytearray(CHUNK))
+    shard = Shard(file, tensors)
     shard.open()
     for name, tensor in tensors.items():
-        for start in range(0, tensor.nbytes, CHUNK):
-            part = buffer[: min(CHUNK, tensor.nbytes - start)]
-            fill(part, tensor, start)
-            shard.put(name, part, start)
+        shard.copy(name, tensor)
     shard.close()

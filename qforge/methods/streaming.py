@@ -31,13 +31,12 @@ from qforge.models import checkpoint, structure
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import FORMATS
 from qforge.models.modules import Module, from_tensors
-from qforge.models.shards import Shard, fill, write_index
+from qforge.models.shards import CHUNK, Shard, fill, write_index
 from qforge.models.structure import Structure
 
 WORKERS = 8  # at most; each holds one batch
 TOGETHER = 4  # files at once: a file system lets one thread at a time write to a file
 BATCH = {"cpu": 16 << 20, "cuda": 64 << 20}  # bytes of bf16 weights in a batch, or one set where that is larger
-CHUNK = 16 << 20  # bytes copied at once, of what is not quantized
 IN_MEMORY = "method.function=qforge.methods.llmcompressor:quantize, which loads the whole model"
 
 Batch = list[list[Module]]  # sets of matrices, all of one width; the matrices of a set share NVFP4's global scale

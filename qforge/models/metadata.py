@@ -86,10 +86,10 @@ def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[st
         )
 
 
-def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str, int] | None] | None:
-    """What transformers has to be asked: config.json and the tensors' numbers of dimensions, if those are known.
+def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str, list[int]] | None] | None:
+    """What transformers has to be asked: config.json and the tensors' shapes, if those are known.
 
-    None where a model is known by its type or by the names of its matrices.
+    None where a model is known by its type, or is all text and known by the names of its matrices.
     """
     if folder is not None and _known(json_files.read_json(folder / "config.json")):
         return None  # without a look at its tensors
@@ -98,10 +98,11 @@ def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str
         return None
     if tensors is None:
         return config, None
-    strange = "auto_map" in config or any(key not in architectures.language(config) for key in NEEDED)
+    text = architectures.language(config)
+    strange = "auto_map" in config or text is not config or any(key not in text for key in NEEDED)
     if not strange and not any(m.kind == "unknown" for m in modules.from_tensors(tensors, config)):
         return None
-    return config, {name: len(tensor.shape) for name, tensor in tensors.items()}
+    return config, {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _known(config: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from qforge.models import vllm_names
-from qforge.models.architectures import language
+from qforge.models.architectures import in_memory, language
 from qforge.models.checkpoint import Tensor
 from qforge.models.structure import Matrix, Structure
 
@@ -31,6 +31,7 @@ TOWERS = {
     "talker": "talker",
     "code2wav": "code2wav",
 }
+BESIDE = (*TOWERS.values(), "tower")
 BLOCK, NUMBER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\."), re.compile(r"(\d+)")
 TOWER = re.compile(rf"(?:model\.|thinker\.)?({'|'.join(TOWERS)})\.")
 DRAFT = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")  # multi-token prediction: Qwen3-Next, Qwen3.5, MiMo, ERNIE
@@ -57,7 +58,7 @@ KEPT = {
     "unknown": "its role in the model is not known",
     "embedding": "it is a table that is looked up, and most kernels have no 4-bit embedding",
     "head": "its errors go directly into the logits, and few kernels have a 4-bit head",
-    **dict.fromkeys((*TOWERS.values(), "tower"), UNSEEN),
+    **dict.fromkeys(BESIDE, UNSEEN),
 }
 
 
@@ -155,8 +156,8 @@ def from_tensors(
         modules.append(
             Module(
                 name, matrix.kind, out, inputs, tensor.dtype, stack, matrix.leaves, matrix.transposed, matrix.alternate,
-                _block(name, matrix.kind), *in_vllm(name), tensor_name, _numbered(matrix.module, name),
-                matrix.own_class,
+                _block(name, matrix.kind), *in_vllm(name), tensor_name,
+                _numbered(matrix.module, name) or in_memory(config, name), matrix.own_class,
             )
         )  # fmt: skip
     return sorted(_together(modules), key=_order)
@@ -216,7 +217,7 @@ def block_of(name: str) -> str | None:
 
 
 def _block(name: str, kind: str) -> int | None:
-    match = None if kind in (*TOWERS.values(), "tower", "draft") else BLOCK.search(name)
+    match = None if kind in (*BESIDE, "draft") else BLOCK.search(name)
     return int(match[1]) if match else None
 
 

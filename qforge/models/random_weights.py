@@ -8,9 +8,8 @@ from typing import Any
 
 from qforge.models import architectures
 from qforge.models.checkpoint import Tensor
-from qforge.models.shards import Shard, write_index
+from qforge.models.shards import Shard, in_files, write_index
 
-FILE = 5_000_000_000  # bytes per file, about
 BLOCK = 64 << 20
 STANDARD_DEVIATION = 0.02  # as transformers initializes most architectures
 
@@ -21,17 +20,8 @@ def write(config: dict[str, Any], folder: Path, threads: int = 8) -> None:
     Matrices are taken from one block of normal numbers, each from another place on; norms are ones.
     """
     block = _normal(BLOCK)
-    groups: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in architectures.tensors(config).items():
-        if groups[-1] and size + tensor.nbytes > FILE:
-            groups.append({})
-            size = 0
-        groups[-1][name] = Tensor("BF16", tensor.shape)
-        size += groups[-1][name].nbytes
-    shards = [
-        Shard(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group) for i, group in enumerate(groups, 1)
-    ]
+    tensors = {name: Tensor("BF16", tensor.shape) for name, tensor in architectures.tensors(config).items()}
+    shards = [Shard(folder / name, group) for name, group in in_files(tensors).items()]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda shard: _fill(shard, block), shards))
     write_index(folder, {shard.file.name: shard.tensors for shard in shards})

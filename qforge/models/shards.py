@@ -13,6 +13,9 @@ from pathlib import Path
 
 from qforge.models.checkpoint import BYTES, Stored, Tensor
 
+CHUNK = 16 << 20  # bytes copied at once
+FILE = 5_000_000_000  # bytes of a file of several, about
+
 
 def fill(buffer: memoryview, tensor: Stored, start: int = 0) -> None:
     """Read as many of the tensor's bytes as the buffer holds, from byte `start` of it on."""
@@ -34,6 +37,19 @@ def write_index(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None
     size = sum(t.nbytes for tensors in files.values() for t in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def in_files(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors dealt out to files of about the same size, by the files' names, in their order."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > FILE:
+            groups.append({})
+            size = 0
+        groups[-1][name] = Tensor(tensor.dtype, tensor.shape)
+        size += tensor.nbytes
+    return {f"model-{number:05}-of-{len(groups):05}.safetensors": group for number, group in enumerate(groups, 1)}
 
 
 class Shard:
@@ -74,6 +90,14 @@ class Shard:
         begin, last = self._places[names[0]], names[-1]
         assert self._places[last] + self.tensors[last].nbytes - begin == data.nbytes, names[0]
         _write(self._descriptor, data, begin)
+
+    def copy(self, name: str, tensor: Stored) -> None:
+        """Write a tensor as it lies in another file, a piece at a time."""
+        buffer = memoryview(bytearray(min(CHUNK, tensor.nbytes)))
+        for start in range(0, tensor.nbytes, CHUNK):
+            part = buffer[: min(CHUNK, tensor.nbytes - start)]
+            fill(part, tensor, start)
+            self.put(name, part, start)
 
     def close(self) -> None:
         """Everything is written: the file gets its name."""

@@ -68,6 +68,7 @@ class Structure:
     config: dict[str, Any] = field(default_factory=dict)  # the language model's numbers, by the commonest names
     matrices: dict[str, Matrix] = field(default_factory=dict)  # by tensor name; N for numbers that make no difference
     tensors: dict[str, Tensor] | None = None  # of the whole checkpoint, where its files were not at hand
+    core: dict[str, Any] = field(default_factory=dict)  # of a multimodal model: see stages/causal.py
 
     def matrix(self, tensor: str) -> Matrix | None:
         """What `tensor` is; none where the class has no place for it."""

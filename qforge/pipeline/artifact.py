@@ -21,7 +21,7 @@ from qforge.models import metadata, modules, quantization_config
 from qforge.models.checkpoint import headers
 from qforge.models.formats import FORMATS
 from qforge.models.parts import Part
-from qforge.pipeline import calibrate, fetch, kv_scales
+from qforge.pipeline import calibrate, core, fetch, kv_scales
 from qforge.pipeline.folder import RESULTS
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.plan import experts
@@ -134,6 +134,9 @@ def _quantized(run: Run, plan: Plan, source: Path) -> Path:
             inputs["kv_scales"], key["kv_scales"] = str(scales), scales.name
         if method.calibrated or not scales:
             inputs["calibration"] = str(calibration)
+    if plan.core:
+        folder = core.taken_out(run, plan, source)
+        inputs["core"], key["core"] = str(folder / "model"), folder.name
     kept = [] if method.streams or not method.function else plan.kept
     processes = quantizing_processes(run.job)
 
@@ -142,7 +145,7 @@ def _quantized(run: Run, plan: Plan, source: Path) -> Path:
         with progress_line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
             run.stage(
                 "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, kept=kept, simulate=plan.simulated,
-                processes=processes,
+                processes=processes, core=plan.core,
             )  # fmt: skip
             line.note = f"{method.name}: {len(plan.quantized)} matrices packed"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from qforge.config.places import ROOT, project
 from qforge.store import provenance
 
-RESULTS = ("plan", "sensitivity", "calibrate", "quantize", "inspect", "probe", "serve", "evaluate", "divergence",
+RESULTS = ("plan", "sensitivity", "calibrate", "core", "quantize", "inspect", "probe", "serve", "evaluate", "divergence",
            "bench", "verdict", "row")  # fmt: skip
 REPORT = r"report\.(html|csv|json)"
 # of the model, of bf16, and of either with another KV cache

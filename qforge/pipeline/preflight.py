@@ -100,6 +100,8 @@ def peak_bytes(job: Job, plan: Plan, fetched: int) -> int:
     """
     quantizes = job.makes_checkpoint and "quantize" in job.stages
     made = (plan.bytes + (plan.bf16_bytes if plan.simulated else 0)) if quantizes else 0
+    if quantizes and plan.core:  # taken out, then quantized, then put back
+        made += plan.bf16_bytes + plan.bytes
     return fetched + max(made, fetched if job.model.gguf and not job.model.random else 0)
 
 

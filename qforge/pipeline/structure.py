@@ -36,7 +36,7 @@ def known(run: Run, folder: Path | None) -> Run:
     return run.beside(replace(run.job, model=replace(model, structure=str(made / "result.json"))), run.prefix)
 
 
-def _key(run: Run, config: dict[str, Any], names: dict[str, int] | None) -> dict[str, Any]:
+def _key(run: Run, config: dict[str, Any], names: dict[str, list[int]] | None) -> dict[str, Any]:
     inputs = json.dumps([config, names], sort_keys=True).encode()
     return {
         "asked": hashlib.sha256(inputs).hexdigest(), "trusted": run.job.model.trust_remote_code,
@@ -44,7 +44,7 @@ def _key(run: Run, config: dict[str, Any], names: dict[str, int] | None) -> dict
     }  # fmt: skip
 
 
-def _ask(run: Run, folder: Path | None, config: dict[str, Any], names: dict[str, int] | None, out: Path) -> None:
+def _ask(run: Run, folder: Path | None, config: dict[str, Any], names: dict[str, list[int]] | None, out: Path) -> None:
     write_json(out / "config.json", config)
     inputs = {"model": str(folder or (run.job.model.hub if run.job.model.trust_remote_code else None) or out)}
     if names is not None:

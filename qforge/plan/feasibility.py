@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from qforge.config.job import Engine, Job, Unservable, Vendor
+from qforge.models.core import Core
 from qforge.models.formats import Format
 from qforge.models.modules import Module
 from qforge.plan import support_matrix
@@ -61,7 +62,6 @@ def serving(
 
     `kind`: the model_type; `text`: the numbers of its language model.
     """
-    _refuse_stacks(job, quantized)
     moe = any(m.kind == "expert" for m in quantized)
     how_served = support_matrix.serving(layout.scheme, job.method.format, group, job.hw, job.runtime, moe, vllm)
     if layout.group_sizes and group not in layout.group_sizes:
@@ -180,9 +180,10 @@ def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str
         )
 
 
-def _refuse_stacks(job: Job, quantized: Sequence[Module]) -> None:
+def refuse_stacks(job: Job, quantized: Sequence[Module], core: Core | None) -> None:
+    """Experts in one tensor, which a library cannot split, and taking out a text core does not."""
     stacked = [m.name for m in quantized if m.stack > 1]
-    if stacked and not job.method.unstacks and not job.method.streams:
+    if stacked and not job.method.unstacks and not job.method.streams and not (core and core.splits):
         raise ValueError(
             f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which this method "
             "cannot split; use method=gptq, or rtn, or a checkpoint with one matrix per expert"

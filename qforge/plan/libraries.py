@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qforge.config.job import Job
+from qforge.models.core import Core
 from qforge.models.modules import Module
 from qforge.plan.memory import Config
 
@@ -14,9 +15,9 @@ RENAMED = ("w1", "w2", "w3")
 LESS_ONE = ("gemma3", "gemma3_text")  # store a norm's weight less one
 
 
-def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> None:
+def refuse_architecture(job: Job, config: Config, modules: Sequence[Module], core: Core | None = None) -> None:
     """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
-    a living one with a mixture of experts."""
+    a living one with a mixture of experts. `core`: what a library gets of a multimodal model."""
     supported, kind = job.method.model_types, str(config.get("model_type"))
     if kind in LESS_ONE and job.method.rescales:
         raise ValueError(
@@ -34,8 +35,9 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module]) -> 
             "transformers 4 does not read: it would calibrate another model; add rope_theta (and rope_scaling) to it, or "
             f"use method={job.method.instead or 'gptq'}"
         )
+    kind = core.kind if core and core.kind else kind
     experts, function = [m for m in modules if m.kind == "expert"], job.method.function or ""
-    if "llmcompressor" in function:
+    if "llmcompressor" in function and not (core and core.splits):  # a core's experts are the causal model's
         _refuse_own_classes(job, modules)
     if not experts:
         return

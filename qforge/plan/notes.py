@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qforge.config.job import Engine, Job
-from qforge.models.modules import TOWERS, Module
-from qforge.plan import kv_cache, limits
+from qforge.models.core import Core
+from qforge.models.modules import Module
+from qforge.plan import cores, kv_cache, limits
 from qforge.plan.exemptions import Hits, waits
 from qforge.plan.support_matrix import facts
 
 
-def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
+def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool, core: Core | None) -> list[str]:
     """All of them; `rules` is empty for a method that quantizes nothing, `tied` is whether the head is the embedding."""
-    packed = _notes_on_packing(job, rules, tree, tied) if job.method.function else []
+    packed = _notes_on_packing(job, rules, tree, tied, core) if job.method.function else []
     return [*packed, *kv_cache.notes(job), *_machine_notes(job), *limits.notes(job)]
 
 
-def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool) -> list[str]:
+def _notes_on_packing(
+    job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool, core: Core | None
+) -> list[str]:
     notes = [
         f"exempt.{rule} changes nothing: {job.method.name} never quantizes embeddings, heads, routers or towers, or an "
         "earlier rule already keeps these modules"
@@ -44,10 +47,8 @@ def _notes_on_packing(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module
         notes.append(
             f"vLLM does not load {' and '.join(dropped)}, which vllm-omni serves; the memory estimate leaves them out"
         )
-    if job.method.calibrated and any(m.kept and m.kind in TOWERS.values() for m in tree):
-        notes.append(
-            "calibrated methods were never run here on a multimodal model: inspect compares the result with this plan"
-        )
+    if core:
+        notes.append(cores.note(core, job.method.calibrated))
     return notes
 
 

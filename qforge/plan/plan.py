@@ -13,9 +13,10 @@ from typing import Any
 from qforge.config.job import Job
 from qforge.models import metadata, modules
 from qforge.models.checkpoint import Tensor
+from qforge.models.core import Core
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
-from qforge.plan import architecture_notes, experts, feasibility, kv_cache, libraries, misfits, notes
+from qforge.plan import architecture_notes, cores, experts, feasibility, kv_cache, libraries, misfits, notes
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
 from qforge.plan.support_matrix import NEWEST, How, Serving
@@ -61,6 +62,7 @@ class Plan:
     rescales: bool  # blocks' other tensors may differ from the source (see Method)
     signed_scales: bool
     kv_scales: str | None  # of the KV cache in the checkpoint: one per tensor or attn_head; none: none are made
+    core: Core | None  # what a library quantizes alone, of a multimodal model
     tensors: dict[str, Tensor] = field(repr=False)
     modules: list[Module] = field(repr=False)
 
@@ -134,7 +136,8 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     model = metadata.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config, model.structure)
     architecture_notes.refuse_nothing(job, model, tree)
-    libraries.refuse_architecture(job, model.config, tree)
+    core = cores.needed(job, tree, model.config, model.structure)
+    libraries.refuse_architecture(job, model.config, tree, core)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasibility.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
@@ -146,6 +149,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     feasibility.refuse_kept_stacks(job, tree, kept)
     text = model.text
     kind = str(model.config.get("model_type"))
+    feasibility.refuse_stacks(job, quantized, core)
     serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
     if left := misfits.found(kind, job.method.format, group, quantized, serving, vllm):
         tree = misfits.left_alone(tree, left)
@@ -169,7 +173,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
             *model.notes,
             *architecture_notes.notes(job, model, tree),
             *misfits.notes(left),
-            *notes.notes(job, rules, tree, tied),
+            *notes.notes(job, rules, tree, tied, core),
         ],
         serving=serving,
         tensor_parallel=feasibility.tensor_parallel(job, text, quantized, group, serving, vllm),
@@ -183,6 +187,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         rescales=job.method.rescales,
         signed_scales=job.method.signed_scales,
         kv_scales=job.kv.strategy if not job.artifact else None,
+        core=core,
         tensors=_packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed,
         modules=tree,
     )

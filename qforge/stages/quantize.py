@@ -17,6 +17,7 @@ from qforge.config.places import ROOT
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
 from qforge.methods import kv_scales
+from qforge.methods.core import put_back
 from qforge.methods.restore import restore
 from qforge.models import checkpoint
 from qforge.runtimes import inventory
@@ -33,17 +34,26 @@ def quantize(request: Request) -> dict[str, Any]:
     imported = time.monotonic()
     calibration = request.inputs.get("calibration")
     sequences = json.loads(Path(calibration, "sequences.json").read_text()) if calibration else None
-    artifact = Path(request.out, "artifact")
-    packed = Path(request.out, "packed") if request.simulate else artifact
-    recipe: dict[str, Any] = work(request.job, Path(request.inputs["source"]), packed, request.exempt, sequences)
+    source, artifact, core = Path(request.inputs["source"]), Path(request.out, "artifact"), request.core
+    made = Path(request.out, "core") if core else artifact
+    packed = Path(request.out, "packed") if request.simulate else made
+    exempt, kept = request.exempt, request.kept
+    if core:
+        exempt, kept = core.all_inside(exempt), core.all_inside(kept)
+    recipe: dict[str, Any] = work(
+        request.job, Path(request.inputs["core"]) if core else source, packed, exempt, sequences
+    )
     experts = recipe.pop("experts", None)
     if request.simulate:
-        importlib.import_module("qforge.methods.unpack").unpack(packed, artifact)
+        importlib.import_module("qforge.methods.unpack").unpack(packed, made)
         shutil.rmtree(packed)
-    restored = restore(Path(request.inputs["source"]), artifact, request.kept)
+    restored = restore(Path(request.inputs["core"]) if core else source, made, kept)
+    if core:
+        put_back(core, made, source, artifact, request.exempt, request.kept)
+        shutil.rmtree(made)
     if scales := request.inputs.get("kv_scales"):
         kv_scales.add(Path(scales), artifact, request.job.kv.scheme)
-    copy_companions(Path(request.inputs["source"]), artifact)
+    copy_companions(source, artifact)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "recipe": recipe,

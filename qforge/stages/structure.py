@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,29 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Transpose,
     WeightConverter,
     WeightRenaming,
     rename_source_key,
-    revert_weight_conversion,
 )
 from transformers.pytorch_utils import Conv1D
 
 from qforge.envs.request import Request, stage
 from qforge.models.modules import LEAF_KINDS
 from qforge.models.structure import numbers, pattern
+from qforge.stages import causal
+from qforge.stages.classes import build, saved
 
 DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 FEW = 128  # outputs: a matrix with as many, one or two for each head, decides something and holds next to nothing
 
 
 def structure(request: Request) -> dict[str, Any]:
-    """Inputs: `model`, a folder with a config.json or a model of the hub; `names`, a JSON file with the names of its
-    checkpoint's tensors, where they are known. A class that cannot be built is no error: the reason is the result."""
+    """Inputs: `model`, a folder with a config.json or a model of the hub; `names`, a JSON file with the names and shapes of
+    its checkpoint's tensors, where they are known. A class that cannot be built is no error: the reason is the result."""
     job, names = request.job, request.inputs.get("names")
     version = f"transformers {transformers.__version__}"
     try:
@@ -50,49 +45,27 @@ def structure(request: Request) -> dict[str, Any]:
     except (ValueError, ImportError, OSError) as error:
         return {"library": version, "built": None, "why": str(error).strip().splitlines()[0]}
     tensors = saved(model)
-    wanted = json.loads(Path(names).read_text()) if names else {name: len(t.shape) for name, t in tensors.items()}
+    wanted = json.loads(Path(names).read_text()) if names else {name: list(t.shape) for name, t in tensors.items()}
     return {
         "library": version,
         "built": type(model).__name__,
         "config": numbers(model.config),
         "matrices": compact(dict(matrices(model, wanted))),
+        "core": causal.core(model),
         "tensors": None if names else {name: [DTYPES[t.dtype], list(t.shape)] for name, t in tensors.items()},
     }
 
 
-def build(where: str, trusted: bool, revision: str | None) -> PreTrainedModel:
-    """The model's class without its weights. Raises ValueError for a type that transformers does not know."""
-    config = AutoConfig.from_pretrained(where, trust_remote_code=trusted, revision=revision)
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    with torch.device("meta"):
-        if named is not None and named.config_class is type(config):
-            return named._from_config(config, dtype=torch.bfloat16)
-        auto = AutoModelForCausalLM
-        if type(config) not in auto._model_mapping and type(config) in AutoModelForImageTextToText._model_mapping:
-            auto = AutoModelForImageTextToText
-        return auto.from_config(config, dtype=torch.bfloat16, trust_remote_code=trusted)
-
-
-def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors of the checkpoint that transformers would save, by the names that they have there."""
-    state = model.state_dict()
-    tied = model.all_tied_weights_keys if model.config.get_text_config().tie_word_embeddings else {}
-    tensors: dict[str, torch.Tensor] = revert_weight_conversion(
-        model, {n: t for n, t in state.items() if n not in tied}
-    )
-    return tensors
-
-
-def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each matrix is. `names`: the checkpoint's tensors -> their number of dimensions."""
+def matrices(model: PreTrainedModel, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each matrix is. `shapes`: the checkpoint's tensors."""
     transforms = get_model_conversion_mapping(model)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
-    turned = {p for c in converters for p in c.source_patterns if any(isinstance(o, Transpose) for o in c.operations)}
+    turns = {p: o for c in converters for p in c.source_patterns for o in c.operations if isinstance(o, Transpose)}
     state = dict(model.state_dict())
     kinds = dict(_kinds(model))
-    for name, dimensions in names.items():
-        if dimensions < 2 or name.endswith("bias"):
+    for name, shape in shapes.items():
+        if len(shape) < 2 or name.endswith("bias"):
             continue
         memory, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         if memory not in kinds:
@@ -100,8 +73,11 @@ def matrices(model: PreTrainedModel, names: Mapping[str, int]) -> Iterator[tuple
         module, _, leaf = memory.rpartition(".")
         matrix: dict[str, Any] = {"kind": kinds[memory], "module": module}
         holder = model.get_submodule(module)
-        if matrix["kind"] == "expert" and dimensions == 3:
-            matrix |= _stack(model, holder, leaf, pattern in turned)
+        if matrix["kind"] == "expert" and len(shape) == 3:
+            turn = turns.get(pattern)
+            # one that looks first leaves alone what lies as in memory: Qwen3-VL's, saved again
+            turned = turn is not None and not (turn.check_dims and list(shape) == list(state[memory].shape))
+            matrix |= _stack(model, holder, leaf, turned)
         elif isinstance(holder, Conv1D):
             matrix["transposed"] = True
         common = hasattr(holder, "is_transposed") if holder.get_parameter(leaf).ndim == 3 else type(holder) is nn.Linear

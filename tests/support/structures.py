@@ -8,7 +8,8 @@ from pathlib import Path
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from qforge.stages.structure import build, compact, matrices, numbers, saved
+from qforge.stages.classes import build, saved
+from qforge.stages.structure import compact, matrices, numbers
 
 folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
 found = {}
@@ -20,6 +21,6 @@ for kind, changed in asked.items():
         "built": type(model).__name__,
         "config": numbers(model.config),
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
-        "matrices": compact(dict(matrices(model, {name: len(tensor.shape) for name, tensor in tensors.items()}))),
+        "matrices": compact(dict(matrices(model, {name: list(tensor.shape) for name, tensor in tensors.items()}))),
     }
 print(json.dumps(found))

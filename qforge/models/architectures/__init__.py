@@ -32,6 +32,17 @@ FAMILIES: dict[str, Callable[[dict[str, Any]], Shapes]] = {
     "qwen3_vl": multimodal.qwen3_vl,
     "qwen3_omni_moe": multimodal.qwen3_omni,
 }
+# The causal language model that the text core of a multimodal one is; of other types transformers is asked
+CORES = {"gemma3": "gemma3_text", "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen3", "qwen3_omni_moe": "qwen3_moe"}
+# A prefix of the checkpoint -> transformers' in memory (5.17), where that is another: what it leaves in 16 bits goes by these
+MEMORY = {
+    "gemma3": {
+        "language_model.lm_head": "lm_head", "language_model.model.": "model.language_model.",
+        "vision_tower.vision_model.": "model.vision_tower.", "vision_tower.": "model.vision_tower.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+    },
+    "qwen2_5_vl": {"visual.": "model.visual.", "model.": "model.language_model."},
+}  # fmt: skip
 
 
 def tensors(config: dict[str, Any]) -> dict[str, Tensor]:
@@ -53,6 +64,13 @@ def language(config: dict[str, Any]) -> dict[str, Any]:
     config = config.get("thinker_config", config)
     config = config.get("text_config", config)
     return {**decoders.GEMMA3, **config} if config.get("model_type") == "gemma3_text" else config
+
+
+def in_memory(config: dict[str, Any], name: str) -> str:
+    """The name of a module in transformers' memory; nothing where it is the checkpoint's."""
+    prefixes = MEMORY.get(str(config.get("model_type")), {})
+    old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+    return prefixes[old] + name.removeprefix(old) if old else ""
 
 
 @functools.cache  # a model with 70,000 tensors has a few dozen shapes
