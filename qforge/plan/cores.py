@@ -23,8 +23,8 @@ def needed(job: Job, tree: Sequence[Module], config: Mapping[str, Any], built: S
         return None
     if job.kv.calibrated and "llmcompressor" not in str(job.method.function):
         raise ValueError(
-            f"kv={job.kv.name} model={job.model.name}: scales of the KV cache are measured on a model that is all text, and this "
-            "one has towers; use method=gptq, which measures them on the text core, or a kv without scales"
+            f"kv={job.kv.name} model={job.model.name}: scales of the KV cache are measured on a model that is all text, and "
+            "this one has towers; use method=gptq, which measures them on the text core, or a kv without scales"
         )
     if job.method.function is None or job.method.streams:
         return None
