@@ -39,7 +39,7 @@ def test_refused_rows_stand_beside_good_ones_and_equal_plans_are_one_checkpoint(
         "--multirun", "experiment=rtn", "group_size=64,128", "exempt=lm_head,embed_tokens", "stages=[quantize,inspect]",
         f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
-    rows = {"RTN: rtn g64": "not_measured", "RTN: rtn g128": "refused"}
+    rows = {"RTN: rtn g64": "not_judged", "RTN: rtn g128": "refused"}
     assert names(tmp_path) == rows
     assert done.output.count("RTN: rtn g128  refused") == 2
     assert "the same checkpoint, by equal plans: RTN: rtn g64 (0), RTN: rtn g64 (1)" in done.output
