@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import cluster
 
 from qforge.json_files import read_json
+from qforge.report.table import verdict_of
 
 SWEEP = ["method=gptq", "calib.sequences=8", "group_size=32,64", "exempt=lm_head,boundary", "eval=quick", "bench=quick"]
 LOCAL = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"]
@@ -35,7 +36,7 @@ def main() -> None:
     print(f"exit code {sweep.returncode} after {time.monotonic() - started:.0f} s; processes left: {len(left)}")
     for file in sorted(out.glob("*/row.json")):
         row = read_json(file)
-        print(f"{file.parent.name} {row['verdict']}: {row.get('failed', {}).get('reason') or row['command']}")
+        print(f"{file.parent.name} {verdict_of(row)}: {row.get('failed', {}).get('reason') or row['command']}")
 
 
 def disturb(out: Path) -> None:

@@ -35,6 +35,7 @@ from qforge.json_files import read_json, write_json
 from qforge.pipeline.measure import MEASUREMENTS
 from qforge.pipeline.run import EVAL_ENV, QUANT_ENV
 from qforge.report import unfinished
+from qforge.report.table import verdict_of
 
 GENERIC = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
 LOOK = 10  # seconds between two looks into SLURM's queue; it serves the whole cluster
@@ -146,7 +147,7 @@ def settle(task: Task, job: Ran[Any]) -> None:
         verdict, why = ending
         row = unfinished.row(task.folder, verdict, f"job {job.job_id}: {why}  (logs: {job.paths.folder})")
         write_json(file, row)
-    how = read_json(file)["verdict"] if file.exists() else "done"  # of a plan there is no row
+    how = verdict_of(read_json(file)) if file.exists() else "done"  # of a plan there is no row
     console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim")
 
 
