@@ -13,7 +13,7 @@ TENSOR, HEAD = "tensor", "attn_head"  # as llm-compressor and vLLM call them
 
 @dataclass
 class KvCache:
-    name: str = "auto"
+    name: str = "auto"  # its file in conf/kv/
     dtype: str = "auto"  # vLLM's own kv_cache_dtype; auto: the model's
     # of scales that the calibration text decides and the checkpoint holds: one per layer, or one per layer and head; none:
     # no scales, which vLLM takes as 1.0
