@@ -371,18 +371,25 @@ def matrix(model: str, hw: str) -> list[str]:
         return []
     measured = [row for row in rows if not row.get("failed")]
     measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
-    sweep = json.loads((folder / "sweep.json").read_text())
-    dearest = max(measured, key=lambda row: alone(row["time"]))
     how = f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}"
     lines = [
-        "#### The matrix", "", how, "", *table(measured, experiment), "",
-        f"The sweep took {sweep['seconds']:.0f} s; its rows one by one, sharing the model alone, {sweep['alone']:.0f} s "
-        f"({sweep['alone'] / sweep['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
-        f"{alone(dearest['time']):.0f} s.",
+        "#### The matrix", "", how, "", *table(measured, experiment), "", duration(folder / "sweep.json", measured),
     ]  # fmt: skip
     lines += [f"One checkpoint, by equal plans: {', '.join(names)}." for names in same(measured)]
     refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
     return [*lines, *(f"- {name}: {reason}" for name, reason in refused), ""]
+
+
+def duration(sweep: Path, rows: list[Row]) -> str:
+    """What a sweep took, and would have taken row by row."""
+    if not sweep.exists():
+        return "Not one sweep, and not all of its rows: the notes say how these were run."
+    took, dearest = json.loads(sweep.read_text()), max(rows, key=lambda row: alone(row["time"]))
+    return (
+        f"The sweep took {took['seconds']:.0f} s; its rows one by one, sharing the model alone, {took['alone']:.0f} s "
+        f"({took['alone'] / took['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
+        f"{alone(dearest['time']):.0f} s."
+    )
 
 
 def experiment(row: Row) -> dict[str, str]:
