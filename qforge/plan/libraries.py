@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qforge.config.job import Job
 from qforge.models.core import Core
@@ -12,10 +12,28 @@ from qforge.plan.memory import Config
 # Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14 on Mixtral, MiniMax-M2 and
 # Phi-3.5-MoE; ModelOpt 0.47, which exports MiniMax-M2's right and Mixtral's wrong)
 RENAMED = ("w1", "w2", "w3")
+# What AWQ of llm-compressor 0.14 scales together where it has no entry for the class (its awq/mappings.py: default_mappings)
+AWQ_DEFAULT = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+AWQ_CLASSES = (  # which have an entry with other names (the same file)
+    "AfmoeForCausalLM", "BloomForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM", "Cohere2VisionForConditionalGeneration",
+    "Exaone4ForCausalLM", "Gemma2ForCausalLM", "OlmoForCausalLM", "Olmo3ForCausalLM", "Phi3ForCausalLM", "Phi3VForCausalLM",
+)  # fmt: skip
 LESS_ONE = ("gemma3", "gemma3_text")  # store a norm's weight less one
 
 
-def refuse_architecture(job: Job, config: Config, modules: Sequence[Module], core: Core | None = None) -> None:
+def refuse_architecture(
+    job: Job, config: Config, modules: Sequence[Module], tensors: Collection[str], core: Core | None = None
+) -> None:
     """An archived library knows the architectures of its time, and would fail, or leave a checkpoint that looks fine. So may
     a living one with a mixture of experts. `core`: what a library gets of a multimodal model."""
     supported, kind = job.method.model_types, str(config.get("model_type"))
@@ -39,6 +57,8 @@ def refuse_architecture(job: Job, config: Config, modules: Sequence[Module], cor
     experts, function = [m for m in modules if m.kind == "expert"], job.method.function or ""
     if "llmcompressor" in function and not (core and core.splits):  # a core's experts are the causal model's
         _refuse_own_classes(job, modules)
+        if job.method.rescales and not experts and core is None:
+            _refuse_unmapped(job, config, tensors)
     if not experts:
         return
     renames = "llmcompressor" in function or (kind == "mixtral" and function and not job.method.streams)
@@ -65,4 +85,17 @@ def _refuse_own_classes(job: Job, modules: Sequence[Module]) -> None:
             f"method={job.method.name} model={job.model.name}: its library packs torch's own Linear and the experts of "
             f"transformers' common interface, and {own.name} is a {own.own_class}; use method=rtn, fp8 or nvfp4_llmc, which "
             "read tensors, not classes"
+        )
+
+
+def _refuse_unmapped(job: Job, config: Config, tensors: Collection[str]) -> None:
+    """AWQ without mappings for a class fails after the model is loaded (ran: OLMo 2, which has no input_layernorm; GLM-4, whose
+    gate and up are one matrix), or scales by a norm that is not the one before."""
+    name = next(iter(config.get("architectures") or []), "")
+    leaves = {tensor.removesuffix(".weight").rpartition(".")[2] for tensor in tensors}
+    missing = [leaf for leaf in AWQ_DEFAULT if leaf not in leaves]
+    if missing and name not in AWQ_CLASSES:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: its library has no mapping for {name or 'this class'}, and its "
+            f"default asks for {missing[0]}, which this model does not have; use method=gptq or rtn"
         )

@@ -137,7 +137,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     tree = modules.from_tensors(model.tensors, model.config, model.structure)
     architecture_notes.refuse_nothing(job, model, tree)
     core = cores.needed(job, tree, model.config, model.structure)
-    libraries.refuse_architecture(job, model.config, tree, core)
+    libraries.refuse_architecture(job, model.config, tree, model.tensors, core)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
     group = feasibility.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)

@@ -107,14 +107,14 @@ def test_what_a_library_may_not_know_by_its_class_is_refused_where_the_library_l
 ) -> None:
     matrices = list(tree(found[kind], kind).values())
     assert {m.own_class for m in matrices if m.linear} - {""} == ({held} if held else set())
-    refuse_architecture(job("method=rtn"), {"model_type": kind}, matrices)  # a stream reads tensors
+    refuse_architecture(job("method=rtn"), {"model_type": kind}, matrices, [])  # a stream reads tensors
     if held:
         with pytest.raises(
             ValueError, match=f"common interface, and .* is a {held}; use method=rtn, fp8 or nvfp4_llmc"
         ):
-            refuse_architecture(job("method=gptq"), {"model_type": kind}, matrices)
+            refuse_architecture(job("method=gptq"), {"model_type": kind}, matrices, [])
     else:
-        refuse_architecture(job("method=gptq"), {"model_type": kind}, matrices)
+        refuse_architecture(job("method=gptq"), {"model_type": kind}, matrices, [])
 
 
 def test_numbers_have_the_commonest_names(found: dict[str, Any]) -> None:

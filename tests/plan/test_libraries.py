@@ -1,0 +1,35 @@
+"""What a library cannot do to an architecture is refused by the plan, not by the library an hour later."""
+
+from __future__ import annotations
+
+import pytest
+from support.jobs import job
+
+from qforge.plan.libraries import refuse_architecture
+
+ATTENTION = [f"model.layers.0.self_attn.{leaf}.weight" for leaf in ("q_proj", "k_proj", "v_proj", "o_proj")]
+GATED = [f"model.layers.0.mlp.{leaf}.weight" for leaf in ("gate_proj", "up_proj", "down_proj")]
+NORMS = [f"model.layers.0.{leaf}.weight" for leaf in ("input_layernorm", "post_attention_layernorm")]
+OLMO2 = [*ATTENTION, *GATED, NORMS[1], "model.layers.0.post_feedforward_layernorm.weight"]
+GLM4 = [*ATTENTION, *NORMS, "model.layers.0.mlp.gate_up_proj.weight", GATED[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "lacks"),
+    [("Olmo2ForCausalLM", OLMO2, "input_layernorm"), ("Glm4ForCausalLM", GLM4, "gate_proj")],
+)
+def test_awq_is_refused_where_it_does_not_know_what_to_scale_together(
+    name: str, tensors: list[str], lacks: str
+) -> None:
+    config = {"model_type": "x", "architectures": [name]}
+    with pytest.raises(ValueError, match=f"no mapping for {name}, .* asks for {lacks}, .*; use method=gptq or rtn"):
+        refuse_architecture(job("method=awq"), config, [], tensors)
+    refuse_architecture(job("method=gptq"), config, [], tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [("Olmo3ForCausalLM", OLMO2), ("LlamaForCausalLM", [*ATTENTION, *GATED, *NORMS]), ("Phi3ForCausalLM", [])],
+)
+def test_awq_is_let_at_what_it_has_a_mapping_for(name: str, tensors: list[str]) -> None:
+    refuse_architecture(job("method=awq"), {"model_type": "x", "architectures": [name]}, [], tensors)
