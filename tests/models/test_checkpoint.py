@@ -141,3 +141,10 @@ def test_strays_are_neither_read_nor_copied_nor_part_of_what_a_model_is(tmp_path
     assert set(plain) == {"config.json", *kept}
     copy_companions(source, artifact)
     assert {file.name for file in artifact.iterdir()} == set(kept)
+
+
+def test_buffers_that_loaders_skip_are_left_out() -> None:
+    kept = {"model.layers.0.self_attn.q_proj.bias", "h.0.attn.c_attn.bias", "h.0.ln_1.weight", "model.norm.weight"}
+    skipped = {"model.layers.0.self_attn.rotary_emb.inv_freq", "h.0.attn.bias", "transformer.h.11.attn.masked_bias"}
+    tensors = {name: checkpoint.Tensor("F32", (4,)) for name in (*kept, *skipped)}
+    assert checkpoint.without_buffers(tensors).keys() == kept
