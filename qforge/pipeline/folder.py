@@ -14,8 +14,8 @@ from pathlib import Path
 from qforge.config.places import ROOT, project
 from qforge.store import provenance
 
-RESULTS = ("plan", "sensitivity", "calibrate", "core", "quantize", "inspect", "probe", "serve", "evaluate", "divergence",
-           "bench", "verdict", "row")  # fmt: skip
+RESULTS = ("plan", "sensitivity", "calibrate", "kv_scales", "core", "quantize", "inspect", "probe", "serve", "evaluate",
+           "divergence", "bench", "verdict", "row")  # fmt: skip
 REPORT = r"report\.(html|csv|json)"
 # of the model, of bf16, and of either with another KV cache
 OF_RUN = re.compile(

@@ -12,7 +12,7 @@ from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.judge import adaptive, goals
 from qforge.models.checkpoint import tensor_bytes
-from qforge.pipeline import answers, artifact, fetch, preflight, sensitivity, serve, structure
+from qforge.pipeline import answers, artifact, fetch, preflight, same_cache, sensitivity, serve, structure
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
 from qforge.pipeline.run import Run
@@ -20,7 +20,7 @@ from qforge.pipeline.verify import verify
 from qforge.plan import plan, support_matrix
 from qforge.plan.plan import Plan
 from qforge.plan.sensitivity import nothing_else, refuse
-from qforge.report import pages, row, terminal
+from qforge.report import pages, reasons, row, terminal
 from qforge.report import plan_table as plans
 from qforge.runtimes.diagnose import ServerFailed
 
@@ -146,7 +146,11 @@ def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool,
     baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
     baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
     measured["divergence"] = compared(run, measured, baseline)
-    return measured, baseline, judge(run.job, measured, baseline)
+    verdict = judge(run.job, measured, baseline)
+    if not unplanned and (cache := same_cache.judged(run, bf16.job, source, baseline)):
+        verdict["cache"] = cache
+        verdict["says"] += reasons.it_is_the_cache(verdict)
+    return measured, baseline, verdict
 
 
 def _why_not(job: Job) -> str:

@@ -89,6 +89,7 @@ def render(template: str, escape: bool, **context: Any) -> str:
         "heat": figures.heat,
         "span": figures.span,
         "why": reasons.why,
+        "of_cache": reasons.of_cache,
         "kernels": support_matrix.kernels,
         "name": table.name_of,
         "verdict": table.verdict_of,

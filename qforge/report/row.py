@@ -53,6 +53,7 @@ def make(
         "criteria": verdict["criteria"],
         "sound": verdict["sound"],
         "goals": verdict["goals"],
+        "cache": verdict.get("cache"),
         "looks": verdict.get("looks", 1),
         "confidence_percent": verdict.get("confidence_percent", 95.0),
         "size": {

@@ -16,7 +16,7 @@ from qforge.judge.metrics import METRICS, main_metric
 from qforge.report import single
 from qforge.report import table as tables
 from qforge.report.plan_table import size as size_of
-from qforge.report.reasons import sign
+from qforge.report.reasons import of_cache, sign
 
 if TYPE_CHECKING:
     from qforge.inspect.artifact import Verified
@@ -61,6 +61,8 @@ def row(result: dict[str, Any]) -> None:
             if c["reason"]:
                 table.add_row("", "", c["reason"], style="dim")
         console.print(table)
+    if cache := of_cache(result):
+        console.print(cache)
     gate, size = result["gate"], result["size"]
     if gate.get("required") and criteria:
         holds = "holds" if result["verdict"] == "accept" else f"does not hold ({result['verdict'].replace('_', ' ')})"

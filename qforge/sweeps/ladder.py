@@ -85,9 +85,11 @@ class Climb:
         self.start, self.job_of, self.folder = start, job_of, folder
         self.steps: list[Step] = []
         self.end: End | None = None
-        self._left, self._overrides = list(rungs), start
+        refuse(first := job_of(replaced(start, rungs[0].plain)))
+        # where the KV cache is in bf16 from the start there is no rung for it
+        self._left = [rung for rung in rungs if not (first.kv.plain and "kv" in rung.plain)]
+        self._overrides = start
         self._seen: list[tuple[str, Any]] = []  # rungs by what decides their checkpoint
-        refuse(job_of(replaced(start, rungs[0].plain)))
 
     def next(self) -> Step | None:
         """The next rung that leads to another checkpoint; none where the climb has ended."""
@@ -123,6 +125,8 @@ class Climb:
     def _set(self, rung: Rung) -> list[str]:
         """The overrides of a rung. Raises Skip where it comes to the checkpoint of a rung below."""
         below = self.job_of(self._overrides)
+        if "kv" in rung.plain and any((step.row.get("cache") or {}).get("verdict") == "accept" for step in self.steps):
+            raise Skip(f"bf16 weights pass with kv={below.kv.name}")
         words = {key: str(self._derived(key, word, below)) for key, word in rung.words.items()}
         overrides = replaced(self._overrides, rung.plain | words)
         job = self.job_of(overrides)

@@ -25,7 +25,15 @@ RUNGS = [
     Rung(str(name), **rung)
     for name, rung in OmegaConf.to_object(OmegaConf.load(ROOT / "conf/hydra/sweeper/ladder.yaml"))["rungs"].items()
 ]
-NAMES = ["minimal", "boundary_targeted", "boundary", "smaller_group", "more_calibration", "sensitivity"]
+NAMES = [
+    "minimal",
+    "cache_in_bf16",
+    "boundary_targeted",
+    "boundary",
+    "smaller_group",
+    "more_calibration",
+    "sensitivity",
+]
 
 
 def measured(method: str) -> Row:
@@ -115,7 +123,7 @@ def test_a_calibrated_method_climbs_to_the_end_of_the_texts(tmp_path: Path) -> N
 def test_it_stops_at_the_first_accepted_rung_and_says_what_each_bought(tmp_path: Path) -> None:
     rows = [measured("rtn"), measured("gptq"), {**measured("awq"), "verdict": "accept"}]
     ladder = climb(tmp_path, "method=rtn", rows=rows.__getitem__)
-    assert list(found(ladder)) == NAMES[:3]
+    assert list(found(ladder)) == ["minimal", "boundary_targeted", "boundary"], "the cache is in bf16: no rung for it"
     ladder_report.write(tmp_path / "ladder.json", [ladder])
     (told,) = read_json(tmp_path / "ladder.json")["climbs"]
     assert (told["outcome"], told["best"]) == ("accepted", "boundary")
@@ -127,8 +135,17 @@ def test_it_stops_at_the_first_accepted_rung_and_says_what_each_bought(tmp_path:
     assert first["missed"][0].startswith("perplexity wikitext 38.6 %")
 
 
+@pytest.mark.parametrize(("cache", "skipped"), [("reject", ""), ("accept", "bf16 weights pass with kv=fp8")])
+def test_a_cache_that_fails_with_bf16_weights_too_is_kept_in_bf16(tmp_path: Path, cache: str, skipped: str) -> None:
+    row = {**measured("rtn"), "cache": {"kv": "fp8", "verdict": cache, "criteria": []}}
+    ladder = climb(tmp_path, "method=rtn", "kv=fp8", "hw=h200", "kv.strategy=tensor", rows=lambda _: row)
+    second, third = list(found(ladder).items())[1:3]
+    assert second == ("cache_in_bf16", skipped or ["exempt=lm_head", "kv=auto", "kv.dtype=auto", "kv.strategy=null"])
+    assert ("kv=auto" in third[1]) is not bool(skipped), "what a rung sets is kept"
+
+
 def test_a_rung_that_changes_nothing_is_skipped(tmp_path: Path) -> None:
-    embeddings = [RUNGS[0], Rung("embeddings", "sensitive", {"exempt": ["lm_head", "embed_tokens"]}), *RUNGS[3:5]]
+    embeddings = [RUNGS[0], Rung("embeddings", "sensitive", {"exempt": ["lm_head", "embed_tokens"]}), *RUNGS[4:6]]
     ladder = climb(tmp_path, "method=rtn", "group_size=32", rows=lambda _: measured("rtn"), rungs=embeddings)
     assert found(ladder) == {
         "minimal": ["exempt=lm_head"], "embeddings": "comes to the same checkpoint as minimal",
