@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from qforge import cli
@@ -23,6 +24,7 @@ COMMANDS = {
     "init": "qforge.starter",
     "report": "qforge.report.__main__",
     "store": "qforge.store.__main__",
+    "track": "qforge.tracking.__main__",
 }
 CONFIG_DIR = ("--config-dir", "-cd")
 
@@ -58,6 +60,10 @@ def _run_hydra(config: DictConfig) -> int:
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours
     exit_codes[-1] = cli.run(cli.command_of(config), folder, debug=bool(OmegaConf.select(config, "debug")))
+    from qforge.tracking import send
+
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:  # a sweep is sent whole, when it ends
+        send.asked(config, Path(folder))
     return exit_codes[-1]
 
 

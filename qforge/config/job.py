@@ -187,6 +187,15 @@ class Experiment:
 
 
 @dataclass
+class Tracking:
+    """Where the numbers of a run are sent besides its folder."""
+
+    name: str = "none"  # of its file in conf/tracking/
+    uri: str | None = None  # of an MLflow server; none: nothing is sent
+    experiment: str = "qforge"  # that the runs are filed under there
+
+
+@dataclass
 class Job:
     model: Model = field(default_factory=Model)
     method: Method = field(default_factory=Method)
@@ -205,6 +214,7 @@ class Job:
     gate: Gate = field(default_factory=Gate)
     # what a sound checkpoint can be good for: each a gate, judged in every run whatever `gate` asks
     goals: dict[str, Gate] = bounded(factory=dict)
+    tracking: Tracking = field(default_factory=Tracking)
     experiment: Experiment | None = None
     # which of them run, in this order
     stages: list[str] = bounded(

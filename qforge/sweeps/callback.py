@@ -33,7 +33,7 @@ class Report(Callback):
             clear(self.folder, texts(config), OF_SWEEP)
         except ValueError as refusal:
             _refuse(str(refusal).replace("hydra.run.dir", "hydra.sweep.dir"))
-        self.earlier = summary.stamps(self.folder)
+        self.earlier, self.config = summary.stamps(self.folder), config
         running.append(self)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -75,9 +75,11 @@ def finish() -> None:
     Hydra tells of no end by an exception or by Ctrl-C: run.py calls this, too, and what there is, is reported.
     """
     from qforge.sweeps import summary
+    from qforge.tracking import send
 
     while running:
         sweep = running.pop()
         if rows := list(summary.rows(sweep.folder, sweep.earlier)):
             summary.report(sweep.folder, rows, time.monotonic() - sweep.started)
             ended.append(summary.exit_code(rows))
+            send.asked(sweep.config, sweep.folder)
