@@ -35,7 +35,7 @@ def tags(row: Row) -> dict[str, str]:
     made = row["qforge"]
     reason = (row.get("failed") or {}).get("reason", "")
     every = {
-        "verdict": row["verdict"], "qforge.version": made["version"], "qforge.commit": made["commit"] or "",
+        "verdict": row["verdict"], "says": row.get("says") or "", "qforge.version": made["version"], "qforge.commit": made["commit"] or "",
         "qforge.command": row["command"], "qforge.date": row["date"], "caution": row.get("caution") or "", "reason": reason,
     }  # fmt: skip
     return {key: str(value) for key, value in every.items() if value}

@@ -73,7 +73,7 @@ def _run(server: Server, uri: str, experiment: str, folder: Path, parent: str = 
     run, place = server.start(
         experiment, contents.name(row), {**contents.tags(row), **({PARENT: parent} if parent else {})}, started
     )
-    server.log(run, contents.params(row), [_metric(*each) for each in contents.metrics(row)])
+    server.log(run, contents.params(row), [_metric(*each) for each in dict.fromkeys(contents.metrics(row))])
     _upload(server, place, folder)
     server.end(run, bool(row.get("failed")), _now())
     _note(folder, uri, run)

@@ -39,7 +39,20 @@ def overrides(group: str) -> list[str]:
     return [f"{group}={name}" for name in options(group)]
 
 
-GROUPS = ("model", "method", "exempt", "kv", "calib", "hw", "runtime", "eval", "bench", "gate", "tracking", "experiment")
+GROUPS = (
+    "model",
+    "method",
+    "exempt",
+    "kv",
+    "calib",
+    "hw",
+    "runtime",
+    "eval",
+    "bench",
+    "gate",
+    "tracking",
+    "experiment",
+)
 LISTS = [file.stem for file in sorted((CONF / "experiment").glob("*.yaml")) if lists.members(file)]
 
 
