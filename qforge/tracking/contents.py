@@ -35,8 +35,9 @@ def tags(row: Row) -> dict[str, str]:
     made = row["qforge"]
     reason = (row.get("failed") or {}).get("reason", "")
     every = {
-        "verdict": row["verdict"], "says": row.get("says") or "", "qforge.version": made["version"], "qforge.commit": made["commit"] or "",
-        "qforge.command": row["command"], "qforge.date": row["date"], "caution": row.get("caution") or "", "reason": reason,
+        "verdict": row["verdict"], "says": row.get("says"), "reason": reason, "caution": row.get("caution"),
+        "qforge.version": made["version"], "qforge.commit": made["commit"], "qforge.command": row["command"],
+        "qforge.date": row["date"],
     }  # fmt: skip
     return {key: str(value) for key, value in every.items() if value}
 
