@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from qforge.config.job import Hardware
+from qforge.config.kv_cache import PLAIN
 from qforge.config.places import ROOT, option_files
 from qforge.console import console
 from qforge.json_files import read_json
@@ -98,7 +99,7 @@ def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool 
 
 @functools.cache  # asked several times in a run: one warning, one reading
 def _readable(file: Path) -> Measurement | None:
-    """The measurement in `file`; none where nothing in it was judged, or where it is malformed."""
+    """The measurement in `file`; none where nothing in it was judged, with another KV cache, or where it is malformed."""
     try:
         return _measurement(file)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -110,7 +111,8 @@ def _readable(file: Path) -> Measurement | None:
 def _measurement(file: Path) -> Measurement | None:
     """Raises ValueError, KeyError, TypeError, AttributeError or ZeroDivisionError for what is no row."""
     row = read_json(file)
-    if not row.get("baseline"):
+    other_cache = row.get("kv") and row["kv"]["dtype"] not in PLAIN  # its loss is not the method's alone
+    if not row.get("baseline") or other_cache:
         return None
     if row["layout"] not in FORMATS:
         raise ValueError(f"{file}: layout={row['layout']}: unknown")

@@ -33,3 +33,11 @@ def test_a_malformed_row_is_skipped_and_named_once(
     said = capsys.readouterr().out
     assert said.count("not used as evidence, it is not a row of qforge") == 1
     assert "bad.json" in said
+
+
+def test_what_an_fp8_cache_lost_is_not_held_against_the_method(tmp_path: Path) -> None:
+    row = json.loads(GOOD.read_text())
+    for name, dtype in (("auto", "auto"), ("fp8", "fp8")):
+        kv = {"name": name, "dtype": dtype, "strategy": None}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**row, "kv": kv}))
+    assert [m.file for m in evidence.judged(tmp_path)] == ["auto.json"]
