@@ -147,16 +147,17 @@ def plan_one(folder: Path, kind: str, method: str) -> None:
     state.mkdir(parents=True, exist_ok=True)
     group = ["group_size=32"] if method in ("rtn", "gptq", SERVING) else []
     calib = ["calib.expert_floor=0", *(f"calib.{key}={value}" for key, value in CALIBRATION.items())]
-    named = f"method={'rtn' if method == SERVING else method}"
-    job = compose(CONF, "model=local", f"model.name={kind}", f"model.path={source}", "exempt=none", named, "hw=h100",
-                  "runtime=vllm", "stages=[quantize,inspect]", *group, *calib)  # fmt: skip
+    named, places = (
+        (f"method={method}", ["hw=h100", "runtime=vllm"]) if method != SERVING else ("method=rtn", ["hw=cpu"])
+    )
+    job = compose(CONF, "model=local", f"model.name={kind}", f"model.path={source}", "exempt=none", named, *places,
+                  "stages=[quantize,inspect]", *group, *calib)  # fmt: skip
+    if method == SERVING and any(".experts." in name for name in checkpoint.headers(source)):
+        job = replace(job, exempt={"experts": Rule(["role:expert"], "INT4 experts on a CPU need AMX")})
     try:
         if metadata.unclear(job.model, source):
             job = replace(job, model=replace(job.model, structure=str(folder / f"{kind}.structure.json")))
         planned = plan.make(job, source)
-        if method == SERVING and any(m.kind == "expert" and m.linear for m in planned.modules):
-            job = replace(job, exempt={"experts": Rule(["role:expert"], "INT4 experts on a CPU need AMX")})
-            planned = plan.make(job, source)
     except Exception as error:
         return write_json(state / "state.json", {"plan": verdict(error)})
     note(state, plan="works", structure=bool(job.model.structure), notes=planned.notes,
@@ -214,7 +215,8 @@ def compare(options: argparse.Namespace) -> None:
 
     transformers.logging.set_verbosity_error()
     for state in states(options):
-        if read_json(state / "state.json").get("inspect") != "works":
+        known = read_json(state / "state.json")
+        if known.get("inspect") != "works" or "cosine" in known:
             continue
         source = Path(_request(state).inputs["source"])
         try:
@@ -259,7 +261,7 @@ def serve(options: argparse.Namespace) -> None:
         options.folder / "prompts.json",
         *todo,
     ]
-    subprocess.run(list(map(str, command)), check=True)
+    subprocess.run(list(map(str, command)), check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def restack(request: Request, source: Path, plain: Path) -> None:

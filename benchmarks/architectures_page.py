@@ -98,7 +98,8 @@ def unserved(source: Path, made: Path, state: dict[str, object]) -> str | None:
     if "logp" not in state:
         return f"transformers: {state.get('cosine')}"
     for name, place in (("bf16", source), ("rtn", made / "artifact")):
-        if failed := read_json(place / "served.json").get("failed"):
+        file = place / "served.json"
+        if failed := read_json(file).get("failed") if file.exists() else "not run":
             return f"{name}: {failed}"
     return None
 
