@@ -170,6 +170,17 @@ def refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequen
         )
 
 
+def refuse_turned(job: Job, quantized: Sequence[Module]) -> None:
+    """Refuse to score through transformers what it builds as Conv1D: packed weights are left aside, random ones come instead
+    (ran: transformers 5.17 on GPT-2)."""
+    turned = [m.name for m in quantized if m.transposed and m.stack == 1]
+    if turned and job.runtime.engine is Engine.transformers:
+        raise ValueError(
+            f"runtime={job.runtime.name} method={job.method.name}: {turned[0]} is a Conv1D in transformers, which reads no "
+            "packed one; use a runtime of vLLM (leave runtime out), or method=bf16"
+        )
+
+
 def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str]) -> None:
     """Experts that lie in one tensor come apart under names that the rules do not know."""
     stacked = [m.name for m in modules if m.stack > 1 and m.linear and m.name in kept]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import small_llama, tiny_job, tree
+from support.jobs import job
 
 from qforge.plan import misfits, plan, support_matrix
+from qforge.plan.feasibility import refuse_turned
 from qforge.plan.support_matrix import How, Serving
 
 MARLIN = Serving(How.weight_only, "MarlinLinearKernel", "", "", experts_kernel="MARLIN INT4 experts")
@@ -80,3 +82,14 @@ def test_experts_of_a_layer_stay_together() -> None:
     found = misfits.found("qwen3_moe", "int4", 64, odd, MARLIN, support_matrix.NEWEST)
     assert {name.partition(".experts.")[0] for name in found} == {"model.layers.3.mlp"}
     assert len(found) == 128 * 3
+
+
+def test_what_transformers_builds_as_conv1d_is_not_scored_through_it() -> None:
+    turned = [replace(m, transposed=True) for m in tree("llama3_1_8b") if m.linear]
+    with pytest.raises(
+        ValueError, match="q_proj is a Conv1D in transformers, which reads no packed one; use a runtime of vLLM"
+    ):
+        refuse_turned(job("method=rtn", "runtime=transformers"), [m for m in turned if m.leaf == "q_proj"])
+    refuse_turned(job("method=rtn", "hw=h100"), turned)
+    stacked = [replace(m, stack=4) for m in turned]
+    refuse_turned(job("method=rtn", "runtime=transformers"), stacked)
