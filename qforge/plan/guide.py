@@ -61,12 +61,14 @@ class Choice:
         }
 
     def speed(self, streams: int, least: bool = False) -> float | None:
-        """Measured tokens/s over bf16's, at the number of streams measured nearest to `streams`; the median of the rows.
+        """Measured tokens/s over bf16's; the median of the rows with this number of streams, or where none has it, of all rows,
+        each at the number nearest to it.
 
         `least`: the slowest repeat over bf16's fastest.
         """
         rows = [m.least if least else m.speed for m in self.measurements if m.speed]
-        ratios = [row[min(row, key=lambda s: abs(s - streams))] for row in rows]
+        there = [row for row in rows if streams in row] or rows
+        ratios = [row[min(row, key=lambda s: abs(s - streams))] for row in there]
         return median(ratios) if ratios else None
 
     def bound(self, many: bool) -> float | None:
