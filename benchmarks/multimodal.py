@@ -207,7 +207,8 @@ def work(options: argparse.Namespace) -> None:
         request, out = _request(state), state.parent / "core"
         try:
             if not (out / "result.json").exists():
-                out.mkdir(exist_ok=True)
+                shutil.rmtree(out, ignore_errors=True)  # of a refusal, which is the same again
+                out.mkdir()
                 write_json(out / "result.json", core(replace(request, out=str(out))))
             quantize(request)
             note(state, quantize="works")

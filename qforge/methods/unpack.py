@@ -32,7 +32,7 @@ def unpack(packed: Path, out: Path) -> None:
         save_file(plain, out / file.name, {"format": "pt"})
         places |= dict.fromkeys(plain, file.name)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    if len(set(places.values())) > 1:
+    if set(places.values()) != {"model.safetensors"}:  # a single file of another name is not read without it
         index = {"metadata": {}, "weight_map": dict(sorted(places.items()))}
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 

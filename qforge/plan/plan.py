@@ -16,7 +16,7 @@ from qforge.models.checkpoint import Tensor
 from qforge.models.core import Core
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
-from qforge.plan import architecture_notes, cores, experts, feasibility, kv_cache, libraries, misfits, notes
+from qforge.plan import architecture_notes, cores, experts, feasibility, kv_cache, libraries, misfits, notes, towers
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
 from qforge.plan.support_matrix import NEWEST, How, Serving
@@ -136,6 +136,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     model = metadata.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config, model.structure)
     architecture_notes.refuse_nothing(job, model, tree)
+    towers.refuse(job, tree)
     core = cores.needed(job, tree, model.config, model.structure)
     libraries.refuse_architecture(job, model.config, tree, model.tensors, core)
     layout, packs = FORMATS[job.method.format], job.method.function is not None

@@ -13,8 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from qforge.stages.classes import saved
+from qforge.stages.classes import saved, speaker
 
+OWN = {"model_type", "architectures", "transformers_version"}  # what a type says of itself alone
 # How the three positions of an image's patch share a rotary embedding; a token of text has one position thrice
 POSITIONS = ("mrope_section", "mrope_interleaved", "interleaved")
 
@@ -38,7 +39,7 @@ def config(model: PreTrainedModel) -> PreTrainedConfig:
     Raises ValueError where transformers has none.
     """
     text = model.config.get_text_config(decoder=True)
-    wanted = _shapes(model.get_decoder())
+    wanted = _shapes(speaker(model).get_decoder())
     tried = []
     for own in _candidates(text):
         if _shapes(built(own).get_decoder()) == wanted:
@@ -51,7 +52,7 @@ def config(model: PreTrainedModel) -> PreTrainedConfig:
 def unsaid(model: PreTrainedModel, own: PreTrainedConfig) -> list[str]:
     """The switches of the causal model's type that the text part's configuration does not have."""
     text = model.config.get_text_config(decoder=True).to_dict()
-    return [key for key, value in own.to_dict().items() if isinstance(value, bool) and key not in text]
+    return sorted(key for key, value in own.to_dict().items() if isinstance(value, bool) and key not in text)
 
 
 def built(own: PreTrainedConfig) -> PreTrainedModel:
@@ -80,7 +81,11 @@ def _candidates(text: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 def _as(kind: str, text: PreTrainedConfig) -> PreTrainedConfig:
     """The text part's numbers as those of another type, as far as that has them."""
     empty = AutoConfig.for_model(kind)
-    values = {key: value for key, value in text.to_dict().items() if key in empty.to_dict() and key != "model_type"}
+    aliases = {own: alias for alias, own in empty.attribute_map.items()}  # num_experts, num_local_experts
+    values = {}
+    for key in empty.to_dict().keys() - OWN:
+        if (name := next((n for n in (key, aliases.get(key)) if n and hasattr(text, n)), None)) is not None:
+            values[key] = getattr(text, name)
     rope = {key: value for key, value in (values.get("rope_parameters") or {}).items() if key not in POSITIONS}
     if rope:
         rope["rope_type"] = "default" if rope.get("rope_type") == "mrope" else rope.get("rope_type", "default")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -45,3 +46,9 @@ def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         model, {n: t for n, t in state.items() if n not in tied}
     )
     return tensors
+
+
+def speaker(model: PreTrainedModel) -> nn.Module:
+    """The part that has a forward pass to logits: all of it, but where several stages make one model."""
+    parts = (m for m in model.modules() if isinstance(m, PreTrainedModel) and m.get_output_embeddings() is not None)
+    return next(m for m in parts if type(m).forward is not nn.Module.forward)

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from qforge import json_files
 from qforge.envs.request import Refused, Request, stage
@@ -152,16 +151,10 @@ def _logits(loads: Any, folder: Path, depth: int, trusted: bool) -> torch.Tensor
     model = loads.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=trusted).eval()
     tokens = torch.randint(3, min(text.vocab_size, 1000), (1, TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits: torch.Tensor = _speaker(model)(input_ids=tokens, use_cache=False).logits.float()
+        logits: torch.Tensor = classes.speaker(model)(input_ids=tokens, use_cache=False).logits.float()
     del model
     gc.collect()
     return logits
-
-
-def _speaker(model: PreTrainedModel) -> nn.Module:
-    """The part that has a forward pass to logits: all of it, but where several stages make one model."""
-    parts = (m for m in model.modules() if isinstance(m, PreTrainedModel) and m.get_output_embeddings() is not None)
-    return next(m for m in parts if type(m).forward is not nn.Module.forward)
 
 
 def _per_block(text: PreTrainedConfig, count: int) -> Iterator[tuple[str, list[Any]]]:

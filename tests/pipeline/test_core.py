@@ -17,7 +17,7 @@ from qforge.models.core import Core, renamed
 from qforge.models.shards import Shard, in_files, write_index
 
 SCRIPT = ROOT / "tests/support/cores.py"
-TYPES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "gemma3", "mistral3")
+TYPES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "gemma3", "qwen3_omni_moe", "mistral3")
 
 
 @pytest.fixture(scope="module")

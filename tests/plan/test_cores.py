@@ -82,3 +82,11 @@ def test_scales_of_the_cache_need_a_text_core() -> None:
     with pytest.raises(ValueError, match=r"kv=fp8_calibrated model=qwen3_vl_8b: .* one has towers; use method=gptq"):
         plan.make(job(*wanted, "method=rtn"), None)
     assert plan.make(job(*wanted, "method=gptq"), None).core
+
+
+def test_vllm_on_a_cpu_cannot_import_the_class_of_a_model_with_towers() -> None:
+    wanted = ("model=qwen3_vl_8b", "method=gptq", "hw=cpu")
+    with pytest.raises(ValueError, match=r"runtime=vllm_cpu model=qwen3_vl_8b: .* import torchvision, .*; use stages="):
+        plan.make(job(*wanted), None)
+    assert plan.make(job(*wanted, "stages=[quantize,inspect]"), None).core
+    assert plan.make(job(*wanted, "+envs.vllm_cpu.python=/x"), None).core
