@@ -10,6 +10,7 @@ from qforge.config.bounds import bounded, unbounded
 from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
 from qforge.config.kv_cache import KvCache
+from qforge.config.tracking import Tracking
 
 STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
 ON_REQUEST = ["sensitivity"]  # stages that run only where they are asked for
@@ -187,15 +188,6 @@ class Experiment:
 
 
 @dataclass
-class Tracking:
-    """Where the numbers of a run are sent besides its folder."""
-
-    name: str = "none"  # of its file in conf/tracking/
-    uri: str | None = None  # of an MLflow server; none: nothing is sent
-    experiment: str = "qforge"  # that the runs are filed under there
-
-
-@dataclass
 class Job:
     model: Model = field(default_factory=Model)
     method: Method = field(default_factory=Method)
@@ -238,6 +230,11 @@ class Job:
     def makes_checkpoint(self) -> bool:
         """Whether a checkpoint is to be made: weights are packed, or bf16 ones get scales of the KV cache."""
         return not self.artifact and (self.method.function is not None or self.kv.calibrated)
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it is the unquantized model with a KV cache in 16 bits, to which others are compared."""
+        return not self.method.function and not self.artifact and self.kv.plain
 
     @property
     def reads_text(self) -> bool:

@@ -54,7 +54,7 @@ def go(run: Run) -> None:
     preflight.preflight(run, planned)
     measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
     vllm_version = serve.check_runtime(run, planned.simulated) if measures else support_matrix.NEWEST
-    judged = "judge" in job.stages and bool(job.method.function or job.artifact or not job.kv.plain)
+    judged = "judge" in job.stages and not job.is_original
     unplanned = baseline_refusal(run.job, run) if judged else None
     source = fetch.fetch(run)
     if job.makes_checkpoint:

@@ -49,7 +49,7 @@ def plan(planned: Plan, job: Job) -> None:
 
 def _judged(job: Job) -> str:
     """Of what the run will say whether it is good, and what must hold."""
-    if not job.method.function and not job.artifact:
+    if job.is_original:
         return "nothing: it is the original, to which others are compared"
     if "judge" not in job.stages:
         return f"nothing: stages={job.stages} leaves it out"

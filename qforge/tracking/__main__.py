@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from qforge.config.job import Tracking
+from qforge.config.tracking import Tracking
 from qforge.tracking.send import RESULTS, deliver
 
 

@@ -76,6 +76,12 @@ def test_what_fp8_without_scales_costs_is_said_with_its_source() -> None:
     assert "against bf16 with a bf16 cache" in said
 
 
+def test_bf16_with_an_fp8_cache_is_judged_like_any_other() -> None:
+    assert job("method=bf16").is_original
+    assert not job("method=bf16", "kv=fp8").is_original
+    assert not job("method=rtn").is_original
+
+
 def test_the_cache_is_half_as_large() -> None:
     one, two = (planned("hw=h200", "method=bf16", f"kv={kv}").estimates.memory.kv_cache for kv in ("fp8", "auto"))
     assert two == pytest.approx(2 * one)
