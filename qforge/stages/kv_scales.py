@@ -13,9 +13,10 @@ import torch
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from qforge.envs.request import Request, stage
+from qforge.evaluation import tokenizer
 from qforge.methods.llmcompressor import shown
 
 SUFFIXES = (".k_scale", ".v_scale")
@@ -27,9 +28,8 @@ def kv_scales(request: Request) -> dict[str, Any]:
     source, trust = request.inputs["source"], request.job.model.trust_remote_code
     sequences = json.loads(Path(request.inputs["calibration"], "sequences.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, trust_remote_code=trust)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
     recipe = QuantizationModifier(targets=[], kv_cache_scheme=request.job.kv.scheme)
-    oneshot(model=model, processor=tokenizer, recipe=recipe, **shown(sequences))
+    oneshot(model=model, processor=tokenizer.load(source, request.job), recipe=recipe, **shown(sequences))
     scales = {name: value.cpu() for name, value in model.state_dict().items() if name.endswith(SUFFIXES)}
     save_file(scales, Path(request.out, "model.safetensors"))
     largest = {part: max(float(v.max()) for n, v in scales.items() if n.endswith(part)) for part in SUFFIXES}
