@@ -211,7 +211,7 @@ def compare(options: argparse.Namespace) -> None:
     import torch
     import transformers
 
-    from qforge.methods.unpack import unpack
+    from qforge.methods.rewriting import unpack
 
     transformers.logging.set_verbosity_error()
     for state in states(options):

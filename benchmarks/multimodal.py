@@ -263,7 +263,7 @@ def logits(folder: Path, whole: bool) -> Any:
 def unpacked(request: Request, state: Path) -> Path:
     """What was made as a bf16 checkpoint that lies as the source does."""
     architectures = importlib.import_module("architectures")
-    from qforge.methods.unpack import unpack
+    from qforge.methods.rewriting import unpack
 
     shutil.rmtree(state / "plain", ignore_errors=True)
     unpack(state / "artifact", state / "plain")

@@ -43,7 +43,7 @@ class Report:
 
 
 def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
-    """Compare the checkpoint in `artifact` with the plan and with the bf16 model in `source`."""
+    """Compare the checkpoint in `artifact` with the plan and with the model in `source`, as it is published."""
     tensors = checkpoint.headers(artifact)
     config = quantization_config.read(artifact)
     report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
@@ -55,17 +55,24 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     _kv_scales(tensors, config, plan, report)
     if plan.simulated:
         _names_and_shapes(tensors, plan, report)
-        _untouched(tensors, plan, checkpoint.headers(source), report)
+        _untouched(tensors, plan, _plain(source, plan), report)
         _on_a_grid(tensors, plan, report)
         return report
     if not _packed_at_all(tensors, plan, report):
         return report
     _names_and_shapes(tensors, plan, report)
-    original = checkpoint.headers(source)
+    original = _plain(source, plan)
     _untouched(tensors, plan, original, report)
     _scales(tensors, plan, original, report)
     _config(config, plan, report)
     return report
+
+
+def _plain(source: Path, plan: Plan) -> dict[str, Stored]:
+    """The source's tensors, but those that are packed there: of these the artifact has what they were unpacked to."""
+    stored = checkpoint.headers(source)
+    plain = plan.packing.plain(stored) if plan.packing else stored
+    return {name: tensor for name, tensor in plain.items() if isinstance(tensor, Stored)}
 
 
 def _mixed(config: dict[str, Any]) -> str | None:
@@ -160,7 +167,7 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     def faults(quantized: tuple[Module, str]) -> list[str]:
         module, name = quantized
         # the experts of a stack are not cut out of it: only their scales are looked at; nor is a matrix turned
-        original = source[module.tensor] if module.stack == 1 and not module.transposed else None
+        original = source.get(module.tensor) if module.stack == 1 and not module.transposed else None
         values = scales.of(name, tensors)
         if plan.signed_scales:
             values = {suffix: abs(signed) for suffix, signed in values.items()}

@@ -17,8 +17,8 @@ def refuse_different(measured: dict[str, Any], baseline: dict[str, Any]) -> None
         differing += [f"{name} ({_short(mine.get(name))} against {_short(other.get(name))})" for name in names]
     if differing:
         raise ValueError(
-            f"judge: the model and bf16 were not measured under the same conditions: {', '.join(sorted(set(differing)))}; "
-            "they cannot be compared; measure both in one run"
+            "judge: the model and its baseline were not measured under the same conditions: "
+            f"{', '.join(sorted(set(differing)))}; they cannot be compared; measure both in one run"
         )
 
 

@@ -146,11 +146,11 @@ def speed(
 def weights(change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
     """Memory of the weights in GB, or in percent of bf16's: as the server's log says, else the bytes of the packed tensors.
 
-    Where the format is emulated or simulated the server holds bf16, and its word does not count. Known exactly: no interval
-    but itself.
+    Where the format is emulated or simulated the server holds bf16, and where the baseline is published quantized it holds no
+    bf16: then its word does not count. Known exactly: no interval but itself.
     """
     loaded = [side["serve"].get("weights_gib") for side in (measured, baseline)]
-    if all(loaded) and not measured["weights"]["as_bf16"]:
+    if all(loaded) and not measured["weights"]["as_bf16"] and baseline["weights"].get("is_bf16", True):
         where, pair = "loaded by the server", [float(gib) * 2**30 / 1e9 for gib in loaded]
     else:
         where = UNPACKED if measured["weights"]["as_bf16"] else "packed"

@@ -44,10 +44,10 @@ def load(rows: torch.Tensor, matrix: Module, tensor: Stored) -> None:
         expert, share, count = matrix.expert, matrix.share, len(matrix.leaves)
         size //= tensor.shape[0]
     if tensor.dtype == "BF16" and not matrix.transposed and not matrix.alternate:
-        return fill(_bytes(rows), tensor, expert * size + share * (size // count))
+        return fill(bytes_of(rows), tensor, expert * size + share * (size // count))
     shape = (count * matrix.out_features, matrix.in_features)
     whole = torch.empty(shape[::-1] if matrix.transposed else shape, dtype=DTYPES[tensor.dtype])
-    fill(_bytes(whole), tensor, expert * size)
+    fill(bytes_of(whole), tensor, expert * size)
     whole = whole.T if matrix.transposed else whole
     rows.copy_(whole[share::count] if matrix.alternate else whole.chunk(count)[share])
 
@@ -60,12 +60,13 @@ def bias(module: Module) -> str:
 def biases(module: Module, tensor: Stored) -> Iterator[torch.Tensor]:
     """The biases of `module.matrices`, in their order."""
     values = torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
-    fill(_bytes(values), tensor)
+    fill(bytes_of(values), tensor)
     count = len(module.leaves)
     for expert in values:
         for share in range(count):
             yield (expert[share::count] if module.alternate else expert.chunk(count)[share]).contiguous()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """Its bytes, in place."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())

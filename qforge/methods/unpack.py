@@ -1,78 +1,81 @@
-"""A packed checkpoint back to bf16, for unservable=measure: what no kernel reads can still be scored.
-
-Each library's own code unpacks what it packed: compressed-tensors' compressors, ModelOpt's NVFP4QTensor.
-"""
+"""Packed weights back to plain ones, by the libraries' own code: compressed-tensors and ModelOpt."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.entrypoints.convert.converters import FP8BlockDequantizer
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
-from qforge import json_files
+from qforge.models.packed_kinds import Kind
 
-Unpack = Callable[[dict[str, torch.Tensor]], torch.Tensor]  # one module's tensors by suffix -> its weight
-
-
-def unpack(packed: Path, out: Path) -> None:
-    """Write the checkpoint in `packed` to `out` as a plain bf16 one, file by file."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = json_files.read_json(packed / "config.json")
-    quantization = config.pop("quantization_config")
-    weight = _modelopt(quantization) if quantization["quant_method"] == "modelopt" else _compressed(quantization)
-    places: dict[str, str] = {}
-    for file in sorted(packed.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            plain = _plain({name: tensors.get_tensor(name) for name in tensors.keys()}, weight)  # noqa: SIM118
-        save_file(plain, out / file.name, {"format": "pt"})
-        places |= dict.fromkeys(plain, file.name)
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    if set(places.values()) != {"model.safetensors"}:  # a single file of another name is not read without it
-        index = {"metadata": {}, "weight_map": dict(sorted(places.items()))}
-        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+# Rows of a matrix, or of one of a stack: its tensors by their names in compressed-tensors -> [rows, in_features]
+Unpack = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
 
-def _plain(tensors: dict[str, torch.Tensor], weight: Unpack) -> dict[str, torch.Tensor]:
-    modules = {name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")}
-    parts: dict[str, dict[str, torch.Tensor]] = {module: {} for module in modules}
-    plain = {}
-    for name, tensor in tensors.items():
-        module, _, suffix = name.rpartition(".")
-        if module in modules and suffix.startswith("weight"):
-            parts[module][suffix] = tensor
-        else:
-            plain[name] = tensor
-    unpacked = {f"{module}.weight": weight(part).to(torch.bfloat16).contiguous() for module, part in parts.items()}
-    return {**plain, **unpacked}
+@cache
+def unpacker(kind: Kind) -> Unpack:
+    """What unpacks matrices of this kind, in the library's own precision."""
+    if kind.codec == "fp8_block":
+        return _fp8_blocks(kind)
+    if kind.codec == "nvfp4_modelopt":
+        return _modelopt(kind)
+    return _compressed(kind)
 
 
-def _compressed(quantization: dict[str, Any]) -> Unpack:
-    from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.quantization import QuantizationConfig
+def _compressed(kind: Kind) -> Unpack:
+    floats = {"num_bits": 8 if kind.codec in ("fp8", "mxfp8") else 4, "type": "float", "group_size": kind.group}
+    form, weights = {
+        "fp8": ("float-quantized", {**floats, "strategy": "channel", "group_size": None}),
+        "mxfp8": ("mxfp8-quantized", {**floats, "strategy": "group", "scale_dtype": torch.uint8}),
+        "mxfp4": ("mxfp4-pack-quantized", {**floats, "strategy": "group", "scale_dtype": torch.uint8}),
+        "nvfp4": ("nvfp4-pack-quantized", {**floats, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn}),
+        "int8": ("int-quantized", {"num_bits": 8, "type": "int", "strategy": "channel"}),
+        "integers": (
+            "pack-quantized",
+            {"num_bits": kind.bits, "strategy": "group" if kind.group else "channel", "group_size": kind.group},
+        ),
+    }[kind.codec]
+    scheme = QuantizationScheme(
+        targets=["Linear"], weights=QuantizationArgs(**weights, symmetric=kind.symmetric), format=form
+    )
+    compressor = BaseCompressor.get_value_from_registry(form)
 
-    fields = {key: value for key, value in quantization.items() if key in QuantizationConfig.model_fields}
-    (scheme,) = QuantizationConfig(**fields).config_groups.values()
-    scheme.format = quantization["format"]
-    compressor = BaseCompressor.get_value_from_registry(quantization["format"])
-    return lambda part: compressor.decompress(part, scheme)["weight"]
+    def unpack(part: dict[str, torch.Tensor]) -> torch.Tensor:
+        scale = part["weight_scale"]
+        if kind.codec in ("fp8", "int8"):
+            part = {**part, "weight_scale": scale.reshape(-1, 1)}  # checkpoints have a scale per row also as [rows]
+        elif scale.dtype == torch.float8_e8m0fnu:
+            part = {**part, "weight_scale": scale.view(torch.uint8)}
+        plain: torch.Tensor = compressor.decompress(part, scheme)["weight"]
+        return plain
+
+    return unpack
 
 
-def _modelopt(quantization: dict[str, Any]) -> Unpack:
-    from modelopt.torch.quantization.qtensor import NVFP4QTensor
+def _fp8_blocks(kind: Kind) -> Unpack:
+    convert = FP8BlockDequantizer(targets=["re:.*"], weight_block_size=(kind.rows, kind.group))
 
-    (group,) = quantization["config_groups"].values()
-    size = group["weights"]["group_size"]
+    def unpack(part: dict[str, torch.Tensor]) -> torch.Tensor:
+        tensors = {"x.weight": part["weight"], "x.weight_scale_inv": part["weight_scale"].float()}
+        plain: torch.Tensor = convert.process(tensors)["x.weight"]
+        return plain
 
-    def weight(part: dict[str, torch.Tensor]) -> torch.Tensor:
+    return unpack
+
+
+def _modelopt(kind: Kind) -> Unpack:
+    from modelopt.torch.quantization.qtensor import NVFP4QTensor  # late: it takes seconds, and few need it
+
+    def unpack(part: dict[str, torch.Tensor]) -> torch.Tensor:
         rows, half = part["weight"].shape
-        packed = NVFP4QTensor(torch.Size((rows, 2 * half)), torch.bfloat16, part["weight"])
+        packed: Any = NVFP4QTensor(torch.Size((rows, 2 * half)), torch.bfloat16, part["weight"])
         scales = {"scale": part["weight_scale"], "double_scale": part["weight_scale_2"]}
-        unpacked: torch.Tensor = packed.dequantize(dtype=torch.bfloat16, block_sizes={-1: size}, **scales)
-        return unpacked
+        plain: torch.Tensor = packed.dequantize(dtype=torch.bfloat16, block_sizes={-1: kind.group}, **scales)
+        return plain
 
-    return weight
+    return unpack

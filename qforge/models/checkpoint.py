@@ -80,8 +80,9 @@ def companions(folder: Path) -> list[str]:
 
 
 def small_files(folder: Path) -> dict[str, str]:
-    """Hashes of the config and of the companions: what decides the model beside its weights."""
-    return {name: _sha256(folder / name) for name in ("config.json", *companions(folder))}
+    """Hashes of the configs and of the companions: what decides the model beside its weights."""
+    configs = [name for name in OWN_CONFIGS[:2] if (folder / name).is_file()]
+    return {name: _sha256(folder / name) for name in (*configs, *companions(folder))}
 
 
 def check_own_code(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.job import Model
-from qforge.models import checkpoint, repository
+from qforge.models import checkpoint, quantization_config, repository
 from qforge.models.checkpoint import BYTES, Tensor, without_buffers
 from qforge.models.hub_refusal import asking
 
@@ -78,8 +78,16 @@ def files(model: Model) -> list[File]:
 
 def read(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config of `model.hub`, by its headers. Raises ValueError where they cannot be had."""
-    names = tuple(sorted(file.name for file in files(model) if file.name.endswith(".safetensors")))
-    return without_buffers(_tensors(str(model.hub), model.revision, names)), _json(model, "config.json")
+    weights = tuple(sorted(file.name for file in files(model) if file.name.endswith(".safetensors")))
+    config = quantization_config.complete(
+        _json(model, "config.json"), lambda name: _json(model, name) if name in names(model) else None
+    )
+    return without_buffers(_tensors(str(model.hub), model.revision, weights)), config
+
+
+def names(model: Model) -> list[str]:
+    """Of every file of the repository."""
+    return list(_listed(str(model.hub), model.revision))
 
 
 def cached(model: Model) -> Path | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from qforge.models import (
     completeness,
     hub,
     modules,
+    quantization_config,
     quantized_source,
     repository,
     structure,
 )
 from qforge.models.checkpoint import Stored, Tensor
+from qforge.models.quantized_source import Packing
 from qforge.models.structure import Structure
 
 NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
@@ -29,13 +31,15 @@ HEADS = "num_attention_heads"  # a model without attention has none, if transfor
 
 @dataclass(frozen=True)
 class Source:
-    """The bf16 checkpoint that will be quantized, as far as a plan needs it."""
+    """The checkpoint that will be quantized, in its bf16 form, as far as a plan needs it."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     origin: str  # where this was read, for people
     notes: tuple[str, ...] = ()  # what is odd about it, and no reason to refuse it
     structure: Structure | None = None  # what transformers says of it, where names alone do not say it
+    packing: Packing | None = None  # how it is published, where that is quantized
+    stored: Mapping[str, Tensor] = field(default_factory=dict)  # of one that is published quantized, its own tensors
 
     @property
     def text(self) -> dict[str, Any]:
@@ -46,26 +50,21 @@ class Source:
 def read(model: Model, folder: Path | None) -> Source:
     """The model in `folder`; while it is not on this machine, by its architecture file or by what the hub says of it.
 
-    Raises ValueError for what is no bf16 checkpoint, or would run code of its own.
+    Raises ValueError for what cannot be unpacked to bf16, or would run code of its own.
     """
-    tensors, config, origin = _found(model, folder)
-    built = structure.read(Path(model.structure)) if model.structure else None
-    _refuse(model, config, origin, built)
-    shapes = tensors if tensors is not None else _shapes(config, built)
+    found = _found(model, folder)
+    config, built = found.config, structure.read(Path(model.structure)) if model.structure else None
+    _refuse_code(model, config, built)
+    shapes = found.tensors if found.tensors is not None else _shapes(config, built)
     needed = [key for key in NEEDED if key != HEADS or not (built and built.built)]
-    if why := quantized_source.evidence(shapes, folder):
-        raise ValueError(
-            f"model={model.name}: {origin}: this checkpoint is quantized already ({why}), though its config.json does not say "
-            "so; give the bf16 original as the model and this one as artifact=PATH"
-        )
-    notes = tuple(_notes(shapes, config))
+    notes = (*found.notes, *_notes(shapes, config))
     if config.get("tie_word_embeddings"):  # some savers write the shared matrix twice
         shapes = {name: tensor for name, tensor in shapes.items() if name != "lm_head.weight"}
-    source = Source(shapes, config, origin, notes, built)
+    source = Source(shapes, config, found.origin, notes, built, found.packing, found.stored)
     if missing := [key for key in needed if key not in source.text]:
         raise ValueError(f"model={model.name}: its config.json lacks {', '.join(missing)}; use a complete one")
-    if tensors is not None:  # else they are what config.json says
-        completeness.refuse(model.name, tensors, config, source.text)
+    if found.tensors is not None:  # else they are what config.json says
+        completeness.refuse(model.name, found.tensors, config, source.text)
     return source
 
 
@@ -93,8 +92,9 @@ def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str
     """
     if folder is not None and _known(json_files.read_json(folder / "config.json")):
         return None  # without a look at its tensors
-    tensors, config, _ = _found(model, folder)
-    if _known(config) or "quantization_config" in config:
+    found = _found(model, folder)
+    tensors, config = found.tensors, found.config
+    if _known(config):
         return None
     if tensors is None:
         return config, None
@@ -110,33 +110,58 @@ def _known(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") in architectures.FAMILIES
 
 
-def _found(model: Model, folder: Path | None) -> tuple[dict[str, Tensor] | None, dict[str, Any], str]:
-    """Tensors (none: there is a config.json alone), config.json, and where they were read."""
+@dataclass(frozen=True)
+class _Found:
+    """What was read of a model, in its bf16 form. `tensors`: none where there is a config.json alone."""
+
+    tensors: dict[str, Tensor] | None
+    config: dict[str, Any]
+    origin: str
+    packing: Packing | None = None
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _found(model: Model, folder: Path | None) -> _Found:
+    """Raises ValueError for what is published in a format that is not unpacked here."""
     if folder is not None:
-        config = json_files.read_json(folder / "config.json")
+        config, beside = quantization_config.read(folder), [file.name for file in folder.iterdir()]
         if model.trust_remote_code:
             checkpoint.check_own_code(folder)
-        if not any(repository.weights(file.name) for file in folder.iterdir()):
-            return None, config, f"{folder}/config.json alone (there are no weights)"
-        return dict(checkpoint.headers(folder)), config, str(folder)
+        if not any(map(repository.weights, beside)):
+            return _plain(model, None, config, f"{folder}/config.json alone (there are no weights)")
+        return _plain(model, checkpoint.headers(folder), config, str(folder), beside)
     if model.architecture is not None:
         config = json_files.read_json(given_path(model.architecture))
-        return None, config, f"{model.architecture} (the model itself is not fetched yet)"
+        return _plain(model, None, config, f"{model.architecture} (the model itself is not fetched yet)")
     if model.hub is not None:
-        tensors, config = hub.read(model)
-        return dict(tensors), config, f"the headers of {model.hub} on the hub (its weights are not fetched yet)"
+        origin = f"the headers of {model.hub} on the hub (its weights are not fetched yet)"
+        return _plain(model, *hub.read(model), origin, hub.names(model))
     raise ValueError(
         f"model={model.name}: no config.json to plan from; give model.path=FOLDER, or for a model that is "
         "fetched later model.architecture=CONFIG_JSON"
     )
 
 
-def _refuse(model: Model, config: Mapping[str, Any], origin: str, built: Structure | None) -> None:
-    if "quantization_config" in config:
-        raise ValueError(
-            f"model={model.name}: {origin}: this checkpoint is quantized already; give the bf16 original as the model and "
-            "this one as artifact=PATH"
-        )
+def _plain(
+    model: Model, tensors: Mapping[str, Tensor] | None, config: dict[str, Any], origin: str, beside: Sequence[str] = ()
+) -> _Found:
+    """What was read, unpacked."""
+    plain = quantization_config.without(config)
+    try:
+        if tensors is None:
+            said = quantized_source.announced(config)
+            note = f"its config.json says that it is published quantized ({said}): what is planned is its bf16 form"
+            return _Found(None, plain, origin, notes=(note,) if said else ())
+        packing = quantized_source.recognize(tensors, config, beside)
+    except ValueError as refusal:
+        raise ValueError(f"model={model.name}: {origin}: {refusal}") from None
+    if packing is None:
+        return _Found(dict(tensors), plain, origin)
+    return _Found(packing.plain(tensors), plain, origin, packing, tensors)
+
+
+def _refuse_code(model: Model, config: Mapping[str, Any], built: Structure | None) -> None:
     own_code = config.get("auto_map")
     known = _known(config) or (built is not None and built.built)
     if own_code and not known and not model.trust_remote_code:

@@ -5,6 +5,7 @@ Other people's files: every function here takes whatever JSON there is, and answ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,39 @@ def announced(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The config.json in `folder`. ModelOpt before 0.31 said how it quantized in hf_quant_config.json alone, which vLLM reads
-    where config.json is silent (transformers_utils/config.py:892)."""
-    config = read_json(folder / "config.json")
-    own = folder / "hf_quant_config.json"
-    if config.get("quantization_config") is not None or not own.is_file():
+    """The config.json in `folder`, with what a file beside it says of the quantization."""
+    return complete(read_json(folder / "config.json"), lambda name: _beside(folder / name))
+
+
+def _beside(file: Path) -> dict[str, Any] | None:
+    return read_json(file) if file.is_file() else None
+
+
+def complete(config: dict[str, Any], beside: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
+    """config.json with the quantization_config that vLLM reads where config.json has none at its top: that of the language
+    model (transformers_utils/model_arch_config_convertor.py:305), or what ModelOpt before 0.31 said in hf_quant_config.json
+    alone (transformers_utils/config.py:892). `beside`: reads a file of the checkpoint; none where it is not there."""
+    if config.get("quantization_config") is not None:
         return config
-    settings = _object(read_json(own), "quantization", own.name)
+    text = config.get("text_config")
+    if isinstance(text, dict) and (inner := _object(text, "quantization_config", "config.json: text_config")):
+        return {**config, "quantization_config": inner}
+    own = beside("hf_quant_config.json")
+    if own is None:
+        return config
+    settings = _object(own, "quantization", "hf_quant_config.json")
     quantization = {
         "quant_method": "modelopt", "quant_algo": settings.get("quant_algo"), "ignore": settings.get("exclude_modules") or [],
         "kv_cache_scheme": settings.get("kv_cache_quant_algo"),
     }  # fmt: skip
     return {**config, "quantization_config": quantization}
+
+
+def without(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json of the same model in bf16."""
+    plain = {key: value for key, value in config.items() if key not in ("quantization_config", "compression_config")}
+    text = plain.get("text_config")
+    return {**plain, "text_config": without(text)} if isinstance(text, dict) else plain
 
 
 def has_kv_scales(config: dict[str, Any]) -> bool:
@@ -104,6 +126,11 @@ def _compressed(form: Any, group: dict[str, Any]) -> str | None:
         squares = weights.get("block_structure") == [BLOCK, BLOCK]
         return "fp8" if strategy == "channel" else "fp8_block" if strategy == "block" and squares else None
     return None
+
+
+def weights_of(quantization: dict[str, Any]) -> list[dict[str, Any]]:
+    """What compressed-tensors says of the weights, group by group; nothing where there are no groups."""
+    return [_weights(group) for group in _groups(quantization)] if quantization.get("config_groups") else []
 
 
 def _groups(quantization: dict[str, Any]) -> list[dict[str, Any]]:

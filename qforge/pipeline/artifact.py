@@ -21,7 +21,7 @@ from qforge.models import metadata, modules, quantization_config
 from qforge.models.checkpoint import headers
 from qforge.models.formats import FORMATS
 from qforge.models.parts import Part
-from qforge.pipeline import calibrate, core, fetch, kv_scales
+from qforge.pipeline import calibrate, core, fetch, kv_scales, unpack
 from qforge.pipeline.folder import RESULTS
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.plan import experts
@@ -33,11 +33,11 @@ from qforge.store.results import code, result
 
 
 def checkpoint(run: Run, plan: Plan, source: Path) -> Path:
-    """The checkpoint to measure: the given one, the model itself for bf16, or the quantized one."""
+    """The checkpoint to measure: the given one, the quantized one, or for bf16 the model itself, unpacked if it is packed."""
     if run.job.artifact:
         return given(run)
     if not run.job.makes_checkpoint:
-        return source
+        return unpack.plain(run, source)
     return _quantized(run, plan, source)
 
 
@@ -125,17 +125,18 @@ def _key(run: Run, plan: Plan, source: Path) -> dict[str, Any]:
 
 def _quantized(run: Run, plan: Plan, source: Path) -> Path:
     method = run.job.method
-    inputs = {"source": str(source)}
-    key = _key(run, plan, source)
+    alone = method.streams and not run.job.reads_text  # then what is packed is unpacked on its way
+    plain = source if alone else unpack.plain(run, source)
+    inputs, key = {"source": str(plain)}, _key(run, plan, source)
     if run.job.reads_text:
         calibration = calibrate.calibrate(run, source)
         key["calibration"] = read_json(calibration / "result.json")["sha256"]
-        if scales := kv_scales.measure(run, source, calibration) if kv_scales.apart(run.job) else None:
+        if scales := kv_scales.measure(run, plain, calibration) if kv_scales.apart(run.job) else None:
             inputs["kv_scales"], key["kv_scales"] = str(scales), scales.name
         if method.calibrated or not scales:
             inputs["calibration"] = str(calibration)
     if plan.core:
-        folder = core.taken_out(run, plan, source)
+        folder = core.taken_out(run, plan, plain)
         inputs["core"], key["core"] = str(folder / "model"), folder.name
     kept = [] if method.streams or not method.function else plan.kept
     processes = quantizing_processes(run.job)

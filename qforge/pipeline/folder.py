@@ -19,7 +19,8 @@ RESULTS = ("plan", "sensitivity", "calibrate", "kv_scales", "core", "quantize", 
 REPORT = r"report\.(html|csv|json)"
 # of the model, of bf16, and of either with another KV cache
 OF_RUN = re.compile(
-    rf"(bf16-)?(kv-\w+-)?({'|'.join(RESULTS)}|fetch|dataset|fetch-packages|guide|attempts|tracking)\.(json|log)|{REPORT}"
+    rf"(bf16-|source-)?(kv-\w+-)?({'|'.join(RESULTS)}|fetch|unpack|dataset|fetch-packages|guide|attempts|tracking)"
+    rf"\.(json|log)|{REPORT}"
 )
 OF_SWEEP = re.compile(rf"{REPORT}|sweep\.json|ladder\.json|tracking\.json")
 ARTIFACTS = ("artifact", "artifact.partial")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import Job, Method
-from qforge.config.kv_cache import KvCache
+from qforge.config.job import Job
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.judge import adaptive, goals
 from qforge.models.checkpoint import tensor_bytes
-from qforge.pipeline import answers, artifact, fetch, preflight, same_cache, sensitivity, serve, structure
+from qforge.pipeline import answers, artifact, baseline, fetch, preflight, same_cache, sensitivity, serve, structure
+from qforge.pipeline.baseline import Baseline, bf16_of
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
 from qforge.pipeline.run import Run
@@ -23,9 +22,6 @@ from qforge.plan.sensitivity import nothing_else, refuse
 from qforge.report import pages, reasons, row, terminal
 from qforge.report import plan_table as plans
 from qforge.runtimes.diagnose import ServerFailed
-
-BF16 = Method(name="bf16", summary="the original, unquantized", format="bf16")
-
 
 Weighed = tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]
 
@@ -54,8 +50,7 @@ def go(run: Run) -> None:
     preflight.preflight(run, planned)
     measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
     vllm_version = serve.check_runtime(run, planned.simulated) if measures else support_matrix.NEWEST
-    judged = "judge" in job.stages and not job.is_original
-    unplanned = baseline_refusal(run.job, run) if judged else None
+    against = baseline.of(run, planned) if "judge" in job.stages else None
     source = fetch.fetch(run)
     if job.makes_checkpoint:
         fetch.refuse_not_finite(run, source)
@@ -69,11 +64,11 @@ def go(run: Run) -> None:
     artifact.inspect(run, planned, checkpoint, source)
     if job.serve.keep:
         return serve.serve(run, checkpoint)
-    run, (measured, baseline, verdict) = until_decided(run, planned, checkpoint, source, judged, unplanned)
+    run, (measured, reference, verdict) = until_decided(run, planned, checkpoint, source, against)
     run.write("verdict.json", verdict)
-    result = row.make(run.job, planned, measured, baseline, verdict, folder, run.time)
+    result = row.make(run.job, planned, measured, reference, verdict, folder, run.time)
     run.write("row.json", result)
-    if job.makes_checkpoint:
+    if checkpoint != source and not job.artifact:
         artifact.publish(folder, checkpoint, run.job, result)
     terminal.row(result)
     if "report" in job.stages:
@@ -105,76 +100,67 @@ def leave_row(job: Job, folder: Path) -> None:
 
 
 def until_decided(
-    run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool, unplanned: str | None
+    run: Run, planned: Plan, checkpoint: Path, source: Path, against: Baseline | None
 ) -> tuple[Run, Weighed]:
     """Weigh; with eval.adaptive again, with more of what is undecided. Returns the last job's run and what it found.
 
     Where a later look is refused (a text may have no more windows) or fails (a server may die), the earlier verdict stands.
     """
     first = run.job
-    weighed = weigh(run, planned, checkpoint, source, judged, unplanned)
+    weighed = weigh(run, planned, checkpoint, source, against)
     while larger := adaptive.more(first, run.job, weighed[2]):
         grown = {"windows": larger.eval.windows, "samples": larger.eval.limit, "repeats": larger.bench.repeats}
         terminal.warn(f"inconclusive; again with {', '.join(f'{count} {what}' for what, count in grown.items())}")
         try:
-            weighed = weigh(run.beside(larger), planned, checkpoint, source, judged, unplanned)
+            weighed = weigh(run.beside(larger), planned, checkpoint, source, against)
         except (ValueError, StageError) as error:
             terminal.warn(f"judged by the measurements so far: {error}")
-            _write_again(run, weighed)
+            _write_again(run, weighed, against)
             break
         run = run.beside(larger)
     return run, weighed
 
 
-def _write_again(run: Run, weighed: Weighed) -> None:
+def _write_again(run: Run, weighed: Weighed, against: Baseline | None) -> None:
     """The results that the verdict is made of: those of a look that failed half-way may lie in their files."""
-    measured, baseline, _ = weighed
-    assert baseline, "only a row that was judged is measured again"
+    measured, reference, _ = weighed
+    assert reference, "only a row that was judged is measured again"
+    assert against
     write_results(run, measured)
     run.write("divergence.json", measured["divergence"])
-    write_results(run.beside(bf16_of(run.job), "bf16-"), baseline)
+    write_results(run.beside(run.job, against.prefix), reference)
 
 
-def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, judged: bool, unplanned: str | None) -> Weighed:
-    """Measure the checkpoint and, where it is judged, bf16 under the same conditions; and the verdict."""
+def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, against: Baseline | None) -> Weighed:
+    """Measure the checkpoint and, where it is judged, the baseline under the same conditions; and the verdict."""
     measured = measure(run, planned, checkpoint)
     size = planned.bytes if planned.simulated else tensor_bytes(checkpoint)
     measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
-    if not judged:
+    if against is None:
         return measured, None, goals.not_judged(_why_not(run.job))
-    bf16 = run.beside(bf16_of(run.job), "bf16-")
-    baseline = not_measured(unplanned) if unplanned else measure(bf16, plan.make(bf16.job, source), source)
-    baseline["weights"] = {"bytes": planned.bf16_bytes, "as_bf16": False}
-    measured["divergence"] = compared(run, measured, baseline)
-    verdict = judge(run.job, measured, baseline)
-    if not unplanned and (cache := same_cache.judged(run, bf16.job, source, baseline)):
+    other, stored = run.beside(against.job(run.job), against.prefix), source
+    if against.refusal:
+        reference = not_measured(against.refusal)
+    else:
+        stored = against.checkpoint(run, source)
+        reference = measure(other, plan.make(other.job, source), stored)
+    reference |= {"name": against.name, "weights": {"bytes": planned.bf16_bytes, "is_bf16": against.packing is None}}
+    measured["divergence"] = compared(run, measured, reference)
+    verdict = judge(run.job, measured, reference)
+    in_bf16 = against.packing is None and not against.refusal
+    if in_bf16 and (cache := same_cache.judged(run, other.job, stored, reference)):
         verdict["cache"] = cache
         verdict["says"] += reasons.it_is_the_cache(verdict)
-    return measured, baseline, verdict
+    return measured, reference, verdict
 
 
 def _why_not(job: Job) -> str:
     return "it is the original" if "judge" in job.stages else f"stages={job.stages} leaves it out"
 
 
-def judge(job: Job, measured: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+def judge(job: Job, measured: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     """verdict.json."""
-    return goals.judge(job.gate, job.goals, measured, baseline, adaptive.looks(job))
-
-
-def bf16_of(job: Job) -> Job:
-    """The same conditions for the unquantized model, with a cache in its own dtype."""
-    return replace(job, method=BF16, group_size=None, exempt={}, artifact=None, kv=KvCache())
-
-
-def baseline_refusal(job: Job, run: Run) -> str | None:
-    """Why bf16 cannot be measured here (mostly: it does not fit, which is why one quantizes); said before the work."""
-    try:
-        plan.make(bf16_of(job), fetch.known_model(run))
-    except ValueError as refusal:
-        terminal.warn(f"bf16 cannot be measured here, so there is no baseline: {refusal}")
-        return str(refusal)
-    return None
+    return goals.judge(job.gate, job.goals, measured, reference, adaptive.looks(job))
 
 
 def original_works(job: Job, folder: Path, load: bool) -> bool:

@@ -87,7 +87,7 @@ def _fetched_bytes(run: Run, plan: Plan) -> int:
     if fetch.known_model(run):
         return 0
     if not fetch.from_hub(run.job.model):
-        return plan.bf16_bytes
+        return plan.source_bytes
     arrived = sum(file.stat().st_size for file in fetch.arriving(run).rglob("*") if file.is_file())
     return sum(file.size for file in hub.files(run.job.model)) - arrived
 
@@ -99,6 +99,8 @@ def peak_bytes(job: Job, plan: Plan, fetched: int) -> int:
     and joined: at 8 bits as much as its bf16 checkpoint, and gone before anything is quantized.
     """
     quantizes = job.makes_checkpoint and "quantize" in job.stages
+    if plan.packing and not job.method.streams:  # it is unpacked first
+        fetched += plan.bf16_bytes
     made = (plan.bytes + (plan.bf16_bytes if plan.simulated else 0)) if quantizes else 0
     if quantizes and plan.core:  # taken out, then quantized, then put back
         made += plan.bf16_bytes + plan.bytes

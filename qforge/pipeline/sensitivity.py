@@ -14,6 +14,7 @@ from qforge.config.places import given_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.methods.rounding import recipe
+from qforge.pipeline import unpack
 from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.plan.exemptions import waits
@@ -54,9 +55,11 @@ def measure(run: Run, planned: Plan, source: Path) -> dict[str, Any]:
     where = interpreters.named(ENV, job)
     detail = f"{job.method.name}, {len(parts_of(job, planned))} x {settings.unit.value}"
 
+    plain = source if run.store.find(STAGE, key) else unpack.plain(run, source)
+
     def build(out: Path) -> None:
         with progress_line(STAGE, detail) as line:
-            run.stage(STAGE, where, out, line.feed, inputs={"source": str(source)}, exempt=planned.ignore)
+            run.stage(STAGE, where, out, line.feed, inputs={"source": str(plain)}, exempt=planned.ignore)
             line.note = detail
 
     folder = run.get(STAGE, key, build, detail)

@@ -194,7 +194,8 @@ def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str
 def refuse_stacks(job: Job, quantized: Sequence[Module], core: Core | None) -> None:
     """Experts in one tensor, which a library cannot split, and taking out a text core does not."""
     stacked = [m.name for m in quantized if m.stack > 1]
-    if stacked and not job.method.unstacks and not job.method.streams and not (core and core.splits):
+    split = job.method.unstacks or job.method.streams or (core and core.splits)
+    if stacked and job.method.function and not split:
         raise ValueError(
             f"method={job.method.name}: {stacked[0]} holds all experts of its layer in one tensor, which this method "
             "cannot split; use method=gptq, or rtn, or a checkpoint with one matrix per expert"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from qforge.config.job import Engine, Job
 from qforge.models.core import Core
+from qforge.models.metadata import Source
 from qforge.models.modules import Module
 from qforge.plan import cores, kv_cache, limits
 from qforge.plan.exemptions import Hits, waits
@@ -16,6 +17,18 @@ def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: boo
     """All of them; `rules` is empty for a method that quantizes nothing, `tied` is whether the head is the embedding."""
     packed = _notes_on_packing(job, rules, tree, tied, core) if job.method.function else []
     return [*packed, *kv_cache.notes(job), *_machine_notes(job), *limits.notes(job)]
+
+
+def published(job: Job, model: Source) -> list[str]:
+    """How the source is published, where that is quantized, and what becomes of it."""
+    if model.packing is None:
+        return []
+    stored, plain = (sum(t.nbytes for t in tensors.values()) / 1e9 for tensors in (model.stored, model.tensors))
+    said = f"the source is published quantized: {model.packing.summary}, {stored:.3g} GB"
+    if not job.method.function and job.method.format != "bf16":
+        return [said]
+    way = "while it is read" if job.method.streams else f"first, which takes {plain:.3g} GB more of the store"
+    return [f"{said}; it is unpacked to bf16 {way}, and judged against the source as it is served, where it can be"]
 
 
 def _notes_on_packing(

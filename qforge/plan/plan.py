@@ -16,6 +16,7 @@ from qforge.models.checkpoint import Tensor
 from qforge.models.core import Core
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
+from qforge.models.quantized_source import Packing
 from qforge.plan import architecture_notes, cores, experts, feasibility, kv_cache, libraries, misfits, notes, towers
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
@@ -63,14 +64,17 @@ class Plan:
     signed_scales: bool
     kv_scales: str | None  # of the KV cache in the checkpoint: one per tensor or attn_head; none: none are made
     core: Core | None  # what a library quantizes alone, of a multimodal model
+    source_bytes: int  # of the model as it is published
+    packing: Packing | None = field(repr=False)  # how that is packed; none for a plain model
     tensors: dict[str, Tensor] = field(repr=False)
     modules: list[Module] = field(repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """plan.json: everything but the tensor list, which follows from it."""
+        """plan.json: everything but the tensor lists, which follow from it."""
         rules = {n: {**vars(h), "modules": h.modules[:SHOWN], "count": len(h.modules)} for n, h in self.rules.items()}
-        fields = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "rules")}
-        return {**fields, "rules": rules, "exempt": self.exempt, "names": self.names}
+        published = self.packing.summary if self.packing else "plain"
+        fields = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "packing")}
+        return {**fields, "published": published, "rules": rules, "exempt": self.exempt, "names": self.names}
 
     def identity(self) -> dict[str, Any]:
         """What decides the artifact: two jobs with equal identity share it."""
@@ -144,34 +148,37 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     tied = not any(m.kind == "head" for m in tree)
     rules = exempted(tree, job.exempt, tied) if packs else {}
     kept = {name for hits in rules.values() for name in hits.modules}
-    quantized = [m for m in tree if m.linear and m.name not in kept] if packs else []
+    published = None if packs or job.method.format == "bf16" else model.packing  # the source, as it is served
+    stored = published.matrices if published else ()
+    quantized = [m for m in tree if (m.linear and m.name not in kept if packs else m.tensor in stored)]
     if packs and not quantized:
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasibility.refuse_kept_stacks(job, tree, kept)
-    text = model.text
-    kind = str(model.config.get("model_type"))
+    kind, text = str(model.config.get("model_type")), model.text
     feasibility.refuse_stacks(job, quantized, core)
     serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
-    if left := misfits.found(kind, job.method.format, group, quantized, serving, vllm):
+    if left := {} if published else misfits.found(kind, job.method.format, group, quantized, serving, vllm):
         tree = misfits.left_alone(tree, left)
         quantized = [m for m in quantized if m.name not in left]
         serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
     feasibility.refuse_groups(job, layout, group, quantized)
     kv_cache.refuse(job, text, serving, layout)
-    packed = _packed(model.tensors, quantized, layout, group) | kv_cache.scales(job, text, tree, layout)
+    packed = dict(model.stored) if published else _packed(model.tensors, quantized, layout, group)
+    packed |= kv_cache.scales(job, text, tree, layout)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     experts.refuse_few(job, text, quantized)
     plan = Plan(
         model=job.model.name,
         method=job.method.name,
         layout=job.method.format,
-        group_size=group if packs else None,
+        group_size=group if quantized else None,
         source=model.origin,
         quantized=[m.name for m in quantized],
         rules=rules,
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
         notes=[
             *model.notes,
+            *notes.published(job, model),
             *architecture_notes.notes(job, model, tree),
             *misfits.notes(left),
             *notes.notes(job, rules, tree, tied, core),
@@ -189,6 +196,8 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         signed_scales=job.method.signed_scales,
         kv_scales=job.kv.strategy if not job.artifact else None,
         core=core,
+        source_bytes=sum(t.nbytes for t in (model.stored or model.tensors).values()),
+        packing=model.packing,
         tensors=_packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed,
         modules=tree,
     )

@@ -17,7 +17,7 @@ from qforge.json_files import write_json, write_text
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS
 from qforge.plan import support_matrix
-from qforge.report import figures, ranks, reasons, single, table
+from qforge.report import baseline, figures, ranks, reasons, single, table
 from qforge.report.table import Row, Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -96,6 +96,8 @@ def render(template: str, escape: bool, **context: Any) -> str:
         "criteria": goals.criteria,
         "costs": single.costs,
         "next_step": single.next_step,
+        "baseline": baseline.name_of,
+        "baseline_bytes": baseline.bytes_of,
         "sign": reasons.sign,
         "mean": lambda cells: fmean(value for line in cells for value in line),
     }

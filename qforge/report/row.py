@@ -42,6 +42,7 @@ def make(
         "artifact": job.artifact,
         "experiment": job.experiment,
         "summary": job.method.summary,
+        "published": plan.packing.summary if plan.packing else None,
         "layout": plan.layout,
         "group_size": plan.group_size,
         "exempt": {rule: _exempted(job, plan, rule) for rule in job.exempt},
@@ -57,7 +58,7 @@ def make(
         "looks": verdict.get("looks", 1),
         "confidence_percent": verdict.get("confidence_percent", 95.0),
         "size": {
-            "parameters": plan.parameters, "bytes": size, "bf16_bytes": plan.bf16_bytes,
+            "parameters": plan.parameters, "bytes": size, "bf16_bytes": plan.bf16_bytes, "source_bytes": plan.source_bytes,
             "bits_per_weight": 8 * size / plan.parameters, "quantized_bits_per_weight": plan.quantized_bits_per_weight,
         },
         "serving": plan.serving,

@@ -18,7 +18,7 @@ from qforge.config.kv_cache import PLAIN
 from qforge.judge import goals
 from qforge.judge.conditions import software
 from qforge.machine.identity import deciding
-from qforge.report import pareto, ranks
+from qforge.report import baseline, pareto, ranks
 from qforge.report.positions import by_position
 from qforge.report.reasons import why
 from qforge.store.timing import alone
@@ -55,9 +55,9 @@ def with_baselines(rows: list[Row]) -> list[Row]:
 
 
 def is_baseline(row: Row) -> bool:
-    """Whether it is bf16 itself, measured, and no checkpoint of somebody's that was judged against it."""
+    """Whether it is bf16 itself or another baseline, measured, and no checkpoint that was judged against it."""
     others = row["criteria"] or row.get("failed") or row.get("planned") or _other_cache(row)
-    return row["method"] == "bf16" and not others
+    return row["method"] in baseline.NAMES and not others
 
 
 def verdict_of(row: Row) -> str:
@@ -68,11 +68,11 @@ def verdict_of(row: Row) -> str:
 
 
 def _baseline(row: Row) -> Row:
-    size = {**row["size"], "bytes": row["size"]["bf16_bytes"], "quantized_bits_per_weight": None}
+    size = {**row["size"], "bytes": baseline.bytes_of(row), "quantized_bits_per_weight": None}
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
     return {
-        **row, "method": "bf16", "experiment": None, "group_size": None, "exempt": {}, "size": size, "quantize": None,
-        "measured": row["baseline"], "criteria": [], "artifact": None, "command": "", "kv": None,
+        **row, "method": baseline.name_of(row), "experiment": None, "group_size": None, "exempt": {}, "size": size,
+        "quantize": None, "measured": row["baseline"], "criteria": [], "artifact": None, "command": "", "kv": None,
         **goals.not_judged("it is the original"),
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from qforge.console import console
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS, main_metric
-from qforge.report import single
+from qforge.report import baseline, single
 from qforge.report import table as tables
 from qforge.report.plan_table import size as size_of
 from qforge.report.reasons import of_cache, sign
@@ -50,7 +50,8 @@ def row(result: dict[str, Any]) -> None:
     console.print(coloured(goals.word(result), result["says"]))
     if criteria := goals.criteria(result):
         table = Table(title=None, box=None, pad_edge=False, header_style="dim")
-        for name in ("for", "criterion", "of", "bf16", result["method"], "value", "interval", "wanted", "verdict"):
+        sides = (baseline.name_of(result), result["method"])
+        for name in ("for", "criterion", "of", *sides, "value", "interval", "wanted", "verdict"):
             table.add_column(name)
         for what, c in criteria:
             table.add_row(
@@ -69,7 +70,7 @@ def row(result: dict[str, Any]) -> None:
         console.print(coloured(result["verdict"], f"gate={gate['name']} {holds}"))
     console.print(
         f"{result['model']} {result['method']}: {size_of(size['bytes'])} "
-        + f"(bf16 {size_of(size['bf16_bytes'])}), {size['bits_per_weight']:.2f} bits per weight"
+        + f"({_originals(size, result.get('published'))}), {size['bits_per_weight']:.2f} bits per weight"
     )
     if counted := (result["quantize"] or {}).get("experts"):
         console.print(counted["said"], style="yellow" if counted["starved"] else "dim")
@@ -82,6 +83,11 @@ def row(result: dict[str, Any]) -> None:
 def page(file: Path) -> None:
     """Where the report of a run is."""
     console.print(f"report: {file}", soft_wrap=True)
+
+
+def _originals(size: dict[str, Any], published: str | None) -> str:
+    """What the source takes, as it is published and in bf16."""
+    return (f"source {size_of(size['source_bytes'])}, " if published else "") + f"bf16 {size_of(size['bf16_bytes'])}"
 
 
 def spent(time: dict[str, dict[str, float]]) -> None:

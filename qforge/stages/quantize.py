@@ -45,7 +45,7 @@ def quantize(request: Request) -> dict[str, Any]:
     )
     experts = recipe.pop("experts", None)
     if request.simulate:
-        importlib.import_module("qforge.methods.unpack").unpack(packed, made)
+        importlib.import_module("qforge.methods.rewriting").unpack(packed, made)
         shutil.rmtree(packed)
     restored = restore(Path(request.inputs["core"]) if core else source, made, kept)
     if core:

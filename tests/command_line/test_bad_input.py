@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from support.checkpoints import small_llama
 from support.command import QUICK, Cli, Finished
 from support.processes import processes_with, wait_for_output
 
 from qforge.json_files import read_json
+from qforge.models.checkpoint import Tensor
+from qforge.models.shards import Shard
 
 
 def refused(done: Finished, *words: str) -> None:
@@ -79,9 +82,13 @@ def test_debug_shows_the_traceback(cli: Cli) -> None:
     assert "Traceback" in done.output
 
 
-def test_a_quantized_model_is_no_source(cli: Cli, rtn: Finished) -> None:
-    done = cli.inside("model=local", "model.name=x", f"model.path={rtn.folder / 'artifact'}")
-    refused(done, "this checkpoint is quantized already", "artifact=PATH")
+def test_a_source_that_is_not_unpacked_is_refused_in_the_plan(cli: Cli, tmp_path: Path) -> None:
+    folder = small_llama(tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
+    shard = Shard(folder / "model.safetensors", {"model.layers.0.mlp.up_proj.qweight": Tensor("I32", (8, 128))})
+    shard.open()
+    shard.close()
+    done = cli.inside("model=local", "model.name=x", f"model.path={folder}", "method=rtn", "plan_only=true")
+    refused(done, "it is quantized by GPTQ or AWQ (model.layers.0.mlp.up_proj.qweight)", "artifact=PATH")
 
 
 def test_an_artifact_of_another_method_is_refused(cli: Cli, rtn: Finished) -> None:

@@ -13,8 +13,8 @@ from support.jobs import CONF, job
 
 from qforge import cli
 from qforge.experiments import lists
+from qforge.pipeline.baseline import BF16
 from qforge.pipeline.checks import check
-from qforge.pipeline.pipeline import BF16
 from qforge.plan import plan
 from qforge.plan.support_matrix import How
 

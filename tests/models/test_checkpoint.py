@@ -130,15 +130,15 @@ def test_strays_are_neither_read_nor_copied_nor_part_of_what_a_model_is(tmp_path
     kept = ("tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt", "modeling_own.py", "LICENSE")
     for name in ("config.json", "README.md", *kept):
         (source / name).write_text(name)
+    shutil.copyfile(source / "config.json", source / "hf_quant_config.json")  # as read as config.json, and not copied
     plain = checkpoint.small_files(source)
     for name in STRAYS:
         with (source / name).open("wb") as stream:
             stream.truncate(8 << 40 if name.endswith(".gguf") else 1)  # sparse: nobody could read that much
     with (source / "log.txt").open("wb") as stream:
         stream.truncate(8 << 40)
-    shutil.copyfile(source / "config.json", source / "hf_quant_config.json")
     assert checkpoint.small_files(source) == plain
-    assert set(plain) == {"config.json", *kept}
+    assert set(plain) == {"config.json", "hf_quant_config.json", *kept}
     copy_companions(source, artifact)
     assert {file.name for file in artifact.iterdir()} == set(kept)
 

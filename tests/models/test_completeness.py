@@ -11,7 +11,7 @@ import pytest
 from support.checkpoints import DENSE, MOE, checkpoint, tiny_job
 from support.command import ROOT
 
-from qforge.models import architectures, quantized_source
+from qforge.models import architectures
 from qforge.models.checkpoint import Stored, Tensor, headers
 from qforge.models.completeness import refuse
 from qforge.plan import plan
@@ -91,20 +91,6 @@ def test_kinds_of_blocks_and_layers_for_drafting_are_no_fault() -> None:
     refuse("x", draft, OTHER)
 
 
-@pytest.mark.parametrize(
-    ("name", "tensor", "why"),
-    [
-        ("a.weight_scale_inv", Tensor("F32", (1, 1)), "it has a.weight_scale_inv"),
-        ("a.qweight", Tensor("I32", (4, 4)), "it has a.qweight"),
-        ("a.weight", Tensor("F8_E4M3", (4, 4)), "a.weight is F8_E4M3"),
-        ("a.weight", Tensor("BF16", (4, 4)), None),
-        ("a.tid2eid", Tensor("I64", (4, 4)), None),  # a table of token ids
-    ],
-)
-def test_packed_weights_are_known_without_a_config(name: str, tensor: Tensor, why: str | None) -> None:
-    assert quantized_source.evidence({name: tensor}, None) == why
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small Llama with a head of its own."""
@@ -113,10 +99,10 @@ def folder(tmp_path: Path) -> Path:
     return checkpoint(tmp_path / "model", DENSE, tmp_path, files=1)
 
 
-def test_a_plan_refuses_a_quantized_model_that_does_not_say_so(folder: Path) -> None:
+def test_a_plan_refuses_plain_weights_that_are_said_to_be_packed(folder: Path) -> None:
     (folder / "hf_quant_config.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"is quantized already \(it has a hf_quant_config\.json\), though its config\.json"
+        ValueError, match=r"it has a (hf_quant_config\.json|quantization_config), and its weights are plain"
     ):
         plan.make(tiny_job(folder, "method=rtn"), folder)
 

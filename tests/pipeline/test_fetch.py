@@ -262,7 +262,7 @@ def test_what_the_hub_would_be_refused_for_is_asked_before_it_is_fetched(
     fetch: Fetch, hub: Hub, tmp_path: Path
 ) -> None:
     """A plan from an architecture file asks no hub; a run looks before it fetches."""
-    served = small_llama(tmp_path / "served", quantization_config={"quant_method": "fp8"})
+    served = small_llama(tmp_path / "served", quantization_config={"quant_method": "fp8"})  # of weights that are plain
     hub.commit("tiny/llama", served)
     plain = small_llama(tmp_path / "plain")
     architecture = f"model.architecture={plain / 'config.json'}"
@@ -270,7 +270,7 @@ def test_what_the_hub_would_be_refused_for_is_asked_before_it_is_fetched(
     assert not hub.asked
     done = fetch(architecture)
     assert done.code == 2
-    assert "this checkpoint is quantized already" in done.output
+    assert "it has a quantization_config, and its weights are plain" in done.output
     assert all(asked.range for asked in hub.fetched("cdn")), "headers alone"
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from qforge import json_files
 from qforge.envs.request import Request
 from qforge.json_files import to_json
-from qforge.methods.unpack import unpack
+from qforge.methods.rewriting import unpack
 from qforge.models import checkpoint
 from qforge.models.modules import from_tensors
 from qforge.stages.sensitivity import Subject, sensitivity

@@ -18,7 +18,7 @@ from support.rows import ROWS
 from qforge.config.job import Job
 from qforge.json_files import read_json
 from qforge.pipeline import calibrate, measure
-from qforge.pipeline.pipeline import bf16_of
+from qforge.pipeline.baseline import bf16_of
 from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.report import table

@@ -1,0 +1,141 @@
+"""What a checkpoint is packed in, known from names, dtypes and shapes before anything is fetched; and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qforge.models import quantized_source
+from qforge.models.checkpoint import Tensor
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+
+
+def tensors(stem: str, shapes: Shapes) -> dict[str, Tensor]:
+    return {"norm.weight": Tensor("BF16", (256,))} | {f"{stem}{suffix}": Tensor(*t) for suffix, t in shapes.items()}
+
+
+def compressed(*weights: dict[str, Any]) -> dict[str, Any]:
+    groups = {f"group_{number}": {"targets": ["Linear"], "weights": w} for number, w in enumerate(weights)}
+    return {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+
+
+def blocks(height: int, width: int) -> dict[str, Any]:
+    return {"quantization_config": {"quant_method": "fp8", "weight_block_size": [height, width]}}
+
+
+FP8 = ("F8_E4M3", (300, 256))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "config", "name", "served"),
+    [
+        ({".weight": FP8, ".weight_scale_inv": ("F32", (3, 2))}, {}, "FP8 in blocks of 128 x 128", ("fp8_block", None)),
+        ({".weight": FP8, ".weight_scale_inv": ("F8_E8M0", (3, 2))}, {}, "FP8 in blocks of 128 x 128", ("fp8_block", None)),
+        ({".weight": FP8, ".weight_scale_inv": ("F32", (5, 4))}, blocks(64, 64), "FP8 in blocks of 64 x 64", None),
+        ({".weight": FP8, ".weight_scale": ("F32", ()), ".input_scale": ("F32", ())}, {}, "FP8 per tensor", ("fp8", None)),
+        ({".weight": FP8, ".weight_scale": ("BF16", (300, 1))}, {}, "FP8 per channel", ("fp8", None)),
+        ({".weight": FP8, ".weight_scale": ("F32", (300,))}, {}, "FP8 per channel", ("fp8", None)),
+        ({".weight": FP8, ".weight_scale": ("U8", (300, 8))}, {}, "MXFP8", None),
+        ({".weight": ("I8", (300, 256)), ".weight_scale": ("BF16", (300, 1))}, {}, "INT8", ("int8", None)),
+        (
+            {".weight": ("U8", (300, 128)), ".weight_scale": ("F8_E4M3", (300, 16)), ".weight_scale_2": ("F32", ())},
+            {}, "NVFP4 by ModelOpt", ("nvfp4_modelopt", 16),
+        ),
+        (
+            {".weight": ("U8", (300, 128)), ".weight_scale": ("F8_E4M3", (300, 16)), ".weight_scale_2": ("F32", ()),
+             ".input_scale": ("F32", ())},
+            {}, "NVFP4 by ModelOpt", ("nvfp4_w4a4_modelopt", 16),
+        ),
+        (
+            {".weight_packed": ("U8", (300, 128)), ".weight_scale": ("F8_E4M3", (300, 16)),
+             ".weight_global_scale": ("F32", (1,))},
+            {}, "NVFP4", ("nvfp4", 16),
+        ),
+        ({".weight_packed": ("U8", (300, 128)), ".weight_scale": ("U8", (300, 8))}, {}, "MXFP4", ("mxfp4", 32)),
+        (
+            {".weight_packed": ("I32", (300, 32)), ".weight_scale": ("BF16", (300, 8)), ".weight_shape": ("I32", (2,))},
+            compressed(INT4), "INT4 at group 32", ("int4", 32),
+        ),
+        (
+            {".weight_packed": ("I32", (300, 32)), ".weight_scale": ("BF16", (300, 1)), ".weight_shape": ("I64", (2,))},
+            compressed({**INT4, "strategy": "channel", "group_size": None}), "INT4 per channel", ("int4", -1),
+        ),
+        (
+            {".weight_packed": ("I32", (300, 64)), ".weight_scale": ("BF16", (300, 2)), ".weight_shape": ("I64", (2,))},
+            compressed(INT4, {**INT4, "num_bits": 8, "group_size": 128}), "INT8 at group 128", None,
+        ),
+    ],
+)  # fmt: skip
+def test_every_kind_is_known(shapes: Shapes, config: dict[str, Any], name: str, served: tuple[str, int] | None) -> None:
+    stored = tensors("model.layers.0.mlp.up_proj", shapes)
+    packing = quantized_source.recognize(stored, config)
+    assert packing
+    assert packing.summary == f"{name} (1 tensor)"
+    assert packing.served == served
+    assert packing.plain(stored) == {
+        "norm.weight": Tensor("BF16", (256,)), "model.layers.0.mlp.up_proj.weight": Tensor("BF16", (300, 256)),
+    }  # fmt: skip
+
+
+def test_experts_in_one_tensor() -> None:
+    """GPT-OSS's in MXFP4, which are unpacked as transformers does, and experts in FP8."""
+    stem = "model.layers.0.mlp.experts."
+    oss = {"down_proj_blocks": ("U8", (4, 128, 6, 16)), "down_proj_scales": ("U8", (4, 128, 6))}
+    packing = quantized_source.recognize(tensors(stem, oss), {})
+    assert packing
+    assert packing.plain(tensors(stem, oss))[f"{stem}down_proj"] == Tensor("BF16", (4, 192, 128))
+    fp8 = {"down_proj": ("F8_E4M3", (4, 128, 192)), "down_proj_scale_inv": ("F32", (4, 1, 2))}
+    packing = quantized_source.recognize(tensors(stem, fp8), {})
+    assert packing
+    assert packing.plain(tensors(stem, fp8))[f"{stem}down_proj"] == Tensor("BF16", (4, 128, 192))
+
+
+def test_what_only_a_server_needs_is_left_out() -> None:
+    stored = tensors("a.k_proj", {".weight": FP8, ".weight_scale": ("F32", ()), ".k_scale": ("F32", ())})
+    stored["a.v_scale"] = Tensor("F32", (1,))
+    packing = quantized_source.recognize(stored, {})
+    assert packing
+    assert packing.plain(stored).keys() == {"norm.weight", "a.k_proj.weight"}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (
+            {".qweight": ("I32", (32, 300)), ".scales": ("F16", (2, 300))},
+            "it is quantized by GPTQ or AWQ (a.qweight), which",
+        ),
+        (
+            {".weight": ("U8", (9, 1)), ".weight.absmax": ("F32", (9,))},
+            "it is quantized by bitsandbytes (a.weight.absmax)",
+        ),
+        ({".weight": ("I8", (9, 9)), ".SCB": ("F32", (9,))}, "it is quantized by bitsandbytes (a.SCB)"),
+        ({".weight": FP8}, "a.weight is F8_E4M3[300, 256], which is of no format that is unpacked here"),
+        (
+            {".weight": ("F8_E5M2", (3, 3)), ".weight_scale": ("F32", ())},
+            "a.weight is F8_E5M2[3, 3], with scales F32[]",
+        ),
+        ({".weight": FP8, ".weight_scale": ("F32", (7, 7))}, "a.weight is F8_E4M3[300, 256], with scales F32[7, 7]"),
+        (
+            {".weight_packed": ("I32", (9, 8)), ".weight_scale": ("BF16", (9, 1))},
+            "a.weight_packed is I32[9, 8], with scales",
+        ),
+        ({".weight_scale": ("F32", ())}, "a.weight_scale is F32[], which is of no format that is unpacked here"),
+    ],
+)
+def test_what_is_not_unpacked_is_refused_with_a_way_out(shapes: Shapes, words: str) -> None:
+    with pytest.raises(ValueError, match="give the bf16 model that it was made from") as refusal:
+        quantized_source.recognize(tensors("a", shapes), {})
+    assert words in str(refusal.value)
+
+
+def test_plain_weights_that_are_said_to_be_packed() -> None:
+    plain = tensors("a", {".weight": ("BF16", (4, 4)), ".tid2eid": ("I64", (4, 4))})  # a table of token ids
+    assert quantized_source.recognize(plain, {}) is None
+    with pytest.raises(ValueError, match=r"it has a quantization_config, and its weights are plain: .* delete"):
+        quantized_source.recognize(plain, compressed(INT4))
+    with pytest.raises(ValueError, match=r"it has a hf_quant_config\.json, and its weights are plain"):
+        quantized_source.recognize(plain, {}, ["hf_quant_config.json"])
