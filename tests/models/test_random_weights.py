@@ -9,12 +9,12 @@ import pytest
 from support.checkpoints import MOE
 
 from qforge.json_files import read_json
-from qforge.models import architectures, random_weights
+from qforge.models import architectures, random_weights, shards
 from qforge.models.checkpoint import Tensor, headers
 
 
 def test_every_tensor_of_the_architecture_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random_weights, "FILE", 10_000_000)
+    monkeypatch.setattr(shards, "FILE", 10_000_000)
     config = {**MOE, "tie_word_embeddings": False, "vocab_size": 20_000}  # its head is larger than a file
     random_weights.write(config, tmp_path)
     made = headers(tmp_path)  # refuses an index that does not list them all
