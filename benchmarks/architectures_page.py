@@ -76,11 +76,12 @@ def served_rows(folder: Path, types: Sequence[str]) -> list[str]:
     for kind in types:
         made = folder / "made" / kind / SERVING
         state = read_json(made / "state.json")
-        if (why := unserved(folder / kind, made, state)) is not None:
+        files = {"bf16": folder / f"{kind}.served.json", "rtn": made / "artifact.served.json"}
+        if (why := unserved(files, state)) is not None:
             lines.append(row([kind, why, *[""] * len(between)]))
             continue
         works += 1
-        plain, packed = (read_json(place / "served.json")["logp"] for place in (folder / kind, made / "artifact"))
+        plain, packed = (read_json(file)["logp"] for file in files.values())
         pairs = [
             (plain, state["source_logp"]),
             (packed, state["logp"]),
@@ -91,14 +92,13 @@ def served_rows(folder: Path, types: Sequence[str]) -> list[str]:
     return [f"{works} of {len(types)} are served.", "", *lines]
 
 
-def unserved(source: Path, made: Path, state: dict[str, object]) -> str | None:
+def unserved(files: dict[str, Path], state: dict[str, object]) -> str | None:
     """Why there is nothing to compare."""
     if bad := next((said for step in STEPS if (said := state.get(step, "not run")) != "works"), None):
         return str(bad)
     if "logp" not in state:
         return f"transformers: {state.get('cosine')}"
-    for name, place in (("bf16", source), ("rtn", made / "artifact")):
-        file = place / "served.json"
+    for name, file in files.items():
         if failed := read_json(file).get("failed") if file.exists() else "not run":
             return f"{name}: {failed}"
     return None

@@ -2,8 +2,8 @@
 
     .venvs/vllm_cpu/bin/python benchmarks/served.py PROMPTS.json CHECKPOINT ...
 
-writes served.json into each checkpoint's folder: the values, or what vLLM said where it did not serve it. One child process for
-each checkpoint, forked from one that has imported vLLM.
+writes CHECKPOINT.served.json beside each: the values, or what vLLM said where it did not serve it. One child process for each
+checkpoint, forked from one that has imported vLLM.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
         child.join(SECONDS)
         if child.is_alive():
             child.kill()
-        if not (checkpoint / "served.json").exists():
+        if not place(checkpoint).exists():
             write(checkpoint, {"failed": f"it ended with exit code {child.exitcode}, or took more than {SECONDS} s"})
 
 
@@ -59,7 +59,12 @@ def serve(checkpoint: Path, prompts: list[list[int]]) -> None:
 
 
 def write(checkpoint: Path, content: dict[str, Any]) -> None:
-    (checkpoint / "served.json").write_text(json.dumps(content))
+    place(checkpoint).write_text(json.dumps(content))
+
+
+def place(checkpoint: Path) -> Path:
+    """Not within: what lies beside the weights of a source is copied into what is made of it."""
+    return checkpoint.with_name(f"{checkpoint.name}.served.json")
 
 
 if __name__ == "__main__":
