@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge.config import compose
-from qforge.config.compose import given_values, message
+from qforge.config import compose, overrides
 from qforge.config.job import Job
-from qforge.config.places import option_files
+from qforge.config.messages import message
 from qforge.console import console
 from qforge.experiments import lists
 from qforge.json_files import read_json
@@ -61,7 +60,7 @@ def expand(arguments: list[str]) -> list[str]:
     """
     arguments, sweep = [_at_home(argument) for argument in arguments], bool(set(SWEEP) & set(arguments))
     for argument in arguments:
-        _refuse_meaningless(argument)
+        overrides.refuse(argument)
     return [_expanded(argument, sweep) for argument in arguments]
 
 
@@ -94,19 +93,6 @@ def _hardware(argument: str) -> str:
         return argument
     known = ",".join(dict.fromkeys(hardware.detect() if name == "auto" else name for name in names))
     return HARDWARE + (f"[{known}]" if value.startswith("[") else known)
-
-
-def _refuse_meaningless(argument: str) -> None:
-    """Raises ValueError for what Hydra ends with a traceback for (a value without a key, an option that is not a name), and
-    for what it ignores: it merges dictionaries, so that an empty one changes nothing."""
-    key, equals, _ = argument.partition("=")
-    options = sorted(option_files(key)) if key else []
-    if equals and not key:
-        raise ValueError(f"{argument}: a key is missing; use key=value, or group=option")
-    if key and equals and {} in given_values(argument):
-        raise ValueError(f"{argument}: changes nothing; to remove an entry use ~{key.lstrip('+')}.NAME")
-    if equals and options and not all(isinstance(option, str) for option in given_values(argument)):
-        raise ValueError(f"{argument}: not the name of an option; choose from {', '.join(options)}")
 
 
 def _experiments(argument: str, sweep: bool) -> str:

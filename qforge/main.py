@@ -11,11 +11,14 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from qforge import cli
 from qforge.config import places
+from qforge.config.messages import message
 from qforge.store import provenance
 from qforge.sweeps import callback
 
@@ -27,7 +30,9 @@ COMMANDS = {
     "track": "qforge.tracking.__main__",
 }
 CONFIG_DIR = ("--config-dir", "-cd")
+RAISE = "HYDRA_FULL_ERROR"  # with it Hydra raises what it refuses; without it, it prints several lines and exits
 
+raise_for_user = RAISE in os.environ
 exit_codes: list[int] = []
 
 
@@ -42,21 +47,34 @@ def main() -> int:
             return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
         os.environ[places.COMMAND_VARIABLE] = shlex.join(places.command())
         sys.argv = [program, *cli.expand(_with_own_options(arguments))]
+        os.environ[RAISE] = "1"
         _run_hydra()
-    except ValueError as refusal:  # of hw=auto, of a list of experiments, or of a search
-        print(f"refused: {refusal}", file=sys.stderr)
+    except (ValueError, HydraException, OmegaConfBaseException) as refusal:  # before any job ran, that is bad input
+        if raise_for_user:
+            raise
+        print(f"refused: {message(refusal).removeprefix('refused: ')}", file=sys.stderr)
+        return 1 if exit_codes else 2
+    except OSError as error:
+        if exit_codes:
+            raise
+        print(f"refused: hydra.run.dir: {error}; give a folder that can be created", file=sys.stderr)
         return 2
-    except SystemExit as error:  # Hydra has printed what it refused: before any job ran, that is bad input
+    except SystemExit as error:  # argparse has printed what it refused, or a callback has
         return int(error.code or 0) if exit_codes or not error.code else 2
     except KeyboardInterrupt:  # said already; a sweep ends here as well
         return 130
     finally:
         callback.finish()
+    if not exit_codes and not callback.ended and set(cli.SWEEP) & set(arguments):
+        print("refused: --multirun: the values to sweep over give no job; name at least one", file=sys.stderr)
+        return 2
     return callback.ended[0] if callback.ended else max(exit_codes, default=0)
 
 
 @hydra.main(version_base="1.3", config_path=str(places.CONF), config_name="config")
 def _run_hydra(config: DictConfig) -> int:
+    if not raise_for_user:
+        os.environ.pop(RAISE, None)  # it is composed; no process that the job starts inherits this
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours
     exit_codes[-1] = cli.run(cli.command_of(config), folder, debug=bool(OmegaConf.select(config, "debug")))

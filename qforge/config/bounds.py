@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 BOUNDS = "bounds"  # of a field's metadata
+LARGEST = (
+    10**9
+)  # of a bounded number without an upper bound of its own: no count, length, second or GB/s here comes near
+LONGEST = 4096  # characters of a text: what Linux takes for a path
 
 
 @dataclass(frozen=True)
 class Bounds:
     """What a value may be. Of a list or a dict the numbers and `one_of` bind each entry; null is always allowed where it is
-    the default."""
+    the default. `non_empty`: an entry at least, or a text that is not blank and has one line."""
 
     at_least: float | None = None
     above: float | None = None
@@ -27,7 +31,9 @@ class Bounds:
 
     def faults(self, key: str, value: Any) -> Iterator[str]:
         """What is wrong with the value of `key`, each time with the bound and the fix."""
-        if isinstance(value, list | dict) and self.non_empty and not value:
+        if isinstance(value, str) and self.non_empty and (not value.strip() or "\n" in value.strip()):
+            yield f"{key}={value!r:.100}: {'has several lines' if value.strip() else 'is blank'}; give a text of one line"
+        elif isinstance(value, list | dict) and self.non_empty and not value:
             yield f"{key}={value}: at least one entry is needed; give one, or leave {key} out for the default"
         if isinstance(value, dict):
             for name, entry in value.items():
@@ -37,12 +43,13 @@ class Bounds:
         elif isinstance(value, str) and self.one_of and value not in self.one_of:
             yield f"{key}: {value!r} is unknown; choose from {', '.join(self.one_of)}"
         elif isinstance(value, int | float) and not self._holds(value):
-            yield f"{key}={value}: {self._range()} is needed; use {key}={self._nearest(value)}"
+            yield f"{key}={value}: {self._range(value)} is needed; use {key}={self._nearest(value)}"
 
     def _faults_of_list(self, key: str, values: list[Any]) -> Iterator[str]:
-        if any(isinstance(value, int | float) and not self._holds(value) for value in values):
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if not all(map(self._holds, numbers)):
             legal = list(dict.fromkeys(value if self._holds(value) else self._nearest(value) for value in values))
-            yield f"{key}={values}: {self._range()} is needed for each; use {key}={legal}"
+            yield f"{key}={values}: {self._range(*numbers)} is needed for each; use {key}={legal}"
         for value in values:
             if isinstance(value, str):
                 yield from self.faults(key, value)
@@ -52,16 +59,19 @@ class Bounds:
 
     def _holds(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
         )
 
-    def _range(self) -> str:
-        parts = {"at least": self.at_least, "above": self.above, "at most": self.at_most}
+    def _range(self, *values: float) -> str:
+        """In words; the bound that every number has is named only where it is what these exceed."""
+        most = None if self.at_most == LARGEST and not any(value > LARGEST for value in values) else self.at_most
+        parts = {"at least": self.at_least, "above": self.above, "at most": most}
         return (
-            " and ".join(f"{word} {bound:g}" for word, bound in parts.items() if bound is not None) or "a finite number"
+            " and ".join(f"{word} {bound:.10g}" for word, bound in parts.items() if bound is not None)
+            or "a finite number"
         )
 
     def _nearest(self, value: float) -> float:
@@ -74,8 +84,15 @@ class Bounds:
 
 def bounded(default: Any = ..., *, factory: Callable[[], Any] | None = None, **bounds: Any) -> Any:
     """A dataclass field with bounds (the fields of `Bounds`); `factory` makes the default of a list or a dict."""
+    if bounds and not {"at_most", "one_of"} & bounds.keys():
+        bounds["at_most"] = LARGEST
     metadata = {BOUNDS: Bounds(**bounds)}
     return field(default_factory=factory, metadata=metadata) if factory else field(default=default, metadata=metadata)
+
+
+def line(default: Any = ...) -> Any:
+    """A field with a text of one line that is not blank."""
+    return bounded(default, non_empty=True)
 
 
 def unbounded(default: Any = ..., *, factory: Callable[[], Any] | None = None) -> Any:
@@ -92,6 +109,7 @@ def check(settings: Any, key: str = "") -> None:
 def _faults(settings: Any, key: str) -> Iterator[str]:
     for each in fields(settings):
         value, name = getattr(settings, each.name), f"{key}{each.name}"
+        yield from _faults_of_texts(name, value)
         if BOUNDS in each.metadata:
             yield from each.metadata[BOUNDS].faults(name, value)
         if is_dataclass(value):
@@ -100,3 +118,22 @@ def _faults(settings: Any, key: str) -> Iterator[str]:
             for entry, part in value.items():
                 if is_dataclass(part):
                     yield from _faults(part, f"{name}.{entry}.")
+
+
+def _faults_of_texts(key: str, value: Any) -> Iterator[str]:
+    """Texts and names of entries that would break what is printed or written: control characters, blank or endless ones."""
+    if isinstance(value, str):
+        if hidden := [c for c in value if not c.isprintable() and c not in "\n\t"]:
+            yield f"{key}={value!r:.100}: has the character {hidden[0]!r}, which cannot be printed; remove it"
+        if len(value) > LONGEST:
+            yield f"{key}={value!r:.40}...: has {len(value)} characters; use {LONGEST} at most"
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if not str(name).strip() or not str(name).isprintable():
+                yield f"{key}.{name!r:.100}: is no name for an entry; use letters and digits"
+            yield from _faults_of_texts(f"{key}.{name}", part)
+    elif isinstance(value, list):
+        for part in value:
+            if isinstance(part, str) and not part.strip():
+                yield f"{key}={value!r:.100}: has a blank entry; remove it"
+            yield from _faults_of_texts(key, part)

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from qforge.config.bounds import bounded, unbounded
+from qforge.config.bounds import bounded, line, unbounded
 from qforge.config.evaluation import MISSING, Text
 
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -16,11 +16,11 @@ COMMIT = re.compile("[0-9a-f]{40}")
 class Dataset:
     """A data set of the hub, or a folder that the datasets library loads: one column of its first rows."""
 
-    name: str = MISSING  # on the hub, or the path of a folder
-    revision: str | None = None  # of the hub: the commit, since a branch moves
-    config: str | None = None  # the library's word for a part of it
-    split: str = "train"  # of it
-    column: str = "text"  # of strings or, for `chat`, of lists of messages
+    name: str = line(MISSING)  # on the hub, or the path of a folder
+    revision: str | None = line(None)  # of the hub: the commit, since a branch moves
+    config: str | None = line(None)  # the library's word for a part of it
+    split: str = line("train")  # of it
+    column: str = line("text")  # of strings or, for `chat`, of lists of messages
     rows: int = bounded(MISSING, at_least=1)  # the first so many
 
 
@@ -37,7 +37,7 @@ class CalibrationText(Text):
 
 @dataclass
 class Calibration:
-    name: str = MISSING  # of its file in conf/calib/
+    name: str = line(MISSING)  # of its file in conf/calib/
     texts: dict[str, CalibrationText] = bounded(factory=dict, non_empty=True)
     sequences: int = bounded(MISSING, at_least=1)  # that the model is shown
     length: int = bounded(MISSING, at_least=2)  # tokens of the longest sequence

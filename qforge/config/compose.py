@@ -13,11 +13,10 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge.config import secrets
+from qforge.config import schema, secrets
 from qforge.config.job import Job
 from qforge.json_files import read_json
 
@@ -27,8 +26,8 @@ ConfigStore.instance().store(name="schema", node=Job)
 def typed(config: DictConfig | ListConfig) -> Job:
     """The job of a composed configuration.
 
-    Raises OmegaConf's exceptions for a value that is missing or of another type, ValueError for a key that nothing reads and
-    for a secret that is not given by the name of a variable.
+    Raises OmegaConf's exceptions for a value that is missing or of another type, ValueError for a key that nothing reads, for
+    what OmegaConf takes for another type's value, and for a secret that is not given by the name of a variable.
     """
     config = copy.deepcopy(config)
     with read_write(config), open_dict(config):
@@ -38,6 +37,7 @@ def typed(config: DictConfig | ListConfig) -> Job:
     assert isinstance(job, Job)
     secrets.refuse(asdict(job))
     _refuse_unknown(job, "")
+    schema.check(job)
     return job
 
 
@@ -100,26 +100,6 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def given_values(override: str) -> list[Any]:
-    """What an override gives its key: one value, those of a list, or those of a sweep. None where it cannot be parsed, which
-    Hydra says better."""
-    try:
-        (parsed,) = OverridesParser.create().parse_overrides([override])
-    except OverrideParseException:
-        return []
-    if parsed.is_sweep_override():
-        return list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else []
-    value = parsed.value()
-    return value if isinstance(value, list) else [value]
-
-
 def read_job(file: Path) -> Job:
     """A job that was written as JSON. Raises OmegaConf's exceptions where a qforge with other keys wrote it."""
     return typed(OmegaConf.merge(OmegaConf.structured(Job), read_json(file)))
-
-
-def message(error: Exception) -> str:
-    """What was wrong, with the key, in one message."""
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {str(error).splitlines()[0]}"
-    return str(error)

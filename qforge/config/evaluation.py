@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from qforge.config.bounds import bounded, unbounded
+from qforge.config.bounds import bounded, line, unbounded
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled out, for stages have no OmegaConf
 ANSWER = 16  # tokens that the answer to a needle may have
@@ -14,9 +14,9 @@ SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
 
 @dataclass
 class Text:
-    path: str = MISSING  # a file of UTF-8
-    kind: str = MISSING  # what kind of text this is, for the report
-    licence: str = MISSING  # of the text, for the report
+    path: str = line(MISSING)  # a file of UTF-8
+    kind: str = line(MISSING)  # what kind of text this is, for the report
+    licence: str = line(MISSING)  # of the text, for the report
 
 
 @dataclass
@@ -43,7 +43,7 @@ class LongContext:
 class Stability:
     """Whether the server repeats itself exactly, speaks language and bears load; needs a server."""
 
-    prompts: str | None = None  # a file with a prompt per line; none: not measured
+    prompts: str | None = line(None)  # a file with a prompt per line; none: not measured
     repeats: int = bounded(MISSING, at_least=1)  # of every prompt
     tokens: int = bounded(MISSING, at_least=1)  # that answer each
     load_seconds: int = bounded(MISSING, at_least=0)  # of sustained load; 0: none
@@ -53,9 +53,9 @@ class Stability:
 class ChatJudge:
     """Answers to MT-bench's questions, rated by a model behind any OpenAI-compatible API; needs a server."""
 
-    base_url: str | None = None  # of that API, up to and with /v1; none: not measured
-    model: str = MISSING  # its name there
-    questions: str = MISSING  # a file with one {"turns": [first, second]} per line
+    base_url: str | None = line(None)  # of that API, up to and with /v1; none: not measured
+    model: str = line(MISSING)  # its name there
+    questions: str = line(MISSING)  # a file with one {"turns": [first, second]} per line
     limit: int | None = bounded(None, at_least=1)  # questions
     answer_tokens: int = bounded(MISSING, at_least=1)  # that an answer may have
     judge_tokens: int = bounded(MISSING, at_least=1)  # that a judgement may have
@@ -63,7 +63,7 @@ class ChatJudge:
 
 @dataclass
 class Eval:
-    name: str = MISSING  # of its file in conf/eval/
+    name: str = line(MISSING)  # of its file in conf/eval/
     texts: dict[str, Text] = bounded(factory=dict, non_empty=True)
     context: int = bounded(MISSING, at_least=2)  # tokens of the longest window
     # of the windows, in turn, as parts of `context`
@@ -71,7 +71,7 @@ class Eval:
     windows: int = bounded(MISSING, at_least=1)  # windows per text
     divergence: Divergence = field(default_factory=Divergence)
     tasks: list[str] = bounded(factory=list, unique=True)  # task names of lm-eval, or YAML files of ours
-    task_data: str | None = None  # folder with the data of our task files; none: beside them
+    task_data: str | None = line(None)  # folder with the data of our task files; none: beside them
     limit: int | None = bounded(None, at_least=1)  # samples per task
     long_context: LongContext = field(default_factory=LongContext)
     # further KV cache dtypes for long_context: a server start each

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from qforge.config.bounds import bounded, unbounded
+from qforge.config.bounds import bounded, line, unbounded
 from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
 from qforge.config.kv_cache import KvCache
@@ -51,32 +51,34 @@ class Gguf:
 
     # pinned, in the order in which the parts of the file follow one another
     packages: list[str] = bounded(MISSING, non_empty=True, unique=True)
-    part: str = MISSING  # glob of the file (or its part) inside each package
-    sha256: str = MISSING  # of the whole file
+    part: str = line(MISSING)  # glob of the file (or its part) inside each package
+    sha256: str = line(MISSING)  # of the whole file
     tie_embeddings: bool = False  # keep one copy, of the head, where the GGUF stores embedding and head apart
 
 
 @dataclass
 class Model:
-    name: str = MISSING  # what tables, files and rows call it
-    path: str | None = None  # a local folder; wins over every other source
-    hub: str | None = None  # Hugging Face id
-    revision: str | None = None  # of the hub: a branch, a tag or a commit; a run takes the commit that it stands for
+    name: str = line(MISSING)  # what tables, files and rows call it
+    path: str | None = line(None)  # a local folder; wins over every other source
+    hub: str | None = line(None)  # Hugging Face id
+    # of the hub: a branch, a tag or a commit; a run takes the commit that it stands for
+    revision: str | None = line(None)
     gguf: Gguf | None = None
     random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
-    architecture: str | None = None  # a config.json to plan from before the model itself is here
-    structure: str | None = None  # what its matrices are, in the JSON of stages/structure.py; made where it is needed
+    architecture: str | None = line(None)  # a config.json to plan from before the model itself is here
+    # what its matrices are, in the JSON of stages/structure.py; made where it is needed
+    structure: str | None = line(None)
     trust_remote_code: bool = False  # fetch and run the code that the model brings along
     caution: str = ""  # printed with every result of this model
 
 
 @dataclass
 class Method:
-    name: str = MISSING  # of its file in conf/method/
-    summary: str = MISSING  # one line for people, with the library and the paper
-    format: str = MISSING  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
-    env: str | None = None  # managed environment of the library; none for bf16
-    function: str | None = None  # module:function that quantizes, by import path
+    name: str = line(MISSING)  # of its file in conf/method/
+    summary: str = line(MISSING)  # one line for people, with the library and the paper
+    format: str = line(MISSING)  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
+    env: str | None = line(None)  # managed environment of the library; none for bf16
+    function: str | None = line(None)  # module:function that quantizes, by import path
     # the default of `group_size`, whose format decides; -1 is one scale per output channel
     group_size: int | None = unbounded(None)
     calibrated: bool = False  # whether it looks at calibration text
@@ -87,8 +89,9 @@ class Method:
     model_types: list[str] = bounded(factory=list, unique=True)  # of config.json, that the library supports; empty: all
     # of these, the mixtures of experts; none: all, empty: no mixture
     mixtures: list[str] | None = bounded(None, unique=True)
-    instead: str | None = None  # archived upstream: the method to use instead, and the guide leaves this one out
-    fallback: str | None = None  # the method that makes the same format by another exporter, for on_failure=fallback
+    instead: str | None = line(None)  # archived upstream: the method to use instead, and the guide leaves this one out
+    # the method that makes the same format by another exporter, for on_failure=fallback
+    fallback: str | None = line(None)
     args: dict[str, Any] = unbounded(factory=dict)  # the library's own options, under its own names
 
 
@@ -99,7 +102,7 @@ class Rule:
     stands for what a measurement will name."""
 
     match: list[str] = bounded(MISSING, non_empty=True, unique=True)  # as above
-    why: str = MISSING  # the reason, which plan and report repeat
+    why: str = line(MISSING)  # the reason, which plan and report repeat
 
 
 @dataclass
@@ -107,7 +110,8 @@ class Sensitivity:
     """What each part of the model loses in 4 bits: KL to bf16 when it alone is quantized, and when it alone is not."""
 
     unit: Unit = Unit.module  # what is measured as one: fused matrices, blocks, or one kind in all blocks
-    text: str = "python_reference"  # one of eval.texts; its last quarter, while evaluation scores from the start on
+    # one of eval.texts; its last quarter, while evaluation scores from the start on
+    text: str = line("python_reference")
     windows: int = bounded(4, at_least=1)  # of the text
     length: int = bounded(256, at_least=2)  # tokens per window
     # what exempt=from_sensitivity may add to the fully quantized checkpoint
@@ -116,10 +120,11 @@ class Sensitivity:
 
 @dataclass
 class Hardware:
-    name: str = MISSING  # of its file in conf/hw/
+    name: str = line(MISSING)  # of its file in conf/hw/
     vendor: Vendor = MISSING  # of the devices; a runtime says whose it is for
     product: list[str] = bounded(factory=list, unique=True)  # what its driver calls it, for hw=auto
-    capability: str | None = None  # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
+    # CUDA compute capability, AMD gfx name, or avx2, avx512, amx; none: this CPU's own
+    capability: str | None = line(None)
     memory_gib: float | None = bounded(None, above=0)  # of one device; none: this machine's own
     bandwidth_gbs: float | None = bounded(None, above=0)  # of that memory, in 1e9 bytes/s
     tflops: dict[str, float] = bounded(factory=dict, above=0)  # dense, by arithmetic: bf16, fp8, fp4, int8
@@ -128,12 +133,12 @@ class Hardware:
 
 @dataclass
 class Runtime:
-    name: str = MISSING  # of its file in conf/runtime/
+    name: str = line(MISSING)  # of its file in conf/runtime/
     engine: Engine = MISSING  # what serves, or scores
     vendors: list[Vendor] = bounded(MISSING, non_empty=True, unique=True)  # whose hardware it is for
-    env: str | None = None  # managed environment
-    python: str | None = None  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
-    container: str | None = None  # or an image of podman or docker
+    env: str | None = line(None)  # managed environment
+    python: str | None = line(None)  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
+    container: str | None = line(None)  # or an image of podman or docker
     container_args: list[str] = unbounded(factory=list)  # options of podman run or docker run
     caution: str = ""  # what every plan with it says
     args: dict[str, Any] = unbounded(factory=dict)  # the engine's own options, under its own names
@@ -145,12 +150,12 @@ class Runtime:
 class Serve:
     keep: bool = False  # serve until Ctrl-C instead of measuring
     port: int | None = bounded(None, at_least=1, at_most=65535)  # none: a free one
-    api_key: str | None = None  # ${oc.env:NAME}; none: a random one, printed with the curl line
+    api_key: str | None = line(None)  # ${oc.env:NAME}; none: a random one, printed with the curl line
 
 
 @dataclass
 class Bench:
-    name: str = MISSING  # of its file in conf/bench/
+    name: str = line(MISSING)  # of its file in conf/bench/
     # streams at once; each is measured
     concurrency: list[int] = bounded(MISSING, at_least=1, non_empty=True, unique=True)
     input_len: int = bounded(MISSING, at_least=1)  # tokens of a prompt
@@ -163,17 +168,17 @@ class Bench:
 class Criterion:
     """One line of the verdict. Exactly one of at_most and at_least, in the unit that the metric's name ends with."""
 
-    metric: str = MISSING  # one of qforge.judge.metrics.METRICS
+    metric: str = line(MISSING)  # one of qforge.judge.metrics.METRICS
     at_most: float | None = unbounded(None)  # the bound, or
     at_least: float | None = unbounded(None)  # this one
     # for speed and latency: at how many streams; none: the most that bench measures
     concurrency: int | None = bounded(None, at_least=1)
-    why: str = MISSING  # the reason, which the verdict repeats
+    why: str = line(MISSING)  # the reason, which the verdict repeats
 
 
 @dataclass
 class Gate:
-    name: str = MISSING  # of its file in conf/gate/
+    name: str = line(MISSING)  # of its file in conf/gate/
     criteria: dict[str, Criterion] = bounded(factory=dict, non_empty=True)
     required: bool = True  # whether a run ends with another exit code where it does not hold
 
@@ -182,9 +187,9 @@ class Gate:
 class Experiment:
     """What a run is to find out: a file of conf/experiment/, which sets other keys as well."""
 
-    name: str = MISSING  # what tables call its rows
-    question: str = MISSING  # what the run is to find out
-    expect: str = MISSING  # before it is measured, so that a surprise is seen as one
+    name: str = line(MISSING)  # what tables call its rows
+    question: str = line(MISSING)  # what the run is to find out
+    expect: str = line(MISSING)  # before it is measured, so that a surprise is seen as one
 
 
 @dataclass
@@ -214,11 +219,11 @@ class Job:
     )
     plan_only: bool = False  # print the plan and stop: nothing is loaded
     unservable: Unservable = Unservable.refuse  # or measure its quality all the same, on weights unpacked to bf16
-    artifact: str | None = None  # start from this quantized checkpoint instead of quantizing
-    verify: str | None = None  # check this artifact against its own provenance, and stop
+    artifact: str | None = line(None)  # start from this quantized checkpoint instead of quantizing
+    verify: str | None = line(None)  # check this artifact against its own provenance, and stop
     rescore: int = bounded(0, at_least=0)  # with verify: so many windows of each text are scored again
     on_failure: OnFailure = OnFailure.stop  # fallback: try another exporter, then the next runtime of a list
-    store: str = ".store"  # relative to the checkout; of an installed qforge, to where it was started
+    store: str = line(".store")  # relative to the checkout; of an installed qforge, to where it was started
     debug: bool = False  # tracebacks instead of one line
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from qforge.config.compose import message
+from qforge.config.messages import message
 from qforge.experiments import lists, markdown
 from qforge.experiments.proposal import COMPOSING, conf_of, read
 

@@ -16,6 +16,7 @@ from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
 from qforge.models.formats import FORMATS
+from qforge.pipeline import references
 from qforge.plan import limits
 from qforge.plan.exemptions import waits
 
@@ -35,6 +36,7 @@ OWN = {
 def check(job: Job) -> None:
     """Refuse what no model could make right. Raises ValueError: what is wrong, the key, the fix."""
     bounds.check(job)
+    references.check(job)
     _check_runtime(job)
     _check_method(job)
     calibration.check(job.calib)

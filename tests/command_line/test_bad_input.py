@@ -58,10 +58,9 @@ def test_refusals(cli: Cli, model: Path, overrides: list[str], words: list[str])
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["method=gptqq"], ["Could not find 'method/gptqq'", "Available options", "nvfp4"]),
-        (["modle=x"], ["Key 'modle' not in 'Job'"]),
-        (["eval.contxt=1"], ["full_key: eval.contxt"]),
-        (["eval.context=many"], ["eval.context", "could not be converted to Integer"]),
+        (["method=gptqq"], ["method=gptqq: there is no such option; did you mean gptq? choose from auto, "]),
+        (["hydra.run.dir=/proc/nope"], ["hydra.run.dir: ", "give a folder that can be created"]),
+        (["--multirun", "exempt=glob(nope*)"], ["--multirun: the values to sweep over give no job"]),
         (["group_size=128"], ["group_size=128", "576 inputs, which 128 does not divide", "use group_size=32 or 64"]),
     ],
 )

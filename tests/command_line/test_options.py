@@ -7,11 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from support.command import Cli
 from support.jobs import job
 
 from qforge import cli
+from qforge.config.compose import CONF, compose
+from qforge.config.messages import message
 from qforge.machine import hardware
+from qforge.pipeline import checks
 from qforge.pipeline.verify import verify
 
 
@@ -25,6 +30,22 @@ from qforge.pipeline.verify import verify
         ("exempt=[lm_head,1.5]", "exempt=[lm_head,1.5]: not the name of an option"),
         ("eval.texts={}", "eval.texts={}: changes nothing; to remove an entry use ~eval.texts.NAME"),
         ("+runtime.environ={}", "changes nothing; to remove an entry use ~runtime.environ.NAME"),
+        ("~", "~: a key is missing"),
+        ("@x=1", "@x=1: a key is missing"),
+        ("method=../method/gptq", "method=../method/gptq: not the name of an option"),
+        ("hydra=null", "hydra=null: not the name of an option"),
+        (
+            "method=[rtn,gptq]",
+            "a job has one method, and Hydra would mix these; use one of them, or --multirun method=rtn,gptq",
+        ),
+        ("hydra.callbacks.report=null", "hydra.callbacks.report=null: qforge sets it itself; leave it out"),
+        ("hydra.launcher=null", "hydra.launcher=null: no job runs without one; leave it out"),
+        ("+hydra.run.foo=1", "+hydra.run.foo=1: Hydra has no such key, and nothing would read it; leave it out"),
+        ("model.random=2", "model.random=2: is neither true nor false; use model.random=true or model.random=false"),
+        (
+            "eval.context=interval(1,2)",
+            "has no values that jobs could take one by one; name them, as in eval.context=1,2",
+        ),
     ],
 )
 def test_what_hydra_would_end_with_a_traceback_for_or_ignore(argument: str, message: str) -> None:
@@ -33,10 +54,78 @@ def test_what_hydra_would_end_with_a_traceback_for_or_ignore(argument: str, mess
 
 
 @pytest.mark.parametrize(
-    "argument", ["exempt=[]", "exempt=[lm_head,boundary]", "method=gptq,awq", "group_size=64", "~hw", "--cfg", "a={b"]
-)
+    "argument",
+    [
+        "exempt=[]",
+        "exempt=[lm_head,boundary]",
+        "method=gptq,awq",
+        "group_size=64",
+        "~hw",
+        "--cfg",
+        "a={b",
+        "model.random=1",
+        "exempt=glob(*)",
+        "+hydra.job.env_set.A=1",
+        "hydra.run.dir=x",
+        "runtime=[existing,vllm]",
+    ],
+)  # fmt: skip
 def test_what_is_left_to_hydra(argument: str) -> None:
     assert cli.expand(["run.py", argument]) == ["run.py", argument]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["modle=x"], "modle: there is no such key; did you mean model? a job has model, method,"),
+        (["eval.contxt=1"], "eval.contxt: there is no such key; did you mean eval.context? eval has name, texts,"),
+        (["hydra.foo=1"], "hydra.foo: Hydra has no such key; leave it out"),
+        (["exempt.foo.match=[a]"], "exempt.foo: there is no such entry; add it with +exempt.foo=VALUE"),
+        (["eval.context=many"], "eval.context=many: Value 'many' of type 'str' could not be converted to Integer; use a "),
+        (["hw.vendor=intel"], "; use nvidia or amd or cpu"),
+        (["model.gguf=x"], "; use entries of its own (packages, part, sha256, tie_embeddings), or null"),
+        (["hydra.run.dir=null"], "hydra.run.dir=null: field 'hydra.run.dir' is not Optional; leave it out for the default"),
+        (["+eval.context=3"], "+eval.context: it has a value already; leave out the +, as in eval.context=VALUE"),
+        (["~foo"], "~foo: there is no such entry to remove; leave it out"),
+        (["~model.name=x"], "~model.name=x: its value is smollm2_135m; use ~model.name"),
+        (["~eval.context"], "~eval.context: a key of the schema cannot be removed; give it another value"),
+        (["method=gptqq"], "method=gptqq: there is no such option; did you mean gptq? choose from auto, "),
+        (["model=[a]"], "model=a: there is no such option; run with --help for those that there are"),
+        (["model=local"], "model.name: is missing; give model.name=VALUE"),
+        (["model.name=${nope}"], "; write a key that the configuration has, or quote the text as \\${...}"),
+        (["model.name=${oc.env:NOPE}"], "; set it, or give a value that needs none"),
+        (["model.name=~"], "model.name=~: is no override; use key=value, and put a value with special characters into quotes"),
+        ([f"eval.context={'x' * 900}"], "... (913 characters): "),
+        (["exempt.lm_head.match=[[a]]"], "exempt.lm_head.match=['a']: is not a text; give one"),
+    ],
+)  # fmt: skip
+def test_what_hydra_refuses_is_said_in_one_line(overrides: list[str], said: str) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as refused:
+        compose(CONF, *overrides)
+    assert said in message(refused.value)
+    assert "\n" not in message(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.hub=a b"], "model.hub='a b': is not the name of a repository; use OWNER/NAME"),
+        (["model.revision=main"], "model.revision=main: is of model.hub alone"),
+        (["model.structure=/nope"], "model.structure=/nope: no such file"),
+        (["model.gguf.sha256=abc"], "model.gguf.sha256='abc': is not a SHA-256"),
+        (["model.gguf.packages=[numpy]"], "model.gguf.packages: 'numpy' is not a pinned package; use NAME==VERSION"),
+        (["method.env=null"], "method.env=None: method.function needs the environment that it runs in"),
+        (["method.fallback=nope"], "method.fallback='nope': there is no conf/method/nope.yaml"),
+        (["+hw.tflops.fp12=3"], "hw.tflops.fp12: no plan reads it; choose from bf16, fp8, fp4, int8"),
+        (["+runtime.environ={a-b: c}"], "runtime.environ.'a-b': is no name of a variable"),
+        (["eval.task_data=/nope"], "eval.task_data=/nope: no such folder"),
+        (["rescore=4"], "rescore=4: is of verify alone; add verify=PATH, or leave rescore out"),
+        (["verify=/x", "artifact=/y"], "verify=/x artifact: verify checks an artifact and does nothing else"),
+    ],
+)  # fmt: skip
+def test_what_a_job_names_must_be_there(overrides: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        checks.check(job(*overrides))
 
 
 def test_auto_is_this_machine_also_in_a_sweep_and_in_a_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,10 @@ def test_without_a_base_the_diff_is_against_the_defaults(propose: Propose) -> No
     ("lines", "message"),
     [
         (["group_size: 32"], "experiment: is missing; write name, question and expect"),
-        (["experiment: {name: N1, question: 'Why?'}"], "experiment.expect: Structured config of type `Experiment` has missing"),
+        (["experiment: {name: N1, question: 'Why?'}"], "experiment.expect: is missing; give experiment.expect=VALUE"),
         (["experiment: {name: N1, question: ' ', expect: Less.}"], "experiment.question: is empty; write it before"),
         (["grup_size: 32", ASKS], "Key 'grup_size' not in 'Job'"),
-        (["defaults: [override /method: gtpq]", ASKS], "Could not find 'method/gtpq'"),
+        (["defaults: [override /method: gtpq]", ASKS], "method=gtpq: there is no such option; did you mean gptq?"),
         (["- a1"], "is not a mapping; write `key: value` lines"),
         (["experiment: {name: a: b"], "is not valid YAML"),
         (["experiments: [a1, a9]"], "experiments: a9: no such file in conf/experiment/"),
