@@ -13,8 +13,9 @@ from support.command import Cli
 from support.jobs import job
 
 from qforge import cli
-from qforge.config.compose import CONF, compose
+from qforge.config.compose import compose
 from qforge.config.messages import message
+from qforge.config.places import CONF
 from qforge.machine import hardware
 from qforge.pipeline import checks
 from qforge.pipeline.verify import verify
