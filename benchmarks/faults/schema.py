@@ -43,7 +43,7 @@ def leaves(schema: type = Job, prefix: str = "") -> Iterator[Leaf]:
         typed = next((o for o in options if dataclasses.is_dataclass(o)), None)
         entries = next((typing.get_args(o) for o in options if typing.get_origin(o) in (list, dict)), ())
         of_typed = entries and dataclasses.is_dataclass(entries[-1])
-        if key in ABSENT:
+        if key in ABSENT or (of_typed and key not in ENTRIES):
             continue
         if typed:
             yield from leaves(typed, f"{key}.")

@@ -9,7 +9,7 @@ from support.command import ROOT
 
 
 def test_bad_command_lines_end_as_refusals() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/faults/config.py"), "--examples", "8", "--every", "30"]
+    command = [sys.executable, str(ROOT / "benchmarks/faults/config.py"), "--examples", "6", "--every", "60"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "0 found; nothing was fetched" in done.stdout
