@@ -55,7 +55,7 @@ def main() -> int:
         print(f"refused: {message(refusal).removeprefix('refused: ')}", file=sys.stderr)
         return 1 if exit_codes else 2
     except OSError as error:
-        if exit_codes:
+        if exit_codes or (arguments and arguments[0] in COMMANDS):
             raise
         print(f"refused: hydra.run.dir: {error}; give a folder that can be created", file=sys.stderr)
         return 2

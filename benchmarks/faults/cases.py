@@ -16,7 +16,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "method=[[rtn]]", "hw=[null]", "runtime=1.5", "calib=nan", "experiment=1", "exempt=null", "exempt=[null]",
     ),
     "several options where a job has one": (
-        "method=[rtn,gptq]", "model=[smollm2_135m,qwen3_8b]", "eval=[quick,full]", "gate=[quality,latency]",
+        "method=[rtn,gptq]", "model=[smollm2_135m,qwen3_8b]", "eval=[quick,full]",
         "bench=[quick,full]", "calib=[wikitext,python]", "experiment=[a1,b1]", "method=rtn,gptq", "eval.windows=1,2",
         "bench.requests=choice(1,2)", "bench.requests=range(1,3)", "group_size=32,64", "hw=[cpu,h100]",
     ),
@@ -137,9 +137,9 @@ CASES: dict[str, tuple[str, ...]] = {
         "verify=/tmp artifact=/tmp", "verify=/tmp serve.keep=true", "rescore=4", "runtime.python=/bin/true", "method=nvfp4 group_size=64",
         "method=fp8 group_size=64", "method=bf16 group_size=64", "hw=mi325x runtime=vllm_cpu", "hw=mi325x method=nvfp4",
         "hw=cpu runtime=vllm", "method=rtn method.format=int4_asym", "calib.devices=600",
-        "method=bf16 stages=[sensitivity]", "exempt=from_sensitivity", "runtime=transformers method=nvfp4", "method=auto stages=[quantize]",
+        "method=bf16 stages=[sensitivity]", "exempt=from_sensitivity", "runtime=transformers method=nvfp4",
         "gate.criteria.speed.at_most=1", "gate.criteria.speed.at_least=null", "method=nvfp4 unservable=measure group_size=17",
-        "eval.kv_dtypes=[fp8] eval.long_context.lengths=[]", "eval.divergence.top_k=50", "eval.context=99999", "bench.input_len=99999",
+       
         "runtime.args.max_model_len=0", "+runtime.args.tensor_parallel_size=0", "+runtime.args.tensor_parallel_size=7",
         "+runtime.args.gpu_memory_utilization=1.5", "+runtime.args.kv_cache_dtype=bf16", "+runtime.args.max_num_seqs=many",
         "+runtime.args.tensor_parallel_size=true", "runtime.args.max_model_len=true", "+runtime.args.gpu_memory_utilization=true",

@@ -184,6 +184,11 @@ def _check_engine(job: Job) -> None:
             raise ValueError(f"{group}.args.{own}: {OWN[own.replace('-', '_')]}")
     args = job.engine_args
     limit, devices, part = (args.get(k) for k in ("max_model_len", "tensor_parallel_size", "gpu_memory_utilization"))
+    numbers = ("max_model_len", "tensor_parallel_size", "gpu_memory_utilization")
+    if wrong := next(
+        (name for name in numbers if name in args and (args[name] is None or isinstance(args[name], bool))), None
+    ):
+        raise ValueError(f"runtime.args.{wrong}={args[wrong]}: is not a number; give one, or leave it out")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"runtime.args.max_model_len={limit}: use a number of tokens, 1 or more")
     if devices is not None and (not isinstance(devices, int) or devices < 1):
