@@ -66,8 +66,7 @@ class Model:
     gguf: Gguf | None = None
     random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
     architecture: str | None = line(None)  # a config.json to plan from before the model itself is here
-    # what its matrices are, in the JSON of stages/structure.py; made where it is needed
-    structure: str | None = line(None)
+    structure: str | None = line(None)  # what its matrices are, as stages/structure.py says; made where it is needed
     trust_remote_code: bool = False  # fetch and run the code that the model brings along
     caution: str = ""  # printed with every result of this model
 
