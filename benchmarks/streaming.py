@@ -181,14 +181,15 @@ def work(file: Path) -> None:
     import torch
     from pydantic import TypeAdapter
 
-    from qforge.methods import packing, streaming
+    from qforge.methods import packing, source, stacks
     from qforge.stages.quantize import quantize
 
     imported = time.monotonic()
     request = TypeAdapter(Request).validate_json(file.read_text())
     clock: dict[str, list[tuple[float, float]]] = {"read": [], "pack": [], "write": []}
     for owner, name, into in (
-        (streaming, "fill", "read"), (packing.Packer, "pack", "pack"), (Shard, "put", "write"), (Shard, "put_run", "write"),
+        (source, "fill", "read"), (stacks, "fill", "read"), (packing.Packer, "pack", "pack"),
+        (Shard, "put", "write"), (Shard, "put_run", "write"),
     ):  # fmt: skip
         setattr(owner, name, timed(getattr(owner, name), clock[into]))
     result = quantize(request)
