@@ -14,6 +14,7 @@ from typing import Any
 
 from qforge.config.job import Job
 from qforge.models.formats import FORMATS
+from qforge.models.modules import BESIDE
 from qforge.models.parts import Part, parts
 from qforge.plan.exemptions import waits
 from qforge.plan.plan import Plan
@@ -46,7 +47,13 @@ def nothing_else(job: Job) -> bool:
 
 
 def refuse(job: Job, planned: Plan) -> None:
-    """Raises ValueError for experts that cannot be replaced one by one, and for a budget that buys nothing, or everything."""
+    """Raises ValueError for towers, for experts that cannot be replaced one by one, and for a budget that buys nothing, or
+    everything."""
+    if requested(job) and any(m.kind in BESIDE for m in planned.modules):
+        raise ValueError(
+            f"model={job.model.name}: it has towers, and sensitivity replaces weights of models of text only; use "
+            "exempt=boundary"
+        )
     stacked = next((m for m in planned.modules if m.stack > 1 and m.linear), None)
     if requested(job) and stacked:
         raise ValueError(

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
+
+from qforge.models.auto_class import automatic
 
 
 def build(where: str, trusted: bool, revision: str | None) -> PreTrainedModel:
@@ -30,12 +24,6 @@ def of_its_own(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The class that config.json names, where transformers has it."""
     named: type[PreTrainedModel] | None = getattr(transformers, (config.architectures or [""])[0], None)
     return named if named is not None and named.config_class is type(config) else None
-
-
-def automatic(config: PreTrainedConfig) -> Any:
-    """What finds the class where config.json names none."""
-    text, images = AutoModelForCausalLM, AutoModelForImageTextToText
-    return images if type(config) not in text._model_mapping and type(config) in images._model_mapping else text
 
 
 def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from qforge import json_files
 from qforge.envs.request import Refused, Request, stage
 from qforge.methods import stacks
 from qforge.models import checkpoint, structure
+from qforge.models.auto_class import automatic
 from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.core import Core
 from qforge.models.modules import Module, block_of, from_tensors
@@ -79,7 +80,7 @@ def settle(
     always normalize, a qwen3_moe's only with norm_topk_prob.
     """
     own = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
-    expected = _logits(classes.of_its_own(own) or classes.automatic(own), source, depth, trusted)
+    expected = _logits(classes.of_its_own(own) or automatic(own), source, depth, trusted)
     tried: list[tuple[float, dict[str, bool]]] = []
     for switch in ("", *unsaid):
         said = {switch: not getattr(config, switch)} if switch else {}

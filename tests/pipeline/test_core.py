@@ -76,6 +76,19 @@ def test_gptq_on_a_multimodal_model(cli: Cli, model: Path, tmp_path: Path) -> No
     assert _apart(artifact, core, tmp_path / "core") == 0
 
 
+def test_a_type_of_images_and_text_is_scored_by_transformers(cli: Cli, model: Path, tmp_path: Path) -> None:
+    in_quant(SCRIPT, tmp_path, "make", "qwen2_5_vl", json.dumps({"vocab_size": 49152}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model / name, tmp_path / name)
+    done = cli.succeed_inside(
+        "model=local", "model.name=tiny", f"model.path={tmp_path}", "method=rtn", "group_size=32", "hw=cpu",
+        "runtime=transformers", "stages=[quantize,evaluate]", "eval=quick", "eval.windows=1", "eval.context=128",
+        "eval.tasks=[]",
+    )  # fmt: skip
+    assert done.json("evaluate")["texts"]["wikitext"]["perplexity"] > 1000, "of random weights"
+    assert len(done.json("evaluate")["unpacked"]) == 7, "one matrix of each kind is as the file says"
+
+
 def _apart(artifact: Path, source: Path, folder: Path) -> float:
     """The largest difference of the logits of the artifact, opened as a multimodal model, and of the text core as GPTQ left
     it, opened as a causal one."""

@@ -208,6 +208,12 @@ def test_refusals(overrides: list[str], message: str) -> None:
         check(job(*overrides))
 
 
+def test_a_model_with_towers_is_refused_by_the_plan() -> None:
+    made = job("model=qwen2_5_vl_7b", "hw=h100", "stages=[sensitivity]", "method=rtn")
+    with pytest.raises(ValueError, match=r"qwen2_5_vl_7b: it has towers, and sensitivity .* use exempt=boundary"):
+        sensitivity.refuse(made, plan.make(made, None))
+
+
 @pytest.mark.parametrize("method", ["rtn", "bf16"])
 def test_a_budget_that_no_rule_spends_is_no_obstacle_in_a_sweep(method: str) -> None:
     made = job(f"method={method}", "sensitivity.budget_gib=0.01")
