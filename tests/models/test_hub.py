@@ -130,7 +130,7 @@ def test_a_revision_and_an_id_that_do_not_exist(plan: Plan, hub: Hub, folder: Pa
         plan("model.revision=v9"),
         "model.hub=tiny/llama: model.revision=v9: it has no such branch, tag or commit; they are listed at ",
     )
-    refused(plan("model.hub=a/b/c"), "model.hub=a/b/c: Repo id must be in the form")
+    refused(plan("model.hub=a/b/c"), "model.hub='a/b/c': is not the name of a repository; use OWNER/NAME")
 
 
 def test_no_hub_at_all(cli: Cli, hub: Hub) -> None:
