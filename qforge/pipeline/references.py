@@ -10,6 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from qforge.config.job import Gguf, Job
 from qforge.config.places import given_path, option_files
+from qforge.json_files import read_json
 
 REPOSITORY = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # as huggingface_hub's validate_repo_id
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -48,6 +49,11 @@ def _of_model(job: Job) -> Iterator[str]:
         yield f"model.revision={model.revision}: is of model.hub alone; add model.hub=OWNER/NAME, or leave it out"
     if model.structure and not os.path.isfile(os.path.expanduser(model.structure)):
         yield f"model.structure={model.structure}: no such file; leave it out, and qforge makes it"
+    if model.architecture:
+        try:
+            read_json(given_path(model.architecture))
+        except (ValueError, OSError) as error:
+            yield f"model.architecture={model.architecture}: {error}; give the config.json of a model"
     if model.gguf:
         yield from _of_gguf(model.gguf)
 

@@ -120,6 +120,7 @@ def test_what_hydra_refuses_is_said_in_one_line(overrides: list[str], said: str)
         (["+hw.tflops.fp12=3"], "hw.tflops.fp12: no plan reads it; choose from bf16, fp8, fp4, int8"),
         (["+runtime.environ={a-b: c}"], "runtime.environ.'a-b': is no name of a variable"),
         (["eval.task_data=/nope"], "eval.task_data=/nope: no such folder"),
+        (["model.architecture=/nope.json"], "model.architecture=/nope.json: /nope.json: no such file; give the config.json"),
         (["rescore=4"], "rescore=4: is of verify alone; add verify=PATH, or leave rescore out"),
         (["verify=/x", "artifact=/y"], "verify=/x artifact: verify checks an artifact and does nothing else"),
     ],
