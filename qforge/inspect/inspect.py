@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import equality, finite, ignore_list, scales
+from qforge.inspect import equality, finite, grid, ignore_list, scales, signs
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.formats import CT, FORMATS
@@ -21,7 +21,6 @@ from qforge.models.modules import Module, block_of
 from qforge.plan.plan import Plan
 
 SHOWN = 3  # examples per finding
-GRID_ROWS = 64  # of each matrix that are looked at
 FLOATS = ("BF16", "F16", "F32")
 THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
 
@@ -64,6 +63,7 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     original = _plain(source, plan)
     _untouched(tensors, plan, original, report)
     _scales(tensors, plan, original, report)
+    _signs(tensors, plan, original, report)
     _config(config, plan, report)
     return report
 
@@ -88,8 +88,7 @@ def _mixed(config: dict[str, Any]) -> str | None:
 
 def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> bool:
     """The case this tool began with: a 66 GB "FP4" checkpoint that says it is quantized and holds plain weights."""
-    sixteen_bit = ("BF16", "F16", "F32")
-    plain = [m for m in plan.quantized if (t := tensors.get(f"{m}.weight")) is not None and t.dtype in sixteen_bit]
+    plain = [m for m in plan.quantized if (t := tensors.get(f"{m}.weight")) is not None and t.dtype in FLOATS]
     report.checked["modules that should be packed"] = len(plan.quantized)
     report.add(
         f"not packed ({len(plain)} of {len(plan.quantized)} modules that should be)",
@@ -103,18 +102,9 @@ def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) ->
 
 
 def _on_a_grid(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
-    """Weights that were quantized and unpacked take few values in each group: 2 to the number of bits at most."""
-    import numpy as np
-
-    most, loose = 2 ** int(FORMATS[plan.layout].bits), []
-    for module in plan.quantized:
-        if f"{module}.weight" not in tensors:
-            continue  # missing, and said so
-        rows = tensors[f"{module}.weight"].read()[:GRID_ROWS].astype(np.float32)
-        group = plan.group_size if plan.group_size and plan.group_size > 0 else rows.shape[1]
-        values = np.sort(rows.reshape(-1, group), axis=1)
-        if ((np.diff(values, axis=1) > 0).sum(axis=1) + 1).max() > most:
-            loose.append(module)
+    """Weights that were quantized and unpacked must be the format's (see grid.py)."""
+    most = 2 ** int(FORMATS[plan.layout].bits)
+    loose = grid.loose(tensors, plan.quantized, plan.group_size, most)
     report.checked["matrices whose weights lie on the format's grid"] = len(plan.quantized) - len(loose)
     report.add("not quantized", loose, f"more than {most} values in a group: these are not the format's weights")
 
@@ -183,6 +173,24 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     report.add(
         "global scales that differ within a fused matrix", split, "vLLM uses one of them for all parts of the matrix"
     )
+
+
+def _signs(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
+    """Packed weights must have the source's signs (see signs.py), where these are at hand and lie in the same order."""
+
+    def fault(quantized: tuple[str, Stored]) -> str | None:
+        name, original = quantized
+        parts = signs.of(name, tensors)
+        whole = all(f"{name}.{s}" in plan.tensors and _alike(t, plan.tensors[f"{name}.{s}"]) for s, t in parts.items())
+        wrong = signs.fault(plan.layout, parts, original) if parts and whole else None
+        return f"{name} ({wrong})" if wrong else None
+
+    plainly = [(m, name) for m, name in _quantized(plan) if m.tensor in source and m.stack == 1 and not m.transposed]
+    at_hand = [(name, source[module.tensor]) for module, name in plainly]
+    with ThreadPoolExecutor(THREADS) as pool:
+        wrong = list(filter(None, pool.map(fault, at_hand)))
+    report.checked["matrices whose signs were compared with the source"] = len(at_hand)
+    report.add("not the source's weights", wrong, "packed words are zero, damaged or another matrix's")
 
 
 def _kv_scales(tensors: dict[str, Stored], config: dict[str, Any], plan: Plan, report: Report) -> None:

@@ -1,4 +1,5 @@
-"""Other people's artifacts of a small model: the tensors that a layout has, with scales that could be right."""
+"""Other people's artifacts of a small model: the tensors that a layout has, with the source's signs and scales that could be
+right."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def artifact(
         hw=replace(job.hw, capability="10.0"),
     )  # fmt: skip
     planned, original = plan.make(job, source), headers(source)
-    arrays = {name: _array(name, tensor, layout, original.get(name)) for name, tensor in planned.tensors.items()}
+    arrays = {name: _array(name, tensor, layout, original) for name, tensor in planned.tensors.items()}
     change(arrays)
     _write(folder / "model.safetensors", arrays)
     config = json.loads((source / "config.json").read_text())
@@ -52,12 +53,24 @@ def artifact(
     return folder
 
 
-def _array(name: str, tensor: Tensor, layout: str, original: Stored | None) -> np.ndarray:
-    if original is not None and (original.dtype, original.shape) == (tensor.dtype, tensor.shape):
-        return np.array(original.read())
-    suffix = name.rpartition(".")[2]
+def _array(name: str, tensor: Tensor, layout: str, original: dict[str, Stored]) -> np.ndarray:
+    matrix, _, suffix = name.rpartition(".")
+    source = original.get(f"{matrix}.weight")
+    if suffix == "weight" and source is not None and (source.dtype, source.shape) == (tensor.dtype, tensor.shape):
+        return np.array(source.read())
+    if suffix in ("weight", "weight_packed") and source is not None:
+        return _codes(source.read().astype(np.float32) < 0, tensor)
     dtype = DTYPES.get(tensor.dtype, np.int32 if tensor.dtype == "I32" else np.uint8)
     return np.full(tensor.shape, VALUES[layout].get(suffix, 0), np.float32).astype(dtype)
+
+
+def _codes(negative: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Four bits a weight of one size: in INT4 4 or -4, in FP4 1 or -1."""
+    if tensor.dtype == "I32":
+        codes = np.where(negative, 4, 12).astype(np.uint32)
+        return sum(codes[:, n::8] << np.uint32(4 * n) for n in range(8)).view(np.int32)
+    codes = np.where(negative, 10, 2).astype(np.uint8)
+    return codes[:, ::2] | codes[:, 1::2] << 4
 
 
 def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:

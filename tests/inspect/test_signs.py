@@ -1,0 +1,69 @@
+"""Packed words that are not the source's: right names, shapes, dtypes and scales, and another matrix."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command import Finished
+from support.jobs import job
+
+from qforge.inspect.inspect import inspect
+from qforge.models.checkpoint import headers
+from qforge.plan import plan
+
+UP, GATE = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.gate_proj"
+FAULT = "not the source's weights: "
+CHANCE = rf"{UP} \((4|5)\d% of its larger weights have the source's sign\)"
+Damage = Callable[[np.ndarray], np.ndarray]
+
+
+def damaged(run: Finished, folder: Path, tensor: str, damage: Damage | str) -> Path:
+    """A copy of the run's artifact with other bytes in one tensor; by a name: those of that tensor."""
+    artifact = Path(shutil.copytree(run.folder / "artifact", folder / "artifact"))
+    tensors = headers(artifact)
+    before = tensors[tensor].read()
+    after = tensors[damage].read() if isinstance(damage, str) else damage(before)
+    content = bytearray((weights := tensors[tensor].file).read_bytes())
+    at = tensors[tensor].offset
+    content[at : at + tensors[tensor].nbytes] = after.tobytes()
+    weights.unlink()  # the store has the same file
+    weights.write_bytes(content)
+    return artifact
+
+
+def faults(artifact: Path, model: Path, *overrides: str) -> str:
+    return "\n".join(inspect(artifact, plan.make(job(*overrides), model), model).faults)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (np.zeros_like, CHANCE),
+        (lambda words: words[:, ::-1], CHANCE),
+        (lambda words: words[::-1], CHANCE),
+        (lambda words: words.byteswap(), CHANCE),
+        (f"{GATE}.weight_packed", CHANCE),
+        (lambda words: np.where(np.arange(len(words))[:, None] < 48, 0, words), rf"{UP} \(row 0, and 1 more of 64\)"),
+    ],
+)
+def test_words_of_int4(rtn: Finished, model: Path, tmp_path: Path, damage: Damage | str, said: str) -> None:
+    artifact = damaged(rtn, tmp_path, f"{UP}.weight_packed", damage)
+    assert re.search(FAULT + said, faults(artifact, model, "method=rtn"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (np.zeros_like, rf"{UP} \(100% of its larger weights are zero\)"),
+        (lambda codes: codes << 4 | codes >> 4, CHANCE),
+        (f"{GATE}.weight", CHANCE),
+    ],
+)
+def test_codes_of_nvfp4(nvfp4: Finished, model: Path, tmp_path: Path, damage: Damage | str, said: str) -> None:
+    artifact = damaged(nvfp4, tmp_path, f"{UP}.weight", damage)
+    assert re.search(FAULT + said, faults(artifact, model, "method=nvfp4", "exempt=boundary"))
