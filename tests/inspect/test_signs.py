@@ -12,8 +12,10 @@ import pytest
 from support.command import Finished
 from support.jobs import job
 
+from qforge.inspect import signs
 from qforge.inspect.inspect import inspect
 from qforge.models.checkpoint import headers
+from qforge.models.formats import FORMATS
 from qforge.plan import plan
 
 UP, GATE = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.gate_proj"
@@ -38,6 +40,10 @@ def damaged(run: Finished, folder: Path, tensor: str, damage: Damage | str) -> P
 
 def faults(artifact: Path, model: Path, *overrides: str) -> str:
     return "\n".join(inspect(artifact, plan.make(job(*overrides), model), model).faults)
+
+
+def test_every_layout_has_its_signs() -> None:
+    assert signs.READERS.keys() == FORMATS.keys() - {"bf16"}
 
 
 @pytest.mark.parametrize(
