@@ -26,7 +26,8 @@ def refuse(argument: str) -> None:
         raise ValueError(f"{argument}: a key is missing; use key=value, or group=option")
     if name.startswith(OURS):
         raise ValueError(f"{argument}: qforge sets it itself; leave it out")
-    if key.startswith("+hydra.") and not schema.kinds(name.removeprefix("hydra."), HydraConf):
+    of_plugin = name.startswith(tuple(f"{plugin}." for plugin in PLUGINS))  # which has a schema of its own
+    if key.startswith("+hydra.") and not of_plugin and not schema.kinds(name.removeprefix("hydra."), HydraConf):
         raise ValueError(f"{argument}: Hydra has no such key, and nothing would read it; leave it out")
     override = parsed(argument) if key and equals else None
     if override is None:

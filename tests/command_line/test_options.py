@@ -67,6 +67,8 @@ def test_what_hydra_would_end_with_a_traceback_for_or_ignore(argument: str, mess
         "model.random=1",
         "exempt=glob(*)",
         "+hydra.job.env_set.A=1",
+        "+hydra.launcher.additional_parameters.reservation=mine",
+        "+hydra.sweeper.rungs.mine.why=x",
         "hydra.run.dir=x",
         "runtime=[existing,vllm]",
     ],
