@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +76,12 @@ class Place:
                 runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
             except SystemExit as end:
                 code = int(end.code or 0)
-            except BaseException:
-                import traceback
-
+        finally:
+            if code == 70:  # it ended by an exception, as a process of its own would show it
                 traceback.print_exc()
-                code = 71
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-        finally:
             os._exit(code)
 
     def _files(self) -> Iterator[str]:
