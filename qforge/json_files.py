@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from qforge.disk import appear
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`. Raises ValueError with the file's name where it is none."""
@@ -63,8 +65,8 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write `text` whole or not at all: it appears by rename, so a killed run leaves nothing that looks finished."""
+    """Write `text` whole or not at all: neither a killed run nor a power cut leaves anything that looks finished."""
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("w", newline="") as stream:  # line ends as they are
         stream.write(text)
-    partial.rename(file)
+    appear(partial, file)

@@ -60,6 +60,7 @@ def managed(name: str, gpu: bool | None = None) -> Environment:
                     "again: environments are made before anything is submitted"
                 )
             build = install.make(name, requirements(name), folder, gpu)
+            os.sync()  # thousands of files, on the disk before the one that says that they are whole
             # written last: what lacks it is half-made
             (folder / "qforge.ready").write_text(f"{environment.identity} {build}")
     return environment

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from qforge.config.job import Model
+from qforge.disk import appear
 from qforge.models import hub
 from qforge.models.hub_refusal import asking
 
@@ -48,7 +49,7 @@ def _file(model: Model, file: hub.File, target: Path, bar: Any) -> None:
         raise ValueError(
             f"model.hub={model.hub}: {file.name} was damaged while it was fetched (its sha256 differs); run again"
         )
-    partial.rename(target)
+    appear(partial, target)
 
 
 def _continue(model: Model, file: hub.File, stream: Any, bar: Any) -> None:

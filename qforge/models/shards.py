@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from qforge.disk import appear
 from qforge.models.checkpoint import BYTES, Stored, Tensor
 
 CHUNK = 16 << 20  # bytes copied at once
@@ -102,7 +103,7 @@ class Shard:
     def close(self) -> None:
         """Everything is written: the file gets its name."""
         os.close(self._descriptor)
-        self.partial.rename(self.file)
+        appear(self.partial, self.file)
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], bytes]:

@@ -12,6 +12,7 @@ from qforge.config.decides import decided_by
 from qforge.config.job import Job, Rule
 from qforge.config.kv_cache import KvCache
 from qforge.console import progress_line
+from qforge.disk import appear
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.inspect import companions, ignore_list
@@ -186,7 +187,7 @@ def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
         if (folder / f"{name}.json").exists():
             shutil.copyfile(folder / f"{name}.json", notes / f"{name}.json")
     write_json(partial / provenance.HASHES, provenance.file_hashes(partial))
-    partial.rename(final)
+    appear(partial, final)
 
 
 def _link(source: str, target: str) -> None:

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 from qforge import json_files
 from qforge.config.job import Job
 from qforge.config.places import given_path
+from qforge.disk import settle
 from qforge.envs.request import Failed, Refused, Request, stage
 from qforge.evaluation.perplexity import windows
 from qforge.evaluation.tokenizer import load
@@ -88,7 +89,7 @@ class Journal:
         self.file = file
         whole = file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
         self._known: dict[tuple[str, str], list[float]] = {(way, name): kl for way, name, kl in map(json.loads, whole)}
-        file.write_text("".join(f"{line}\n" for line in whole))
+        json_files.write_text(file, "".join(f"{line}\n" for line in whole))
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._known
@@ -100,6 +101,7 @@ class Journal:
         self._known[way, name] = kl
         with self.file.open("a") as stream:
             stream.write(json.dumps([way, name, kl]) + "\n")
+        settle(self.file)
 
 
 class Subject:

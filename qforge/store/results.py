@@ -19,6 +19,7 @@ from typing import Any
 
 from qforge.config.job import Job
 from qforge.config.places import PACKAGE, store_path
+from qforge.disk import appear
 from qforge.json_files import read_json, to_json, write_json
 from qforge.store import provenance
 from qforge.store.locks import locked, use
@@ -85,7 +86,7 @@ class Store:
         """The result for `parts`, built by `build(folder)` if it is not there yet; and whether it was.
 
         `subject`: what it is about, for people who look through the store. Another job that builds the same is waited for.
-        A result appears by rename when it is complete.
+        A result appears by rename when it is complete and on the disk.
         """
         final = self.place(stage, parts)
         if _in_use(final):
@@ -103,7 +104,7 @@ class Store:
                 made = {**provenance.now(), "seconds": time.monotonic() - started, "subject": subject}
                 write_json(partial / "made.json", made)
                 use(final.with_suffix(USED))
-                partial.rename(final)
+                appear(partial, final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
