@@ -23,6 +23,7 @@ DECIDES = {
     "model.gguf.part": "fetch",
     "model.gguf.sha256": "fetch",
     "model.gguf.tie_embeddings": "fetch",
+    "model.gguf.turned": "fetch plan",
     "model.random": "fetch",
     "model.architecture": PLAN,  # and, of a random model, its content is in the key of fetch
     "model.structure": NOTHING,  # the key of what it says

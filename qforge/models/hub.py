@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qforge.config.job import Model
+from qforge.config.model import Model
 from qforge.models import checkpoint, quantization_config, repository
 from qforge.models.checkpoint import BYTES, Tensor, without_buffers
 from qforge.models.hub_refusal import asking

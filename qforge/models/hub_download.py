@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from qforge.config.job import Model
+from qforge.config.model import Model
 from qforge.disk import appear
 from qforge.models import hub
 from qforge.models.hub_refusal import asking

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge import json_files
-from qforge.config.job import Model
+from qforge.config.model import Model
 from qforge.config.places import given_path
 from qforge.models import (
     architectures,
@@ -20,6 +20,7 @@ from qforge.models import (
     quantized_source,
     repository,
     structure,
+    turning,
 )
 from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.quantized_source import Packing
@@ -133,6 +134,8 @@ def _found(model: Model, folder: Path | None) -> _Found:
         return _plain(model, checkpoint.headers(folder), config, str(folder), beside)
     if model.architecture is not None:
         config = json_files.read_json(given_path(model.architecture))
+        if model.gguf and model.gguf.turned:
+            config = turning.planned(model.name, config)
         return _plain(model, None, config, f"{model.architecture} (the model itself is not fetched yet)")
     if model.hub is not None:
         origin = f"the headers of {model.hub} on the hub (its weights are not fetched yet)"

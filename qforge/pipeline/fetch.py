@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.decides import decided_by
-from qforge.config.job import Model
+from qforge.config.model import Model
 from qforge.config.places import given_path
 from qforge.console import print_reused, progress_line
 from qforge.envs import interpreters, uv

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from qforge.config.job import Gguf, Job
+from qforge.config.job import Job
+from qforge.config.model import Gguf
 from qforge.config.places import given_path, option_files
 from qforge.json_files import read_json
 

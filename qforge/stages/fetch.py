@@ -10,7 +10,7 @@ from typing import Any
 from qforge.config.places import given_path
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Refused, Request, stage
-from qforge.models import gemma_tokenizer, hub_download, random_weights
+from qforge.models import gemma_tokenizer, hub_download, random_weights, turning
 
 
 def fetch(request: Request) -> dict[str, Any]:
@@ -72,6 +72,9 @@ def from_gguf(request: Request, target: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)
+    del model
+    if gguf.turned:
+        turning.turn(target)
     tokenizer.save_pretrained(target)
     _readable(target)
     file.unlink()

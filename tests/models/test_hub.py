@@ -13,7 +13,7 @@ from support.checkpoints import small_llama
 from support.command import Cli, Finished
 from support.hub import Hub
 
-from qforge.config.job import Model
+from qforge.config.model import Model
 from qforge.json_files import read_json
 from qforge.models import metadata
 

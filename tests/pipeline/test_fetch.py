@@ -25,7 +25,7 @@ CHUNK = 10 * 2**20  # bytes that huggingface_hub writes at once
 def download(hub: Hub, folder: Path, commit: str, token: str = "", **model: object) -> subprocess.CompletedProcess[str]:
     """What the stage does, in a process of its own."""
     code = (
-        "import sys, json; from pathlib import Path; from qforge.config.job import Model; "
+        "import sys, json; from pathlib import Path; from qforge.config.model import Model; "
         "from qforge.models import hub_download; hub_download.download(Model(**json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
     asked = json.dumps({"name": "tiny", "hub": "tiny/llama", "revision": commit, **model})

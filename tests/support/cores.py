@@ -16,7 +16,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from qforge.config.job import Job, Model
+from qforge.config.job import Job
+from qforge.config.model import Model
 from qforge.envs.request import Refused, Request
 from qforge.json_files import read_json, write_json
 from qforge.methods.core import put_back
