@@ -35,6 +35,7 @@ DECIDES = {
     "method.env": NOTHING,  # its packages
     "method.function": "quantize",
     "method.group_size": PLAN,
+    "method.online": "serve",
     "method.calibrated": NOTHING,  # the sequences are in the key where there are any
     "method.streams": NOTHING,
     "method.unstacks": PLAN,

@@ -53,16 +53,15 @@ class Method:
     format: str = line(MISSING)  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
     env: str | None = line(None)  # managed environment of the library; none for bf16
     function: str | None = line(None)  # module:function that quantizes, by import path
-    # the default of `group_size`, whose format decides; -1 is one scale per output channel
-    group_size: int | None = unbounded(None)
+    group_size: int | None = unbounded(None)  # the default of `group_size`, whose format decides
+    online: str | None = line(None)  # vLLM's --quantization of bf16 weights while it loads them: no checkpoint is made
     calibrated: bool = False  # whether it looks at calibration text
     streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
     unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
     rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
     signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
     model_types: list[str] = bounded(factory=list, unique=True)  # of config.json, that the library supports; empty: all
-    # of these, the mixtures of experts; none: all, empty: no mixture
-    mixtures: list[str] | None = bounded(None, unique=True)
+    mixtures: list[str] | None = bounded(None, unique=True)  # of these, those with experts; none: all, empty: none
     instead: str | None = line(None)  # archived upstream: the method to use instead, and the guide leaves this one out
     # the method that makes the same format by another exporter, for on_failure=fallback
     fallback: str | None = line(None)
@@ -202,8 +201,9 @@ class Job:
 
     @property
     def engine_args(self) -> dict[str, Any]:
-        """The engine's options: what the hardware wants, the KV cache, and the user's on top of it."""
-        return {**self.hw.args, "kv_cache_dtype": self.kv.dtype, **self.runtime.args}
+        """The engine's options: what the hardware wants, cache and method, and the user's on top of it."""
+        own = {"kv_cache_dtype": self.kv.dtype, "quantization": self.method.online}
+        return {**self.hw.args, **own, **self.runtime.args}
 
     @property
     def makes_checkpoint(self) -> bool:
@@ -213,7 +213,7 @@ class Job:
     @property
     def is_original(self) -> bool:
         """Whether it is the unquantized model with a KV cache in 16 bits, to which others are compared."""
-        return not self.method.function and not self.artifact and self.kv.plain
+        return not (self.method.function or self.method.online or self.artifact) and self.kv.plain
 
     @property
     def reads_text(self) -> bool:

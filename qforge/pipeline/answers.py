@@ -83,7 +83,7 @@ def _in_env(key: str, values: list[Any], module: str, env: str, job: Job) -> Que
 def _options(job: Job) -> list[Any]:
     """[key, flags] of the options that the server would get from the user or the hardware."""
     keys = {
-        "kv_cache_dtype": "kv.dtype", **{name: f"hw.args.{name}" for name in job.hw.args},
+        "kv_cache_dtype": "kv.dtype", "quantization": "method.online", **{name: f"hw.args.{name}" for name in job.hw.args},
         **{name: f"runtime.args.{name}" for name in job.runtime.args},
     }  # fmt: skip
     unsure = {n: v for n, v in job.engine_args.items() if n not in NUMBERS and (n, str(v)) not in PLAIN}

@@ -17,7 +17,7 @@ from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
 from qforge.models.formats import FORMATS
 from qforge.pipeline import references
-from qforge.plan import limits
+from qforge.plan import limits, online
 from qforge.plan.exemptions import waits
 
 # Of vLLM's options, those that qforge sets: the key to use instead, or why there is none
@@ -29,7 +29,7 @@ OWN = {
     "api_key": "use serve.api_key",
     "trust_remote_code": "use model.trust_remote_code",
     "kv_cache_dtype": "use kv=auto, fp8 or fp8_calibrated; kv.dtype takes vLLM's others",
-    "quantization": "vLLM reads it from the checkpoint, and bf16 is measured with the same options; leave it out",
+    "quantization": "vLLM reads it from the checkpoint; to have it quantize bf16 weights at load, use method=online_fp8",
 }
 
 
@@ -47,6 +47,7 @@ def check(job: Job) -> None:
     _check_gates(job)
     _check_files(job)
     limits.refuse(job)
+    online.refuse(job)
 
 
 def _check_runtime(job: Job) -> None:

@@ -111,7 +111,9 @@ def jobs(again: Callable[..., Job], hardware: Sequence[str]) -> Iterator[tuple[s
         values = {
             f.name: getattr(there, f.name) for f in fields(Job) if getattr(there, f.name) != getattr(first, f.name)
         }
-        yield from ((m, replace(job, **values)) for m, job in by_method.items() if not job.method.instead)
+        yield from (
+            (m, replace(job, **values)) for m, job in by_method.items() if not (job.method.instead or job.method.online)
+        )
 
 
 def _choice(method: str, job: Job, model: Path | None, judged: bool) -> Choice:

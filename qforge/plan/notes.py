@@ -8,7 +8,7 @@ from qforge.config.job import Engine, Job
 from qforge.models.core import Core
 from qforge.models.metadata import Source
 from qforge.models.modules import Module
-from qforge.plan import cores, kv_cache, limits
+from qforge.plan import cores, kv_cache, limits, online
 from qforge.plan.exemptions import Hits, waits
 from qforge.plan.support_matrix import facts
 
@@ -16,7 +16,7 @@ from qforge.plan.support_matrix import facts
 def notes(job: Job, rules: Mapping[str, Hits], tree: Sequence[Module], tied: bool, core: Core | None) -> list[str]:
     """All of them; `rules` is empty for a method that quantizes nothing, `tied` is whether the head is the embedding."""
     packed = _notes_on_packing(job, rules, tree, tied, core) if job.method.function else []
-    return [*packed, *kv_cache.notes(job), *_machine_notes(job), *limits.notes(job)]
+    return [*packed, *online.notes(job), *kv_cache.notes(job), *_machine_notes(job), *limits.notes(job)]
 
 
 def published(job: Job, model: Source) -> list[str]:

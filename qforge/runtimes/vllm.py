@@ -101,7 +101,7 @@ def _gone(server: Server, patience: float = 10) -> bool:
 
 
 def arguments(job: Job, artifact: Path, port: int) -> list[str]:
-    """vLLM's command line. No --quantization: vLLM detects it, and a wrong one is fatal."""
+    """vLLM's command line. --quantization for bf16 weights alone: of others vLLM detects it."""
     options = {
         "dtype": "bfloat16",
         "trust_remote_code": job.model.trust_remote_code or None,

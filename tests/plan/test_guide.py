@@ -216,5 +216,6 @@ def test_each_option_is_composed_once_and_joined() -> None:
     found = {(method, made.hw.name): made for method, made in guide.jobs(again, hardware)}
     methods = len(list((ROOT / "conf/method").glob("*.yaml"))) - 1
     assert len(composed) == methods + len(hardware) - 1
+    assert ("online_fp8", "h100") not in found  # it makes no checkpoint
     for method, hw in (("gptq", "mi325x"), ("nvfp4", "cpu"), ("bf16", "h100"), ("awq", "cpu"), ("rtn", "mi325x")):
         assert found[method, hw] == again(f"method={method}", f"hw={hw}", "plan_only=true")

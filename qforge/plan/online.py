@@ -1,0 +1,33 @@
+"""Weights that vLLM itself quantizes while it loads the bf16 model: the yardstick without an artifact."""
+
+from __future__ import annotations
+
+from qforge.config.job import Engine, Job, Vendor
+
+
+def refuse(job: Job) -> None:
+    """Raises ValueError where vLLM would not do it: of another model than one in bf16, or on a CPU."""
+    if not job.method.online:
+        return
+    named = f"method={job.method.name} method.online={job.method.online}"
+    if job.method.function or job.method.format != "bf16":
+        raise ValueError(
+            f"{named}: vLLM quantizes at load what is in bf16; leave method.online out, or use method=online_fp8"
+        )
+    if job.runtime.engine is not Engine.vllm or job.hw.vendor is Vendor.cpu:
+        raise ValueError(
+            f"{named} hw={job.hw.name} runtime={job.runtime.name}: only vLLM on a GPU quantizes at load; use method=fp8, which "
+            "makes a checkpoint"
+        )
+    if job.kv.calibrated:
+        raise ValueError(f"{named} kv={job.kv.name}: scales come with a quantized checkpoint; use kv=fp8 or kv=auto")
+
+
+def notes(job: Job) -> list[str]:
+    """What the plan's numbers are not."""
+    if not job.method.online:
+        return []
+    return [
+        f"vLLM quantizes the bf16 weights while it loads them (quantization={job.method.online}): no checkpoint is made, and "
+        "size, memory and speed are planned for bf16"
+    ]

@@ -1,0 +1,46 @@
+"""method=online_fp8: vLLM quantizes the bf16 model while it loads it; judged like any other, against bf16 that it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.jobs import job
+
+from qforge.pipeline.baseline import bf16_of
+from qforge.pipeline.checks import check
+from qforge.plan import plan
+from qforge.runtimes import vllm
+
+ON_GPU = ("model=qwen3_8b", "hw=h200")
+
+
+def test_vllm_is_told_and_the_baseline_is_not_quantized() -> None:
+    made = job(*ON_GPU, "method=online_fp8")
+    told = vllm.arguments(made, Path("checkpoint"), 1)
+    assert told[told.index("--quantization") + 1] == "fp8_per_channel"
+    assert "--quantization" not in vllm.arguments(bf16_of(made), Path("checkpoint"), 1)
+    assert not made.is_original
+    assert not made.makes_checkpoint
+    planned = plan.make(made, None)
+    assert planned.bytes == planned.bf16_bytes
+    assert any("no checkpoint is made" in note for note in planned.notes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=rtn", "method.online=fp8_per_channel"], "quantizes at load what is in bf16; leave method.online out"),
+        (["method=online_fp8", "hw=cpu"], "only vLLM on a GPU quantizes at load; use method=fp8"),
+        (["method=online_fp8", "runtime=transformers"], "only vLLM on a GPU quantizes at load; use method=fp8"),
+        (["method=online_fp8", "kv=fp8_calibrated"], "scales come with a quantized checkpoint; use kv=fp8 or kv=auto"),
+        (
+            ["method=bf16", "+runtime.args.quantization=fp8"],
+            "to have it quantize bf16 weights at load, use method=online_fp8",
+        ),
+    ],
+)
+def test_what_vllm_would_not_quantize_is_refused(overrides: list[str], message: str) -> None:
+    hw = [] if any(o.startswith("hw=") for o in overrides) else ["hw=h200"]
+    with pytest.raises(ValueError, match=message):
+        check(job("model=qwen3_8b", *hw, *overrides))
