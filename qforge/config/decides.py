@@ -25,6 +25,11 @@ DECIDES = {
     "model.gguf.tie_embeddings": "fetch",
     "model.gguf.turned": "fetch plan",
     "model.random": "fetch",
+    "model.deviations": "fetch",
+    "model.processor.package": "fetch",
+    "model.processor.file": "fetch",
+    "model.processor.sha256": "fetch",
+    "model.processor.folder": NOTHING,  # its content is in the key of fetch
     "model.architecture": PLAN,  # and, of a random model, its content is in the key of fetch
     "model.structure": NOTHING,  # the key of what it says
     "model.trust_remote_code": "fetch calibrate quantize kv_scales sensitivity serve evaluate",

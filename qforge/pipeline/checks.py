@@ -157,7 +157,7 @@ def _check_sensitivity(job: Job) -> None:
             f"{waiting[0] if waiting else 'stages=[sensitivity]'} method={job.method.name}: quantizes nothing; use a "
             "method that does"
         )
-    if job.model.random:
+    if job.model.speed_only:
         raise ValueError(
             f"{waiting[0] if waiting else 'stages=[sensitivity]'} model={job.model.name}: random weights have no quality "
             "to measure; use a model with real weights"

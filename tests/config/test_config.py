@@ -26,6 +26,9 @@ LARGE = (
     "kimi_k2",
     "qwen3_235b_a22b",
     "qwen3_omni_30b",
+    "qwen3_omni_30b_captioner",
+    "qwen3_omni_30b_thinking",
+    "qwen3_omni_random",
 )  # up to 70,000 matrices, on one hardware
 FOR_LARGE = [("9.0", f"method={name}") for name in ("gptq", "nvfp4")]  # a second each
 ALWAYS_GIVEN = ("local",)  # models without shapes of their own

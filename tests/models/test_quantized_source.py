@@ -80,6 +80,12 @@ def test_every_kind_is_known(shapes: Shapes, config: dict[str, Any], name: str, 
     }  # fmt: skip
 
 
+def test_a_scale_without_a_weight_is_a_parameter() -> None:
+    """Of Qwen3-Omni's code2wav: it packs nothing."""
+    plain = tensors("code2wav.pre_transformer.layers.0.mlp_layer_scale", {".scale": ("BF16", (128,))})
+    assert quantized_source.recognize(plain, {}) is None
+
+
 def test_experts_in_one_tensor() -> None:
     """GPT-OSS's in MXFP4, which are unpacked as transformers does, and experts in FP8."""
     stem = "model.layers.0.mlp.experts."
