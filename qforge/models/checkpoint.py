@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+POINTER = b"version https://git-lfs"  # what such a file begins with
 LONGEST_HEADER = 100_000_000  # bytes: safetensors itself reads no longer one
 OWN_CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json", "README.md")
 # What the model computes by itself: vLLM and transformers skip it (vLLM: models/utils.py, llama.py, gpt2.py, bloom.py)
@@ -65,7 +66,8 @@ class Stored(Tensor):
         dtypes = {
             "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
             "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu,
-            "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+            "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "BOOL": np.bool_,
+            "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
         }  # fmt: skip
         return np.memmap(self.file, dtypes[self.dtype], "r", self.offset, self.shape or (1,))
 
@@ -163,7 +165,10 @@ def _header(file: Path) -> dict[str, Stored]:
     """The tensors of one file. Their bytes must lie side by side and fill it, as safetensors' own reader asks."""
     size = file.stat().st_size
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
+        beginning = stream.read(8)
+        if POINTER.startswith(beginning) and beginning:
+            raise ValueError(f"{file}: is a pointer of Git LFS, not the weights themselves; fetch them (git lfs pull)")
+        length = int.from_bytes(beginning, "little")
         if size < 8 or length > size - 8:
             raise ValueError(f"{file}: truncated (its header should be {length} bytes, the file has {size})")
         if length > LONGEST_HEADER:

@@ -17,6 +17,11 @@ from qforge.models.checkpoint import Tensor
 BLOCK = re.compile(r"(?P<stack>(?:.*?\.)?(?:layers|h|blocks)\.)(?P<number>\d+)\.(?P<rest>.+)")
 BESIDE = re.compile(r"vis|audio|talker|code2wav|mtp|encoder|projector|draft")  # stacks that are not the language model
 NUMBER = re.compile(r"\d+")
+# Names that training or an adapter has put around those of the model: no loader knows them
+WRAPPED = re.compile(
+    r"^(module|base_model\.model)\.|(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+ADAPTER = re.compile(r"\.(lora_[AB]|base_layer)\.")
 HEAD = re.compile(r"(?:head|embed_out|output|lm_head\.\w+)\.weight$")
 VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 FEW = 2  # blocks: where so few lack what more have, it was lost; a kind of their own has mostly more
@@ -35,6 +40,7 @@ def refuse(
 
 def _faults(tensors: Mapping[str, Tensor], config: dict[str, Any], text: dict[str, Any]) -> Iterator[str]:
     expected, blocks = _expected(config), _blocks(tensors)
+    yield from _wrapped_faults(tensors, config)
     yield from _block_faults(blocks, text)
     yield from _family_faults(tensors, expected) if expected else _odd_blocks(blocks, text)
     yield from _head_faults(tensors, config, text, expected)
@@ -59,6 +65,15 @@ def _blocks(tensors: Mapping[str, Tensor]) -> dict[str, dict[int, set[str]]]:
     return {largest: stacks[largest]} if largest is not None else {}
 
 
+def _wrapped_faults(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[str]:
+    if name := next((name for name in tensors if WRAPPED.search(name)), None):
+        yield f"{name} has a name that a wrapper of training gave it, which no loader looks for: save the model that is inside"
+    if any("lora" in key for key in config):  # Phi-4 multimodal's own, which its class has a place for
+        return
+    if name := next((name for name in tensors if ADAPTER.search(name)), None):
+        yield f"{name} is of an adapter that is not merged: merge it first (peft: merge_and_unload)"
+
+
 def _block_faults(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[str, Any]) -> Iterator[str]:
     count = text.get("num_hidden_layers")
     for stack, blocks in stacks.items():
@@ -78,8 +93,23 @@ def _family_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         yield f"{_several(lost)} missing from the checkpoint"
     for name in [name for name in expected if name in tensors]:
         shape, wanted = tensors[name].shape, expected[name].shape
-        if shape != wanted and len(shape) == len(wanted) == 2 and not name.endswith(VOCABULARY):
+        if shape != wanted and not name.endswith(VOCABULARY):
             yield f"{name} has the shape {list(shape)}, and config.json gives {list(wanted)}"
+
+
+def strangers(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> list[str]:
+    """Tensors that a known architecture has no place for by this config.json, where all that it has is there."""
+    expected = _expected(config)
+    if not expected or any(name not in tensors for name in expected if not name.endswith("lm_head.weight")):
+        return []
+    count = int(architectures.language(config)["num_hidden_layers"])
+    drafts = re.compile(r"(?:^|\.)mtp")
+
+    def beside(name: str) -> bool:
+        block = BLOCK.fullmatch(name)
+        return bool(drafts.search(name) or HEAD.search(name) or (block and int(block["number"]) >= count))
+
+    return [name for name in tensors if name not in expected and not beside(name)]
 
 
 def _lost(absent: list[str], tensors: Mapping[str, Tensor]) -> list[str]:

@@ -28,6 +28,14 @@ from qforge.models.structure import Structure
 
 NEEDED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 HEADS = "num_attention_heads"  # a model without attention has none, if transformers says so
+SIZES = (
+    "intermediate_size",
+    "num_key_value_heads",
+    "head_dim",
+    "moe_intermediate_size",
+    "num_experts",
+)  # of the families here
+SHOWN = 3  # names in a note
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def read(model: Model, folder: Path | None) -> Source:
     found = _found(model, folder)
     config, built = found.config, structure.read(Path(model.structure)) if model.structure else None
     _refuse_code(model, config, built)
+    _refuse_values(model, config)
     shapes = found.tensors if found.tensors is not None else _shapes(config, built)
     needed = [key for key in NEEDED if key != HEADS or not (built and built.built)]
     notes = (*found.notes, *_notes(shapes, config))
@@ -69,13 +78,32 @@ def read(model: Model, folder: Path | None) -> Source:
     return source
 
 
+def _refuse_values(model: Model, config: dict[str, Any]) -> None:
+    """What decides how large a model is must be whole numbers, and its type a name."""
+    if not isinstance(config.get("model_type"), str) and "auto_map" not in config:
+        raise ValueError(
+            f"model={model.name}: its config.json lacks model_type, by which loaders find its class; add it"
+        )
+    text, sizes = architectures.language(config), SIZES if _known(config) else ()
+    for key in (*NEEDED, *sizes):
+        value = text.get(key)
+        if key in text and not (key in sizes and value is None) and (type(value) is not int or value < 1):
+            raise ValueError(
+                f"model={model.name}: {key} in its config.json is {value!r:.40}; a whole number above 0 belongs there"
+            )
+
+
 def _shapes(config: dict[str, Any], built: Structure | None) -> dict[str, Tensor]:
     """The tensors that a model of this config.json has."""
     return built.tensors if built and built.tensors is not None else architectures.tensors(config)
 
 
 def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[str]:
-    """A head of its own that config.json denies: what is compared is its beginning, and only where the weights are here."""
+    """Tensors without a place in the model, and a head of its own that config.json denies: what is compared is its beginning,
+    and only where the weights are here."""
+    if more := completeness.strangers(tensors, config):
+        shown = ", ".join(more[:SHOWN]) + (f" and {len(more) - SHOWN} more" if len(more) > SHOWN else "")
+        yield f"a {config['model_type']} by this config.json has no place for {shown}: a loader may skip it or fail at it"
     head, embedding = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
     if config.get("tie_word_embeddings") and isinstance(head, Stored) and isinstance(embedding, Stored):
         if checkpoint.begins_like(head, embedding):

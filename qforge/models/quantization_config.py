@@ -76,11 +76,14 @@ def _beside(file: Path) -> dict[str, Any] | None:
 
 
 def complete(config: dict[str, Any], beside: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
-    """config.json with the quantization_config that vLLM reads where config.json has none at its top: that of the language
-    model (transformers_utils/model_arch_config_convertor.py:305), or what ModelOpt before 0.31 said in hf_quant_config.json
-    alone (transformers_utils/config.py:892). `beside`: reads a file of the checkpoint; none where it is not there."""
+    """config.json with the quantization_config that vLLM reads where config.json has none at its top: the old name of
+    compressed-tensors' (transformers_utils/model_arch_config_convertor.py:266), that of the language model (the same, 305), or
+    what ModelOpt before 0.31 said in hf_quant_config.json alone (transformers_utils/config.py:892). `beside`: reads a file of
+    the checkpoint; none where it is not there."""
     if config.get("quantization_config") is not None:
         return config
+    if old := _object(config, "compression_config", "config.json"):
+        return {**config, "quantization_config": old}
     text = config.get("text_config")
     if isinstance(text, dict) and (inner := _object(text, "quantization_config", "config.json: text_config")):
         return {**config, "quantization_config": inner}

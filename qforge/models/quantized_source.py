@@ -37,8 +37,18 @@ SERVING = (
     ".q_scale", ".kv_scale", ".k_zero_point", ".v_zero_point",
 )  # fmt: skip
 LEFTOVERS = tuple(suffix for parts in BESIDE.values() for suffixes in parts.values() for suffix in suffixes)
-# What is not unpacked here: suffix of a tensor -> who packs so. All three are made from a checkpoint that is published, too
-OTHERS = {".qweight": "GPTQ or AWQ", ".weight.absmax": "bitsandbytes", ".SCB": "bitsandbytes"}
+# What is not unpacked here: suffix of a tensor -> who packs so. They are made from a checkpoint that is published, too
+OTHERS = {
+    ".qweight": "GPTQ or AWQ", ".weight.absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".W_q": "HQQ", ".biases": "MLX",
+    ".pre_quant_scale": "ModelOpt's AWQ, whose weights belong to scaled inputs", ".bitmask": "compressed-tensors, sparse",
+}  # fmt: skip
+UNPACKED = (
+    "compressed-tensors",
+    "modelopt",
+    "fp8",
+    "fbgemm_fp8",
+    "mxfp4",
+)  # by config.json; tensors decide, where they are known
 ORIGINAL = "give the bf16 model that it was made from (mostly base_model in its README), and this one as artifact=PATH"
 
 
@@ -101,7 +111,7 @@ def recognize(tensors: Mapping[str, Tensor], config: dict[str, Any], beside: Seq
     matrices = {}
     for suffix, other in OTHERS.items():
         if name := next((name for name in tensors if name.endswith(suffix)), None):
-            raise ValueError(f"it is quantized by {other} ({name}), which is not unpacked here; {ORIGINAL}")
+            raise ValueError(_not_unpacked(other, name))
     for name, tensor in tensors.items():
         if tensor.dtype not in PLAIN and (packed := _packed(name, tensor, tensors, quantization)):
             matrices[packed[0]] = packed[1]
@@ -114,6 +124,8 @@ def recognize(tensors: Mapping[str, Tensor], config: dict[str, Any], beside: Seq
             raise ValueError(f"{name} is {_said(tensor)}, which is of no format that is unpacked here; {ORIGINAL}")
     if matrices:
         return Packing(matrices, unused, quantization.get("quant_method"))
+    if quantization and (odd := next((n for n, t in tensors.items() if t.shape and t.dtype not in PLAIN), None)):
+        raise ValueError(_not_unpacked(f"{quantization.get('quant_method') or 'others'}", odd))
     if quantization or (files := [name for name in FILES if name in beside]):
         where = "quantization_config" if quantization else files[0]
         raise ValueError(
@@ -133,9 +145,13 @@ def _left_over(name: str, tensors: Mapping[str, Tensor]) -> bool:
 def announced(config: dict[str, Any]) -> str | None:
     """What config.json alone says, where no tensors are at hand. Raises ValueError for what is not unpacked here."""
     method = quantization_config.announced(config).get("quant_method")
-    if method in ("gptq", "awq", "bitsandbytes"):
-        raise ValueError(f"it is quantized by {method}, which is not unpacked here; {ORIGINAL}")
+    if method and method not in UNPACKED:
+        raise ValueError(_not_unpacked(str(method), "config.json"))
     return str(method) if method else None
+
+
+def _not_unpacked(other: str, where: str) -> str:
+    return f"it is quantized by {other} ({where}), which is not unpacked here; {ORIGINAL}"
 
 
 def _packed(

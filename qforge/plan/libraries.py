@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from qforge.config.job import Job
 from qforge.models.core import Core
 from qforge.models.modules import Module
+from qforge.models.packed_kinds import PLAIN
 from qforge.plan.memory import Config
 
 # Experts that transformers names otherwise than checkpoints and vLLM do (ran: llm-compressor 0.14 on Mixtral, MiniMax-M2 and
@@ -53,6 +54,7 @@ def refuse_architecture(
             "transformers 4 does not read: it would calibrate another model; add rope_theta (and rope_scaling) to it, or "
             f"use method={job.method.instead or 'gptq'}"
         )
+    _refuse_dtypes(job, modules)
     kind = core.kind if core and core.kind else kind
     experts, function = [m for m in modules if m.kind == "expert"], job.method.function or ""
     if "llmcompressor" in function and not (core and core.splits):  # a core's experts are the causal model's
@@ -73,6 +75,15 @@ def refuse_architecture(
         raise ValueError(
             f"method={job.method.name} model={job.model.name}: {kind} is a mixture of experts, and its library was run only on "
             f"{', '.join(mixtures) or 'none'}; use method=gptq, or rtn, which needs no calibration"
+        )
+
+
+def _refuse_dtypes(job: Job, modules: Sequence[Module]) -> None:
+    """Streams round what is in 16 or 32 bits, and nothing else; libraries load whatever it is in bf16."""
+    odd = next((m for m in modules if m.linear and m.dtype not in PLAIN), None)
+    if odd and job.method.streams:
+        raise ValueError(
+            f"method={job.method.name} model={job.model.name}: {odd.tensor} is {odd.dtype}; give a model in bf16, fp16 or fp32"
         )
 
 

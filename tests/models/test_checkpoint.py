@@ -37,6 +37,14 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     assert found["b"].offset == found["a"].offset + 8
 
 
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12345\n"
+    )
+    with pytest.raises(ValueError, match=r"model\.safetensors: is a pointer of Git LFS, not the weights themselves"):
+        checkpoint.headers(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from support.command import ROOT
 
 from qforge.models import architectures
 from qforge.models.checkpoint import Stored, Tensor, headers
-from qforge.models.completeness import refuse
+from qforge.models.completeness import refuse, strangers
 from qforge.plan import plan
 
 OTHER = {**DENSE, "model_type": "other", "num_hidden_layers": 5}  # an architecture that nobody knows
@@ -74,6 +75,46 @@ def test_a_config_of_another_model_is_refused(config: dict[str, Any], says: dict
         refuse("x", tensors(config), {**config, **says})
 
 
+@pytest.mark.parametrize(
+    ("renamed", "words"),
+    [
+        (lambda name: f"_orig_mod.{name}", r"_orig_mod\.model\.\S+ has a name that a wrapper of training gave it"),
+        (lambda name: f"module.{name}", "has a name that a wrapper of training gave it"),
+        (lambda name: f"base_model.model.{name}", "has a name that a wrapper of training gave it"),
+        (lambda name: name.replace("layers.", "layers._fsdp_wrapped_module."), "save the model that is inside"),
+        (lambda name: name.replace("q_proj.", "q_proj.base_layer."), r"q_proj\.base_layer\.weight is of an adapter"),
+    ],
+)
+@pytest.mark.parametrize("config", [DENSE, OTHER], ids=["llama", "other"])
+def test_names_of_training_are_refused(config: dict[str, Any], renamed: Callable[[str], str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        refuse("x", {renamed(name): tensor for name, tensor in tensors(config).items()}, config)
+
+
+def test_an_adapter_of_the_models_own_is_no_fault() -> None:
+    """Phi-4 multimodal has two, which its config.json describes."""
+    have = {name.replace("q_proj.", "q_proj.base_layer."): tensor for name, tensor in tensors(OTHER).items()}
+    refuse("x", have, {**OTHER, "speech_lora": {"r": 320}})
+
+
+@pytest.mark.parametrize("shape", [(128,), (1, 256), (256, 1)])
+def test_a_tensor_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"model\.norm\.weight has the shape \[.*\], and config\.json gives \[256\]"):
+        refuse("x", {**tensors(DENSE), "model.norm.weight": Tensor("BF16", shape)}, DENSE)
+
+
+def test_tensors_without_a_place_are_said() -> None:
+    more = {
+        "ema.model.norm.weight": Tensor("BF16", (256,)),
+        "model.layers.0.self_attn.q_proj.bias": Tensor("BF16", (256,)),
+    }
+    assert strangers({**tensors(DENSE), **more}, DENSE) == list(more)
+    assert strangers({**tensors(DENSE), "mtp.fc.weight": Tensor("BF16", (1, 1))}, DENSE) == []
+    assert strangers({**tensors(OTHER), **more}, OTHER) == []  # nobody knows what it has
+    less = {name: tensor for name, tensor in tensors(MOE).items() if "experts" not in name}
+    assert strangers({**less, **more}, MOE) == []  # its experts may be spelled otherwise, and so may others
+
+
 def test_a_head_that_nobody_speaks_of_is_the_embedding_where_the_class_says_so() -> None:
     silent = {key: value for key, value in OTHER.items() if key != "tie_word_embeddings"}
     have = {name: tensor for name, tensor in tensors(OTHER).items() if name != "lm_head.weight"}
@@ -105,6 +146,26 @@ def test_a_plan_refuses_plain_weights_that_are_said_to_be_packed(folder: Path) -
         ValueError, match=r"it has a (hf_quant_config\.json|quantization_config), and its weights are plain"
     ):
         plan.make(tiny_job(folder, "method=rtn"), folder)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        (
+            {"num_hidden_layers": 2.0},
+            r"num_hidden_layers in its config\.json is 2\.0; a whole number above 0 belongs there",
+        ),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers in its config.json is '2'"),
+        ({"hidden_size": None}, "hidden_size in its config.json is None"),
+        ({"num_attention_heads": 0}, "num_attention_heads in its config.json is 0"),
+        ({"intermediate_size": [512]}, r"intermediate_size in its config\.json is \[512\]"),
+        ({"model_type": None}, "its config.json lacks model_type, by which loaders find its class; add it"),
+    ],
+)
+def test_a_config_with_values_of_another_kind_is_refused(folder: Path, says: dict[str, Any], words: str) -> None:
+    (folder / "config.json").write_text(json.dumps({**DENSE, **says}))
+    with pytest.raises(ValueError, match=words):
+        plan.make(tiny_job(folder, "method=rtn", "exempt=none"), folder)
 
 
 def test_two_heads_that_differ_are_said(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qforge.models import quantized_source
+from qforge.models import quantization_config, quantized_source
 from qforge.models.checkpoint import Tensor
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -119,6 +119,19 @@ def test_what_only_a_server_needs_is_left_out() -> None:
             "it is quantized by bitsandbytes (a.weight.absmax)",
         ),
         ({".weight": ("I8", (9, 9)), ".SCB": ("F32", (9,))}, "it is quantized by bitsandbytes (a.SCB)"),
+        (
+            {".weight": ("U32", (9, 1)), ".scales": ("F16", (9, 1)), ".biases": ("F16", (9, 1))},
+            "it is quantized by MLX",
+        ),
+        (
+            {
+                ".weight": ("U8", (300, 128)),
+                ".weight_scale": ("F8_E4M3", (300, 16)),
+                ".weight_scale_2": ("F32", ()),
+                ".pre_quant_scale": ("BF16", (256,)),
+            },
+            "it is quantized by ModelOpt's AWQ, whose weights belong to scaled inputs (a.pre_quant_scale)",
+        ),
         ({".weight": FP8}, "a.weight is F8_E4M3[300, 256], which is of no format that is unpacked here"),
         (
             {".weight": ("F8_E5M2", (3, 3)), ".weight_scale": ("F32", ())},
@@ -141,7 +154,30 @@ def test_what_is_not_unpacked_is_refused_with_a_way_out(shapes: Shapes, words: s
 def test_plain_weights_that_are_said_to_be_packed() -> None:
     plain = tensors("a", {".weight": ("BF16", (4, 4)), ".tid2eid": ("I64", (4, 4))})  # a table of token ids
     assert quantized_source.recognize(plain, {}) is None
+    del plain["a.tid2eid"]
     with pytest.raises(ValueError, match=r"it has a quantization_config, and its weights are plain: .* delete"):
         quantized_source.recognize(plain, compressed(INT4))
+    odd = {**plain, "a.codes": Tensor("I16", (4, 4))}
+    with pytest.raises(ValueError, match=r"it is quantized by aqlm \(a\.codes\), which is not unpacked here"):
+        quantized_source.recognize(odd, {"quantization_config": {"quant_method": "aqlm"}})
     with pytest.raises(ValueError, match=r"it has a hf_quant_config\.json, and its weights are plain"):
         quantized_source.recognize(plain, {}, ["hf_quant_config.json"])
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "auto-round", "quark", "torchao", "hqq"])
+def test_config_json_alone_says_what_is_not_unpacked(method: str) -> None:
+    with pytest.raises(ValueError, match=rf"it is quantized by {method} \(config\.json\), which is not unpacked here"):
+        quantized_source.announced({"quantization_config": {"quant_method": method}})
+    assert quantized_source.announced({"quantization_config": {"quant_method": "fbgemm_fp8"}}) == "fbgemm_fp8"
+
+
+def test_the_old_name_of_the_key_is_read() -> None:
+    shapes: Shapes = {
+        ".weight_packed": ("I32", (300, 32)),
+        ".weight_scale": ("BF16", (300, 8)),
+        ".weight_shape": ("I32", (2,)),
+    }
+    old = {"compression_config": compressed(INT4)["quantization_config"]}
+    packing = quantized_source.recognize(tensors("a", shapes), quantization_config.complete(old, lambda name: None))
+    assert packing
+    assert packing.served == ("int4", 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.jobs import job
 
+from qforge.models.modules import Module
 from qforge.plan.libraries import refuse_architecture
 
 ATTENTION = [f"model.layers.0.self_attn.{leaf}.weight" for leaf in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -33,3 +34,10 @@ def test_awq_is_refused_where_it_does_not_know_what_to_scale_together(
 )
 def test_awq_is_let_at_what_it_has_a_mapping_for(name: str, tensors: list[str]) -> None:
     refuse_architecture(job("method=awq"), {"model_type": "x", "architectures": [name]}, [], tensors)
+
+
+def test_a_matrix_that_streams_do_not_read_is_refused() -> None:
+    odd = Module("a.up_proj", "mlp", 8, 8, "F64", tensor="a.up_proj.weight")
+    with pytest.raises(ValueError, match=r"a\.up_proj\.weight is F64; give a model in bf16, fp16 or fp32"):
+        refuse_architecture(job("method=rtn"), {"model_type": "x"}, [odd], [])
+    refuse_architecture(job("method=gptq"), {"model_type": "x"}, [odd], [])  # its library loads it in bf16
