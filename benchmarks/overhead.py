@@ -37,7 +37,8 @@ from qforge.json_files import (
 from qforge.pipeline.checks import check
 from qforge.pipeline.run import Run
 from qforge.pipeline.serve import server
-from qforge.runtimes.vllm import MODEL, Server
+from qforge.runtimes.server import Server
+from qforge.runtimes.vllm import MODEL
 from qforge.store import provenance
 
 REPEATS = 3

@@ -34,8 +34,6 @@ DECIDES = {
     "model.structure": NOTHING,  # the key of what it says
     "model.trust_remote_code": "fetch calibrate quantize kv_scales sensitivity serve evaluate",
     "model.caution": NOTHING,
-    "model.base": NOTHING,
-    "model.licence": NOTHING,
     "method.name": NOTHING,
     "method.summary": NOTHING,
     "method.format": PLAN,
@@ -101,6 +99,13 @@ DECIDES = {
     "runtime.args": "serve",
     "runtime.environ": "serve probe",
     "runtime.start_timeout": NOTHING,
+    "runtime.speech.env": NOTHING,  # its packages
+    "runtime.speech.devices": "speak",
+    "runtime.speech.context": "speak",
+    "runtime.speech.seconds": "speak",
+    "runtime.speech.sequences": "speak",
+    "runtime.speech.stages": "speak",
+    "runtime.speech.environ": "speak",
     "envs": NOTHING,  # the packages
     "serve.keep": NOTHING,
     "serve.port": NOTHING,
@@ -134,6 +139,11 @@ DECIDES = {
     "eval.judge.limit": "evaluate",
     "eval.judge.answer_tokens": "evaluate",
     "eval.judge.judge_tokens": "evaluate",
+    "eval.speech.questions": NOTHING,  # the questions
+    "eval.speech.limit": NOTHING,  # the questions
+    "eval.speech.tokens": "texts speak",
+    "eval.speech.recognizer": "speak",
+    "eval.speech.recognizer_model": "speak",
     "eval.concurrency": "evaluate",
     "eval.adaptive": NOTHING,
     "eval.budget": NOTHING,
@@ -160,9 +170,6 @@ DECIDES = {
     "tracking.name": NOTHING,
     "tracking.uri": NOTHING,
     "tracking.experiment": NOTHING,
-    "publish.repo": NOTHING,
-    "publish.private": NOTHING,
-    "publish.anyway": NOTHING,
     "experiment.name": NOTHING,
     "experiment.question": NOTHING,
     "experiment.expect": NOTHING,

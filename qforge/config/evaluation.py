@@ -62,6 +62,18 @@ class ChatJudge:
 
 
 @dataclass
+class Spoken:
+    """Questions that a model answers aloud; needs a runtime that lets it speak."""
+
+    questions: str = line(MISSING)  # a file with a question per line
+    limit: int = bounded(MISSING, at_least=1)  # questions
+    tokens: int = bounded(MISSING, at_least=1)  # of text that an answer may have
+    # of an API that writes down what it hears (OpenAI's audio/transcriptions), up to and with /v1; none: nobody listens
+    recognizer: str | None = line(None)
+    recognizer_model: str = line(MISSING)  # its name there
+
+
+@dataclass
 class Eval:
     name: str = line(MISSING)  # of its file in conf/eval/
     texts: dict[str, Text] = bounded(factory=dict, non_empty=True)
@@ -78,6 +90,7 @@ class Eval:
     kv_dtypes: list[str] = bounded(factory=list, unique=True)
     stability: Stability = field(default_factory=Stability)
     judge: ChatJudge = field(default_factory=ChatJudge)
+    speech: Spoken = field(default_factory=Spoken)
     concurrency: int = bounded(1, at_least=1)  # requests in flight
     adaptive: bool = False  # where a verdict is inconclusive, measure twice as much, again and again
     budget: int = bounded(8, at_least=1)  # up to so many times the windows, samples and repeats that were asked for

@@ -11,10 +11,10 @@ from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
 from qforge.config.kv_cache import KvCache
 from qforge.config.model import Model
-from qforge.config.publish import Publish
+from qforge.config.speech import Speech
 from qforge.config.tracking import Tracking
 
-STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "judge", "report"]
+STAGES = ["quantize", "inspect", "serve", "evaluate", "bench", "speak", "judge", "report"]
 ON_REQUEST = ["sensitivity"]  # stages that run only where they are asked for
 
 
@@ -118,6 +118,7 @@ class Runtime:
     args: dict[str, Any] = unbounded(factory=dict)  # the engine's own options, under its own names
     environ: dict[str, str] = unbounded(factory=dict)  # variables of its processes
     start_timeout: int = bounded(MISSING, at_least=1)  # seconds until the server must answer
+    speech: Speech | None = None  # what lets the model speak, beside the engine that scores its text
 
 
 @dataclass
@@ -186,7 +187,6 @@ class Job:
     # what a sound checkpoint can be good for: each a gate, judged in every run whatever `gate` asks
     goals: dict[str, Gate] = bounded(factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
-    publish: Publish = field(default_factory=Publish)
     experiment: Experiment | None = None
     # which of them run, in this order
     stages: list[str] = bounded(

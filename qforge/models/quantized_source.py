@@ -118,7 +118,7 @@ def recognize(tensors: Mapping[str, Tensor], config: dict[str, Any], beside: Seq
     used = {part for packed in matrices.values() for part in packed.parts.values()}
     unused = frozenset(name for name in tensors if name.endswith(SERVING))
     for name, tensor in tensors.items():
-        if name in used or name in unused:
+        if name in used or name in unused or _own_scale(name, tensor, tensors):
             continue
         if _left_over(name, tensors) or (name.endswith(".weight") and _matrix(tensor) and tensor.dtype in PACKED):
             raise ValueError(f"{name} is {_said(tensor)}, which is of no format that is unpacked here; {ORIGINAL}")
@@ -181,6 +181,12 @@ def _packed(
         return stem, Packed(kind, Tensor("BF16", (experts, groups * half * 2, rows)), parts, turned=True)
     plain = f"{stem}.weight" if suffix else stem
     return plain, Packed(kind, Tensor("BF16", (*tensor.shape[:-1], columns_of(held, kind))), parts)
+
+
+def _own_scale(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """A parameter of the model that is called scale, beside no weight: Qwen3-Omni's code2wav scales its layers' outputs."""
+    stem = name.removesuffix(".scale")
+    return stem != name and tensor.dtype in PLAIN and f"{stem}.weight" not in tensors
 
 
 def _matrix(tensor: Tensor) -> bool:

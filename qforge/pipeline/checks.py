@@ -16,7 +16,7 @@ from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
 from qforge.models.formats import FORMATS
-from qforge.pipeline import references
+from qforge.pipeline import references, speech_checks
 from qforge.plan import limits, online
 from qforge.plan.exemptions import waits
 
@@ -46,6 +46,7 @@ def check(job: Job) -> None:
     _check_sensitivity(job)
     _check_gates(job)
     _check_files(job)
+    speech_checks.check(job)
     limits.refuse(job)
     online.refuse(job)
 

@@ -20,24 +20,26 @@ from qforge.envs.process import Environment
 from qforge.evaluation import contamination, divergence, tasks
 from qforge.json_files import read_json, write_json
 from qforge.machine import identity, usage
-from qforge.pipeline import calibrate
+from qforge.pipeline import calibrate, speak
 from qforge.pipeline.alone import alone
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
 from qforge.plan.plan import Plan
 from qforge.report import terminal
 from qforge.runtimes import probe, vllm
+from qforge.runtimes.server import Server
 from qforge.store.results import code, key_of, result
 
 MEASUREMENTS = ("serve", "evaluate", "bench")
+TEXTS = "texts"  # the answers in text to what a model that speaks is asked aloud
 
 
 def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
-    """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason."""
-    results: dict[str, Any] = {
-        name: {"not_measured": why} for name in MEASUREMENTS if (why := _left_out(run.job, plan, name))
-    }
-    stages = [name for name in MEASUREMENTS if name not in results]
+    """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason; of a model that is to
+    speak those of speak, too."""
+    asked = (*MEASUREMENTS, TEXTS) if plan.speech and "speak" in run.job.stages else MEASUREMENTS
+    results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := _left_out(run.job, plan, name))}
+    stages = [name for name in asked if name not in results]
     keys = _keys(run.job, plan, run.fingerprint(artifact)) if stages else {}
     folders = {name: run.store.find(name, keys[name]) for name in stages}
     missing = [name for name, folder in folders.items() if folder is None]
@@ -55,6 +57,8 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
     if "evaluate" in stages:
         results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
+    if run.job.runtime.speech:
+        results["speak"] = speak.speak(run, plan, artifact, results.pop(TEXTS, {}).get("answers"))
     for name, text in results["evaluate"].get("texts", {}).items():
         text["seen"] = _seen(run.job, run.job.eval.texts[name])
     write_results(run, results)
@@ -62,8 +66,8 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
 
 
 def write_results(run: Run, results: dict[str, Any]) -> None:
-    """serve.json, evaluate.json and bench.json."""
-    for name in MEASUREMENTS:
+    """serve.json, evaluate.json and bench.json, and speak.json where there is one."""
+    for name in results.keys() & {*MEASUREMENTS, "speak"}:
         run.write(f"{name}.json", results[name])
 
 
@@ -124,11 +128,14 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
         "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
     }  # fmt: skip
     benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code("qforge.stages.bench")}
-    return {"serve": served, "evaluate": evaluated, "bench": benched}
+    keys = {"serve": served, "evaluate": evaluated, "bench": benched}
+    if plan.speech:
+        keys[TEXTS] = {"served": key_of(served), "job": decided_by(job, TEXTS), "questions": speak.questions(job)}
+    return keys
 
 
 def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
-    if stage not in job.stages:
+    if stage not in (*job.stages, TEXTS):
         return f"stages={job.stages} leaves it out"
     if job.runtime.engine is Engine.transformers and stage != "evaluate":
         return "runtime=transformers does not serve; speed is measured through vLLM only"
@@ -144,7 +151,7 @@ def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
 @contextmanager
 def _maybe_server(
     run: Run, plan: Plan, artifact: Path, environment: Environment, keys: dict[str, Any], missing: list[str]
-) -> Iterator[vllm.Server | None]:
+) -> Iterator[Server | None]:
     """A server, if the runtime has one and no other job has measured what is missing while this one waited."""
     if run.job.runtime.engine is Engine.vllm and any(run.store.find(name, keys[name]) is None for name in missing):
         with server(run, plan.emulated, artifact, environment) as running:
@@ -154,9 +161,7 @@ def _maybe_server(
         yield None
 
 
-def _build(
-    run: Run, stage: str, artifact: Path, environment: Environment, server: vllm.Server | None, out: Path
-) -> None:
+def _build(run: Run, stage: str, artifact: Path, environment: Environment, server: Server | None, out: Path) -> None:
     if stage == "serve":
         assert server is not None
         facts = {
@@ -166,6 +171,12 @@ def _build(
             "resident_gib": usage.resident_gib(server.group),
         }
         write_json(out / "result.json", facts)
+        return
+    if stage == TEXTS:
+        assert server is not None
+        tokens = run.job.eval.speech.tokens
+        answers = {question: vllm.answer(server, question, tokens) for question in speak.questions(run.job)}
+        write_json(out / "result.json", {"answers": answers})
         return
     where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
     with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:

@@ -10,7 +10,18 @@ from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.judge import adaptive, goals
 from qforge.models.checkpoint import tensor_bytes
-from qforge.pipeline import answers, artifact, baseline, fetch, preflight, same_cache, sensitivity, serve, structure
+from qforge.pipeline import (
+    answers,
+    artifact,
+    baseline,
+    fetch,
+    preflight,
+    same_cache,
+    sensitivity,
+    serve,
+    speak,
+    structure,
+)
 from qforge.pipeline.baseline import Baseline, bf16_of
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
@@ -27,13 +38,13 @@ Weighed = tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]
 
 
 def go(run: Run) -> None:
-    """Quantize, inspect, serve, evaluate, bench, judge, report: as far as job.stages says."""
+    """Quantize, inspect, serve, evaluate, bench, speak, judge, report: as far as job.stages says."""
     job, folder = run.job, run.folder
     check(job)
     if job.verify:
         return terminal.verified(job.verify, verify(job, folder))
     not_looked_for = preflight.places(run)
-    if job.serve.keep and job.artifact:
+    if job.serve.keep and job.artifact and not job.runtime.speech:
         return serve.serve(run, artifact.given(run))
     run = fetch.settle(run)
     here = fetch.known_model(run)
@@ -48,8 +59,10 @@ def go(run: Run) -> None:
     if job.plan_only:
         return
     preflight.preflight(run, planned)
-    measures = job.serve.keep or set(MEASUREMENTS) & set(job.stages)
+    measures = (job.serve.keep and not planned.speech) or set(MEASUREMENTS) & set(job.stages)
     vllm_version = serve.check_runtime(run, planned.simulated) if measures else support_matrix.NEWEST
+    if planned.speech:
+        speak.check_runtime(run, planned.speech)
     against = baseline.of(run, planned) if "judge" in job.stages else None
     source = fetch.fetch(run)
     if job.makes_checkpoint:
@@ -63,7 +76,7 @@ def go(run: Run) -> None:
     checkpoint = artifact.checkpoint(run, planned, source)
     artifact.inspect(run, planned, checkpoint, source)
     if job.serve.keep:
-        return serve.serve(run, checkpoint)
+        return speak.serve(run, planned, checkpoint) if planned.speech else serve.serve(run, checkpoint)
     run, (measured, reference, verdict) = until_decided(run, planned, checkpoint, source, against)
     run.write("verdict.json", verdict)
     result = row.make(run.job, planned, measured, reference, verdict, folder, run.time)

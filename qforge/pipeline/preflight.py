@@ -11,12 +11,12 @@ from qforge.config import secrets
 from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
 from qforge.machine import hardware, identity
-from qforge.models import hub, hub_upload, metadata
+from qforge.models import hub, metadata
 from qforge.pipeline import answers, artifact, fetch
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
 from qforge.plan.plan import Plan
-from qforge.runtimes import vllm
+from qforge.runtimes import server
 
 ROOM = 1.2  # free disk asked for, as a multiple of what may be written
 
@@ -62,9 +62,7 @@ def preflight(run: Run, plan: Plan) -> None:
     secrets.revealed(
         {"serve.api_key": job.serve.api_key or "", **job.runtime.environ}
     )  # refuses a variable that is not set
-    vllm.check_port(job.serve.port)
-    if job.publish.repo:
-        hub_upload.refuse_no_writer(job.publish.repo)
+    server.free_port(job.serve.port)
     if "quantize" in job.stages:
         for_quantizing(job)
     if job.serve.keep:

@@ -14,7 +14,7 @@ from qforge.envs.request import Request
 from qforge.envs.stage import run_stage
 from qforge.json_files import write_json
 from qforge.models import checkpoint
-from qforge.runtimes import vllm
+from qforge.runtimes.server import Server
 from qforge.store import results
 from qforge.store.results import seconds
 from qforge.store.timing import Time
@@ -62,7 +62,7 @@ class Run:
         self.time.save(f"{self.prefix}{stage}", f"{stage}/{folder.name}", seconds(folder))
 
     def stage(
-        self, name: str, where: Environment, out: Path, feed: Callable[[str], None], server: vllm.Server | None = None,
+        self, name: str, where: Environment, out: Path, feed: Callable[[str], None], server: Server | None = None,
         **inputs: Any,
     ) -> None:  # fmt: skip
         """Run a stage's process; its log lies in the run's folder."""

@@ -18,7 +18,8 @@ from qforge.pipeline.run import Run
 from qforge.plan import support_matrix
 from qforge.plan.support_matrix import NEWEST
 from qforge.runtimes import probe, vllm
-from qforge.runtimes.vllm import MODEL, Server
+from qforge.runtimes.server import Server, wait_for_end
+from qforge.runtimes.vllm import MODEL
 
 
 def print_address(server: Server, api_key: str | None) -> None:
@@ -52,7 +53,7 @@ def serve(run: Run, artifact: Path) -> None:
     check_runtime(run)
     with server(run, False, artifact, interpreters.of_runtime(job)) as running:
         print_address(running, job.serve.api_key)
-        vllm.wait_for_end(running)
+        wait_for_end(running)
 
 
 def check_runtime(run: Run, unpacked: bool = False) -> str:
@@ -74,7 +75,7 @@ def check_runtime(run: Run, unpacked: bool = False) -> str:
 
 
 @contextmanager
-def server(run: Run, emulated: bool, artifact: Path, environment: Environment) -> Iterator[vllm.Server]:
+def server(run: Run, emulated: bool, artifact: Path, environment: Environment) -> Iterator[Server]:
     """A server for `artifact`, shown in the terminal while it starts."""
     log = run.folder / f"{run.prefix}serve.log"
     detail = f"{run.job.method.name} with {run.job.runtime.name}"

@@ -14,14 +14,7 @@ from qforge.plan.memory import Config, Memory
 from qforge.plan.support_matrix import How, Matrix, Serving
 
 TP_SIZES = (1, 2, 4, 8, 16)
-# What fails for one architecture alone: (model_type, layout)
-DEFECTS = {
-    ("qwen3_omni_moe", "nvfp4_modelopt"): Serving(
-        How.refused, "", "vLLM builds this model's head without its name, so ModelOpt's list of what is in bf16 never matches "
-        "it, and loading ends in a tensor size mismatch", "read: model_executor/models/qwen3_omni_moe_thinker.py:1151 (0.33)",
-        fix="method=nvfp4_llmc, the same format by llm-compressor",
-    ),
-}  # fmt: skip
+SCORING = {"serve", "evaluate", "bench", "judge"}  # stages that ask the engine which scores text
 
 
 def group_size(job: Job, layout: Format) -> int | None:
@@ -68,9 +61,9 @@ def serving(
         how_served = Serving(
             How.refused, "", f"no kernel reads {layout.scheme} at group {group}", "read: qforge/models/formats.py"
         )
-    defect = DEFECTS.get((kind, job.method.format))
-    if defect and job.runtime.engine is Engine.vllm:
-        how_served = defect
+    if defects := [fault for engine, version in _engines(job, vllm)
+                   if (fault := support_matrix.defect(engine, kind, job.method.format, version))]:  # fmt: skip
+        how_served = defects[0]
     if how_served.how is not How.refused:
         return replace(how_served, beside=support_matrix.beside(how_served.kernel, _shares(job, text, quantized), vllm))
     if _measurable(job, layout):
@@ -81,6 +74,15 @@ def serving(
     raise ValueError(
         f"method={job.method.name} hw={job.hw.name}: {how_served.reason}; use {how_served.fix}{_all_the_same(layout)}"
     )
+
+
+def _engines(job: Job, vllm: str) -> Iterator[tuple[str, str]]:
+    """The engines that load the checkpoint, each with its version: what only speaks is never loaded by the one that scores."""
+    speaks = job.runtime.speech and (job.serve.keep or "speak" in job.stages)
+    if speaks:
+        yield support_matrix.VLLM_OMNI, support_matrix.OMNI
+    if job.runtime.engine is Engine.vllm and not (speaks and (job.serve.keep or not SCORING & set(job.stages))):
+        yield support_matrix.VLLM, vllm
 
 
 def tensor_parallel(
@@ -216,7 +218,7 @@ def too_long(job: Job, config: Config, memory: Memory) -> str | None:
 
 def refuse_memory(job: Job, config: Config, memory: Memory, legal: Sequence[int]) -> None:
     """Refuse what vLLM cannot load, or where one sequence of max_model_len tokens does not fit. `legal`: TP sizes."""
-    if job.runtime.engine is not Engine.vllm or not {"serve", "evaluate", "bench", "judge"} & set(job.stages):
+    if job.runtime.engine is not Engine.vllm or not SCORING & set(job.stages):
         return
     if memory.weights + memory.activations > memory.budget:
         whole, room = memory.weights * memory.devices, memory.budget - memory.activations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +16,16 @@ from qforge.models.core import Core
 from qforge.models.formats import FORMATS, Format
 from qforge.models.modules import Module
 from qforge.models.quantized_source import Packing
+from qforge.models.structure import pattern
 from qforge.plan import architecture_notes, cores, experts, feasibility, kv_cache, libraries, misfits, notes, towers
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
+from qforge.plan.speech import Deployed, deployed
 from qforge.plan.support_matrix import NEWEST, How, Serving
 
 SHOWN = 6  # examples per rule in plan.json
 REST = "norms and biases"
 EXPERT = ("gate_proj", "up_proj", "down_proj")
-NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Plan:
     signed_scales: bool
     kv_scales: str | None  # of the KV cache in the checkpoint: one per tensor or attn_head; none: none are made
     core: Core | None  # what a library quantizes alone, of a multimodal model
+    speech: Deployed | None  # the stages of a model that is to speak
     source_bytes: int  # of the model as it is published
     packing: Packing | None = field(repr=False)  # how that is packed; none for a plain model
     tensors: dict[str, Tensor] = field(repr=False)
@@ -88,9 +89,9 @@ class Plan:
         """A module's name in the checkpoint -> as exported, and in vLLM; numbers as N, so that each is there once."""
         named = {}
         for module in self.modules:
-            exported = sorted({_pattern(name) for name, _, _ in module.matrices})
-            vllm = _pattern(module.fused) if module.fused else "not loaded"
-            named[_pattern(module.name)] = {"exported": exported, "vllm": vllm}
+            exported = sorted({pattern(name) for name, _, _ in module.matrices})
+            vllm = pattern(module.fused) if module.fused else "not loaded"
+            named[pattern(module.name)] = {"exported": exported, "vllm": vllm}
         return named
 
     @property
@@ -124,11 +125,7 @@ class Plan:
             f"{m.name.partition('.experts.')[0]}.experts" for m in kept if ".experts." in m.name and m.stack_kept
         }
         first = {f"{name}.0.{leaf}" for name in experts for leaf in EXPERT}  # vLLM looks for the first expert's names
-        return sorted({"lm_head", *first, *(name for m in kept for name in m.names)})
-
-
-def _pattern(name: str) -> str:
-    return NUMBER.sub("N", name)
+        return sorted({"lm_head", *first, *(m.name for m in kept), *(m.memory for m in kept if m.memory)})
 
 
 def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
@@ -165,8 +162,10 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     kv_cache.refuse(job, text, serving, layout)
     packed = dict(model.stored) if published else _packed(model.tensors, quantized, layout, group)
     packed |= kv_cache.scales(job, text, tree, layout)
+    parallel = feasibility.tensor_parallel(job, text, quantized, group, serving, vllm)
     parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
     experts.refuse_few(job, text, quantized)
+    whole = _packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed
     plan = Plan(
         model=job.model.name,
         method=job.method.name,
@@ -184,7 +183,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
             *notes.notes(job, rules, tree, tied, core),
         ],
         serving=serving,
-        tensor_parallel=feasibility.tensor_parallel(job, text, quantized, group, serving, vllm),
+        tensor_parallel=parallel,
         parameters=parameters,
         bf16_bytes=sum(loaded_bytes(t) for t in model.tensors.values()),
         bytes=size,
@@ -196,9 +195,10 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         signed_scales=job.method.signed_scales,
         kv_scales=job.kv.strategy if not job.artifact else None,
         core=core,
+        speech=deployed(job, model.config, whole, [m.name for m in quantized], parallel),
         source_bytes=sum(t.nbytes for t in (model.stored or model.tensors).values()),
         packing=model.packing,
-        tensors=_packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed,
+        tensors=whole,
         modules=tree,
     )
     feasibility.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)

@@ -20,6 +20,8 @@ from qforge.machine import hardware
 FILE = Path(__file__).with_suffix(".yaml")
 NEWEST = "0.33"  # the vLLM that the rows without `versions` were read in
 CPU_BUILD = "0.32"  # the newest of vLLM's CPU build
+OMNI = "0.30"  # the vLLM-Omni that is pinned
+VLLM, VLLM_OMNI = "vllm", "vllm_omni"  # engines
 
 
 class How(Enum):
@@ -137,6 +139,15 @@ def _first(layout: str, where: str, group: int | None, layers: str, version: str
             return Serving(
                 How(row.how), row.kernel, row.reason, row.evidence, row.fix, instead, arithmetic=row.arithmetic
             )
+    return None
+
+
+def defect(engine: str, kind: str, layout: str, version: str) -> Serving | None:
+    """Why `engine` (VLLM or VLLM_OMNI, of that version) fails for the model_type `kind` in this layout; none: it does not."""
+    for row in facts()["defects"]:
+        known = engine == row["engine"] and kind in row["models"] and layout in row["formats"]
+        if known and is_of(version, row.get("versions", "")):
+            return Serving(How.refused, "", row["reason"], row["evidence"], row["fix"])
     return None
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +18,7 @@ from qforge.json_files import write_json, write_text
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS
 from qforge.plan import support_matrix
-from qforge.report import baseline, figures, ranks, reasons, single, table
+from qforge.report import baseline, figures, ranks, reasons, single, table, voices
 from qforge.report.table import Row, Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -37,6 +38,7 @@ def html(file: Path, rows: list[Row]) -> Table:
     page = render(
         "report.html.j2", escape=True, rows=rows, title=_title(rows), summary=_summary(rows), failed=failed,
         whole=[row for row in rows if not row.get("failed")], details=DETAILS,
+        spoken=partial(voices.spoken, folder=file.parent, embedded=len(rows) == 1),
         counts=Counter(map(table.verdict_of, rows)).most_common(),
         same=table.same(rows), best=ranks.best(columns),
         cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),

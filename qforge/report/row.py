@@ -168,6 +168,9 @@ def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
         if not evaluate.get("chat"):
             yield "conversation: no judge rated its answers"
         yield f"other kinds of text than {' and '.join(text['kind'] for text in evaluate['texts'].values())}"
+    if spoken := measured.get("speak"):
+        told = spoken.get("not_measured") or "nobody judged how it sounds: listen to it in the report"
+        yield f"speech: {told}"
     if "runs" in bench:
         yield f"speed on other hardware than {job.hw.name}, beyond {max(bench['runs'], key=int)} concurrent requests, and at \
 other lengths than {bench['input_len']} tokens in and {bench['output_len']} out"

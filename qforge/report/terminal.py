@@ -41,6 +41,10 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         judged = [(name, task["metrics"], main_metric(task)) for name, task in result["tasks"].items()]
         tasks = [f"{name} {metric} {metrics[metric]:.3f}" for name, metrics, metric in judged if metric]
         return ", ".join(texts + tasks)
+    if stage == "speak":
+        answers = result["answers"]
+        first, factor = (median(a[key] for a in answers) for key in ("first_sound_seconds", "real_time_factor"))
+        return f"{len(answers)} answers, first sound after {first:.2f} s, real-time factor {factor:.2f}"
     runs = {c: median(r["output_throughput"] for r in repeats) for c, repeats in result["runs"].items()}
     return ", ".join(f"{rate:.0f} tokens/s at {c}" for c, rate in runs.items())
 

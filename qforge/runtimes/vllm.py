@@ -1,31 +1,27 @@
-"""Serve a checkpoint with vLLM: start, wait until it is well, ask it something, stop it with all its processes."""
+"""Serve a checkpoint with vLLM, and ask the server something."""
 
 from __future__ import annotations
 
 import json
 import re
 import secrets
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from qforge.config.job import Job
 from qforge.config.secrets import value as secret_value
-from qforge.envs import process
 from qforge.envs.process import Environment, StageError
-from qforge.machine.usage import members
+from qforge.runtimes import server
 from qforge.runtimes.diagnose import ServerFailed
+from qforge.runtimes.server import Server
 
 MODEL = "model"  # the name that the server gives what it serves
 QUESTION = "What is the capital of France?"
+ANSWER = 48  # tokens
 
 # What vLLM says of itself while it starts (kernels/linear/__init__.py, v1/worker, v1/core/kv_cache_utils.py)
 FACTS = {
@@ -39,65 +35,22 @@ FACTS = {
 }
 
 
-@dataclass
-class Server:
-    """A running server and what it said of itself."""
-
-    base_url: str
-    api_key: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def group(self) -> int:
-        """Of its processes, as it says itself: in a container that is not the group of the command that started it."""
-        match = re.search(r"^process group (\d+)$", self.log.read_text(errors="replace"), re.MULTILINE)
-        return int(match[1]) if match else self.process.pid
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.api_key}"}
-
-
 @contextmanager
 def serving(
     job: Job, emulated: bool, artifact: Path, environment: Environment, log: Path, feed: Callable[[str], None]
 ) -> Iterator[Server]:
     """A server for `artifact` on 127.0.0.1. Raises ValueError for a taken port, StageError with a diagnosis otherwise."""
-    port = _port(job.serve.port)
-    key = secret_value(job.serve.api_key) if job.serve.api_key else secrets.token_urlsafe(16)
-    started = time.monotonic()
-    with log.open("wb") as output:
-        command = ["-m", "qforge.runtimes.vllm_server", *arguments(job, artifact, port)]
-        with process.process(environment, command, environ(job, emulated, key), output.fileno()) as child:
-            server = Server(f"http://127.0.0.1:{port}", key, child, log)
-            _wait(server, job.runtime.start_timeout, feed)
-            server.facts = {"start_seconds": time.monotonic() - started, **_facts(log.read_text(errors="replace"))}
-            try:
-                yield server
-            except (httpx.HTTPError, StageError) as error:
-                if _gone(server):  # then what the client says is not the cause
-                    raise ServerFailed("the server ended while it was used", log) from None
-                if isinstance(error, httpx.HTTPError):
-                    reason = f"{type(error).__name__} {error}".strip()
-                    raise ServerFailed(f"the server's answer is not valid ({reason})", log) from None
-                raise
+    port, key = server.free_port(job.serve.port), api_key(job)
+    command = ["-m", "qforge.runtimes.vllm_server", *arguments(job, artifact, port)]
+    where = (environment, port, key, job.runtime.start_timeout, log, feed)
+    with server.running(command, environ(job, emulated, key), *where) as running:
+        running.facts |= _facts(log.read_text(errors="replace"))
+        yield running
 
 
-def _gone(server: Server, patience: float = 10) -> bool:
-    """Whether the server has ended, or its engine has: a client notices first, and the API server lingers."""
-    deadline = time.monotonic() + patience
-    while server.process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{server.base_url}/health", timeout=patience, trust_env=False).status_code == 200:
-                return False
-        except httpx.ReadTimeout:
-            return False  # it hangs
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    return True
+def api_key(job: Job) -> str:
+    """What clients of the job's server must know: as the user has it, or made up."""
+    return secret_value(job.serve.api_key) if job.serve.api_key else secrets.token_urlsafe(16)
 
 
 def arguments(job: Job, artifact: Path, port: int) -> list[str]:
@@ -134,52 +87,6 @@ def environ(job: Job, emulated: bool, api_key: str) -> dict[str, str]:
     }
 
 
-def check_port(port: int | None) -> None:
-    """Raises ValueError where no server can listen on `port`."""
-    _port(port)
-
-
-def _port(port: int | None) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
-        try:
-            probe.bind(("127.0.0.1", port or 0))
-        except OSError as error:
-            raise ValueError(
-                f"serve.port={port}: {error.strerror}; choose another, or leave it out for a free one"
-            ) from None
-        return int(probe.getsockname()[1])
-
-
-def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
-    deadline = time.monotonic() + seconds
-    with server.log.open(errors="replace") as log:
-        while server.process.poll() is None:
-            for line in log.readlines():
-                feed(line)
-            try:
-                if httpx.get(f"{server.base_url}/health", timeout=5, trust_env=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            if time.monotonic() > deadline:
-                processes = _processes(server.group)
-                raise ServerFailed(
-                    f"the server did not answer within runtime.start_timeout={seconds} s; {processes}", server.log
-                )
-            time.sleep(0.5)
-    raise ServerFailed("the server ended while it started", server.log)
-
-
-def _processes(group: int) -> str:
-    """What the server's processes are doing, as psutil names it: stopped, sleeping, running."""
-    states = []
-    for member in members(group):
-        with suppress(psutil.Error):  # it has ended meanwhile
-            states.append(f"{member.name()} {member.status()}, {sum(member.cpu_times()[:2]):.0f} s of CPU")
-    return "its processes: " + "; ".join(states)
-
-
 def _facts(log: str) -> dict[str, Any]:
     facts: dict[str, Any] = {name: _first(pattern, log) for name, pattern in FACTS.items()}
     facts["kernels"] = sorted({line for line in map(_kernel, log.splitlines()) if line})
@@ -199,15 +106,9 @@ def _kernel(line: str) -> str | None:
     return match[1].partition(" out of potential")[0].strip(" .") if match else None
 
 
-def wait_for_end(server: Server) -> None:
-    """Wait as long as the server runs. Raises StageError when it ends by itself; `serving` adds the diagnosis."""
-    server.process.wait()
-    raise StageError("serve: the server ended")
-
-
 def canary(server: Server) -> dict[str, Any]:
     """Ask the server something twice, greedily. Raises StageError unless the answer is language and the same twice."""
-    first, second = (_answer(server) for _ in range(2))
+    first, second = (answer(server, QUESTION, ANSWER) for _ in range(2))
     if fault := not_language(first):
         raise ServerFailed(
             f"the model answers {first[:120]!r}, which is {fault}: the checkpoint is damaged", server.log
@@ -217,9 +118,10 @@ def canary(server: Server) -> dict[str, Any]:
     return {"question": QUESTION, "answer": first, "same_twice": True}
 
 
-def _answer(server: Server) -> str:
-    body = {"model": MODEL, "temperature": 0, "max_tokens": 48}
-    chat = {**body, "messages": [{"role": "user", "content": QUESTION}]}
+def answer(server: Server, question: str, tokens: int) -> str:
+    """The model's greedy answer; a base model goes on with a text of its own instead."""
+    body = {"model": MODEL, "temperature": 0, "max_tokens": tokens}
+    chat = {**body, "messages": [{"role": "user", "content": question}]}
     with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=300, trust_env=False) as client:
         reply = client.post("/v1/chat/completions", json=chat)
         if reply.status_code == 400 and "chat template" in reply.text:  # a base model: let it continue a text

@@ -29,6 +29,8 @@ STAGES = {
     "evaluate",
     "bench",
     "probe",
+    "texts",
+    "speak",
 }
 
 

@@ -151,6 +151,12 @@ def test_what_is_not_unpacked_is_refused_with_a_way_out(shapes: Shapes, words: s
     assert words in str(refusal.value)
 
 
+def test_a_parameter_that_is_called_scale() -> None:
+    """Qwen3-Omni's code2wav has one for each layer: nothing is packed there."""
+    stored = tensors("code2wav.pre_transformer.layers.0.self_attn_layer_scale", {".scale": ("BF16", (128,))})
+    assert quantized_source.recognize(stored, {}) is None
+
+
 def test_plain_weights_that_are_said_to_be_packed() -> None:
     plain = tensors("a", {".weight": ("BF16", (4, 4)), ".tid2eid": ("I64", (4, 4))})  # a table of token ids
     assert quantized_source.recognize(plain, {}) is None
