@@ -99,8 +99,8 @@ SMALL = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "sliding_window"), 128),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim"), 32),
     **dict.fromkeys(("state_size", "ssm_state_size", "mamba_d_state"), 16),
-    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "num_heads"), 8),
-    **dict.fromkeys(("mamba_head_dim", "mamba_d_head"), 64),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "num_heads", "n_mamba_heads"), 32),
+    **dict.fromkeys(("mamba_head_dim", "mamba_d_head", "mamba_headdim"), 16),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "mamba_n_groups", "n_groups"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 8192),
     **dict.fromkeys(("index_n_heads",), 4), **dict.fromkeys(("index_topk", "moe_shared_expert_intermediate_size"), 256),
@@ -110,12 +110,32 @@ SMALL = {
 UNSET = ("pad_token_id", "num_key_value_heads", "n_routed_experts", "head_dim", "n_group", "topk_group", "n_shared_experts",
          "num_experts_per_tok")  # fmt: skip  # that some leave out
 
+ODD = {"mamba_n_heads": 8, "mamba_d_head": 64}  # in_proj has outputs that no kernel takes, as in the published models
+NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
+# Where SMALL is not enough: sizes that must agree, a layer of each kind, and what published config.json files say besides
+OWN = {
+    "mamba2": {"num_heads": 32, "head_dim": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_dim": 256, "conv_dim": 256, "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1, "conv_dim": 256, "block_dim": 256},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 256},
+    "granitemoehybrid_dense": {
+        **ODD, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 512, "num_local_experts": 0,
+    },
+    "falcon_h1": ODD,
+    "zamba2": {"attention_head_dim": 128},
+    "nemotron_h_dense": {"layer_types": ["linear_attention", "mlp", "full_attention"]},
+    "deepseek_v3": NOAUX, "deepseek_v32": NOAUX, "glm_moe_dsa": NOAUX,
+}  # fmt: skip
+SAME = {"nemotron_h_dense": "nemotron_h", "granitemoehybrid_dense": "granitemoehybrid"}  # a second model of a type
+
 
 def small(kind: str) -> Any:
     """The type's own configuration with small numbers, one layer of each of its kinds."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    cls = CONFIG_MAPPING[kind]
+    cls = CONFIG_MAPPING[SAME.get(kind, kind)]
     own = cls()
     keys = [key for key in SMALL if hasattr(own, key) and not isinstance(getattr(cls, key, None), property)]
     numbers = {k: SMALL[k] for k in keys if getattr(own, k) is not None or k in UNSET}
@@ -128,4 +148,4 @@ def small(kind: str) -> Any:
             count = max(2, len(kinds))
             numbers |= {"num_hidden_layers": count, key: (kinds * count)[:count]}
             break
-    return cls(**numbers)
+    return cls(**{**numbers, **OWN.get(kind, {})})

@@ -25,6 +25,7 @@ from qforge.sweeps import callback
 COMMANDS = {
     "envs": "qforge.envs.__main__",
     "init": "qforge.starter",
+    "publish": "qforge.publish.__main__",
     "report": "qforge.report.__main__",
     "store": "qforge.store.__main__",
     "track": "qforge.tracking.__main__",
@@ -78,10 +79,12 @@ def _run_hydra(config: DictConfig) -> int:
     folder = HydraConfig.get().runtime.output_dir
     exit_codes.append(1)  # if it ends with a bug of ours
     exit_codes[-1] = cli.run(cli.command_of(config), folder, debug=bool(OmegaConf.select(config, "debug")))
+    from qforge.publish import publish
     from qforge.tracking import send
 
     if HydraConfig.get().mode is not RunMode.MULTIRUN:  # a sweep is sent whole, when it ends
         send.asked(config, Path(folder))
+        exit_codes[-1] = exit_codes[-1] or publish.asked(config, Path(folder))
     return exit_codes[-1]
 
 

@@ -34,6 +34,8 @@ DECIDES = {
     "model.structure": NOTHING,  # the key of what it says
     "model.trust_remote_code": "fetch calibrate quantize kv_scales sensitivity serve evaluate",
     "model.caution": NOTHING,
+    "model.base": NOTHING,
+    "model.licence": NOTHING,
     "method.name": NOTHING,
     "method.summary": NOTHING,
     "method.format": PLAN,
@@ -170,6 +172,9 @@ DECIDES = {
     "tracking.name": NOTHING,
     "tracking.uri": NOTHING,
     "tracking.experiment": NOTHING,
+    "publish.repo": NOTHING,
+    "publish.private": NOTHING,
+    "publish.anyway": NOTHING,
     "experiment.name": NOTHING,
     "experiment.question": NOTHING,
     "experiment.expect": NOTHING,

@@ -11,6 +11,7 @@ from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
 from qforge.config.kv_cache import KvCache
 from qforge.config.model import Model
+from qforge.config.publish import Publish
 from qforge.config.speech import Speech
 from qforge.config.tracking import Tracking
 
@@ -187,6 +188,7 @@ class Job:
     # what a sound checkpoint can be good for: each a gate, judged in every run whatever `gate` asks
     goals: dict[str, Gate] = bounded(factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
+    publish: Publish = field(default_factory=Publish)
     experiment: Experiment | None = None
     # which of them run, in this order
     stages: list[str] = bounded(

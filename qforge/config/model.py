@@ -48,6 +48,8 @@ class Model:
     structure: str | None = line(None)  # what its matrices are, as stages/structure.py says; made where it is needed
     trust_remote_code: bool = False  # fetch and run the code that the model brings along
     caution: str = ""  # printed with every result of this model
+    base: str | None = line(None)  # the repository that hubs know it by, for the card; none: `hub`
+    licence: str | None = line(None)  # as hubs call it (apache-2.0), for the card; none: what the hub says of it
 
     @property
     def speed_only(self) -> bool:

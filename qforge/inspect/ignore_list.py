@@ -29,7 +29,7 @@ def left_plain(
     """
     method = str(quantization.get("quant_method"))
     tensors = [m.name for m in modules if m.linear and m.name not in packed]
-    entries = _entries(quantization, method, vllm_names.names(config), tensors)
+    entries = _entries(quantization, method, vllm_names.mapped(config), tensors)
     matrices: dict[str, list[Module]] = {}
     for module in modules:
         if module.linear and module.fused:
@@ -45,7 +45,7 @@ def left_plain(
 def _entries(
     quantization: Mapping[str, Any],
     method: str,
-    name: Callable[[str], tuple[str | None, str | None]],
+    name: Callable[[str], str | None],
     tensors: Sequence[str],
 ) -> list[str]:
     """The list, with vLLM's names: patterns that begin with re: stay as they are (compressed_tensors.py:142)."""
@@ -62,11 +62,11 @@ def _entries(
     for entry in listed:
         stem = str(entry)
         if method == "modelopt" and len(stem) >= 2 and stem[-1] == "*" and stem[-2] != ".":
-            entries += [name(stem[:-1])[0], f"{name(stem[:-1])[0]}.*"]  # modelopt.py:264, apply_vllm_mapper
+            entries += [name(stem[:-1]), f"{name(stem[:-1])}.*"]  # modelopt.py:264, apply_vllm_mapper
         elif stem.startswith("re:"):
             entries.append(_expression(stem, stem[3:]))
         else:
-            entries.append(name(stem)[0])
+            entries.append(name(stem))
     return [entry for entry in entries if entry is not None]
 
 

@@ -46,6 +46,15 @@ def commit(hub: str, revision: str | None) -> str:
         return str(HfApi().model_info(hub, revision=revision, timeout=_timeout()).sha)
 
 
+def licence(model: Model) -> str | None:
+    """The licence that the hub's model is under, as its card calls it; none where the card does not."""
+    from huggingface_hub import HfApi
+
+    with asking(str(model.hub), model.revision):
+        card = HfApi().model_info(str(model.hub), revision=model.revision, timeout=_timeout()).card_data
+    return card.license if card else None
+
+
 def last_known(hub: str, revision: str | None) -> str | None:
     """The commit that a branch or a tag stood for when Hugging Face's cache on this machine was last filled."""
     from huggingface_hub import HfApi

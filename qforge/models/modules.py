@@ -85,11 +85,19 @@ class Module:
     fused: str | None = None  # the matrix in which vLLM computes it, by vLLM's name; `served` where it stands alone
     tensor: str = ""  # the tensor in the checkpoint that holds it
     memory: str = ""  # its module in transformers' memory, where that has another name
+    asked: str = (
+        ""  # by which vLLM asks whether it is quantized, where its class has another name for it than for its tensors
+    )
     own_class: str = ""  # of that module, where libraries may not know it (structure.py)
 
     @property
     def leaf(self) -> str:
         return self.name.rpartition(".")[2]
+
+    @property
+    def names(self) -> list[str]:
+        """All by which somebody asks whether it is left alone."""
+        return [name for name in (self.name, self.memory, self.asked) if name]
 
     @property
     def matrices(self) -> list[tuple[str, int, int]]:
@@ -137,7 +145,7 @@ def from_tensors(
 
     `structure`: what transformers says of the model, where the names alone do not say it.
     """
-    in_vllm, drafts = vllm_names.names(config), _drafts(tensors, config)
+    in_vllm, otherwise, drafts = vllm_names.names(config), vllm_names.asks_otherwise(config), _drafts(tensors, config)
     rearranged = tuple(f".{leaf}" for leaf in vllm_names.reshaped(config))
     modules = []
     for tensor_name, tensor in tensors.items():
@@ -153,11 +161,13 @@ def from_tensors(
         stacked = matrix.kind == "expert" and len(shape) == 3
         stack, rows, columns = shape if stacked else (1, shape[0], prod(shape[1:]))
         out, inputs = (columns, rows) if matrix.transposed else (rows, columns)
+        served, fused = in_vllm(name)
         modules.append(
             Module(
                 name, matrix.kind, out, inputs, tensor.dtype, stack, matrix.leaves, matrix.transposed, matrix.alternate,
-                _block(name, matrix.kind), *in_vllm(name), tensor_name,
-                _numbered(matrix.module, name) or in_memory(config, name), matrix.own_class,
+                _block(name, matrix.kind), served, fused, tensor_name,
+                _numbered(matrix.module, name) or in_memory(config, name),
+                otherwise(name), matrix.own_class,
             )
         )  # fmt: skip
     return sorted(_together(modules), key=_order)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # as huggingface_hub's validate_repo_id
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PART = re.compile(r"(.*-)(\d+)-of-(\d{1,6})\.safetensors")

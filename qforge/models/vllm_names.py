@@ -7,6 +7,7 @@ the families that have a file here were read by people; vllm_models.json has wha
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,20 @@ GATE_UP = dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj")
 QKV_A = dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj")
 
 
+def _falcon_h1(name: str, config: dict[str, Any]) -> str:
+    """falcon_h1.py:264 and 345: attention without its own name, and numbers of mixers that go on where those of blocks end."""
+    name = name.replace(".self_attn.", ".", 1)
+    mixer = re.fullmatch(r"model\.layers\.(\d+)\.mamba\.mamba\.(.+)", name)
+    return f"model.{config['num_hidden_layers'] + int(mixer[1])}.mixer.{mixer[2]}" if mixer else name
+
+
+# Classes that ask by another name than a matrix's own whether it is quantized: a list has to name that one, too
+ASKED: dict[str, Callable[[str, dict[str, Any]], str]] = {
+    "FalconH1ForCausalLM": _falcon_h1,
+    "GraniteMoeHybridForCausalLM": lambda name, config: name.replace(".mamba.", ".mixer.", 1),  # granitemoehybrid.py:88
+}
+
+
 def known(config: dict[str, Any]) -> dict[str, dict[str, str]] | None:
     """What vLLM says of the model's class; none where it has no such class."""
     named: list[str] = config.get("architectures") or [""]
@@ -75,25 +90,52 @@ def _classes() -> dict[str, Any]:
 def names(config: dict[str, Any]) -> Callable[[str], tuple[str | None, str | None]]:
     """A function from a module's name in the checkpoint to (its name in vLLM, the matrix in which vLLM computes it).
 
-    The second is the first where nothing is fused. Both are None for what vLLM does not load.
+    Both are those by which vLLM asks whether they are quantized. The second is the first where nothing is fused. Both are None
+    for what vLLM does not load.
     """
-    kind = str(config.get("model_type"))
-    renames = {} if kind in FAMILIES else known(config) or {}
-    prefixes = PREFIXES.get(kind, {}) if kind in FAMILIES else renames.get("prefixes", {})
-    parts = GPT_OSS if kind == "gpt_oss" else renames.get("substrings", {})
+    own, asked = mapped(config), ASKED.get((config.get("architectures") or [""])[0])
+    renames = {} if config.get("model_type") in FAMILIES else known(config) or {}
     packed = {**_packed(config), **renames.get("fused", {})}
 
     def of(name: str) -> tuple[str | None, str | None]:
-        for old, new in parts.items():
-            name = (name + ".").replace(old, new, 1)[:-1]
-        served = _served(name, prefixes)
+        served = own(name)
         if served is None:
             return None, None
+        served = asked(served, config) if asked else served
         layer, experts, _ = served.partition(".experts.")
         if experts:  # all experts of a layer are one module: fused_moe/layer.py
             return served, f"{layer}.experts"
         parent, dot, leaf = served.rpartition(".")
         return served, f"{parent}{dot}{packed.get(leaf, leaf)}"
+
+    return of
+
+
+def asks_otherwise(config: dict[str, Any]) -> Callable[[str], str]:
+    """A function from a name in the checkpoint to the one that vLLM's class asks for, where `mapped` is another; elsewhere to
+    nothing."""
+    asked, own = ASKED.get((config.get("architectures") or [""])[0]), mapped(config)
+    if asked is None:
+        return lambda name: ""
+
+    def of(name: str) -> str:
+        served = own(name) or ""
+        return "" if asked(served, config) == served else asked(served, config)
+
+    return of
+
+
+def mapped(config: dict[str, Any]) -> Callable[[str], str | None]:
+    """A function from a name in a checkpoint, or in its ignore list, to the one that vLLM makes of it before anything else."""
+    kind = str(config.get("model_type"))
+    renames = {} if kind in FAMILIES else known(config) or {}
+    prefixes = PREFIXES.get(kind, {}) if kind in FAMILIES else renames.get("prefixes", {})
+    parts = GPT_OSS if kind == "gpt_oss" else renames.get("substrings", {})
+
+    def of(name: str) -> str | None:
+        for old, new in parts.items():
+            name = (name + ".").replace(old, new, 1)[:-1]
+        return _served(name, prefixes)
 
     return of
 

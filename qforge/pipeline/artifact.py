@@ -18,7 +18,7 @@ from qforge.envs.process import StageError
 from qforge.inspect import companions, ignore_list
 from qforge.inspect.inspect import inspect as inspect_checkpoint
 from qforge.json_files import read_json, write_json
-from qforge.models import metadata, modules, quantization_config
+from qforge.models import hub, metadata, modules, quantization_config
 from qforge.models.checkpoint import headers
 from qforge.models.formats import FORMATS
 from qforge.models.parts import Part
@@ -27,6 +27,7 @@ from qforge.pipeline.folder import RESULTS
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.plan import experts
 from qforge.plan.plan import Plan
+from qforge.report import card
 from qforge.report.pages import render
 from qforge.report.table import Row
 from qforge.store import provenance
@@ -179,7 +180,9 @@ def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
     """
     final, partial = folder / "artifact", folder / "artifact.partial"
     shutil.copytree(stored, partial, copy_function=_link)
-    (partial / "README.md").write_text(render("card.md.j2", escape=False, row=row))
+    (partial / "README.md").write_text(
+        render("card.md.j2", escape=False, row=row, metadata=card.metadata(job, row, _licence(job)))
+    )
     notes = partial / "qforge"
     notes.mkdir()
     write_json(notes / "job.json", job)
@@ -188,6 +191,12 @@ def publish(folder: Path, stored: Path, job: Job, row: Row) -> None:
             shutil.copyfile(folder / f"{name}.json", notes / f"{name}.json")
     write_json(partial / provenance.HASHES, provenance.file_hashes(partial))
     appear(partial, final)
+
+
+def _licence(job: Job) -> str | None:
+    """What the card says of the licence; the hub is asked where the card goes there."""
+    model = job.model
+    return model.licence or (hub.licence(model) if job.publish.repo and model.hub else None)
 
 
 def _link(source: str, target: str) -> None:

@@ -11,7 +11,7 @@ from qforge.config import secrets
 from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
 from qforge.machine import hardware, identity
-from qforge.models import hub, metadata
+from qforge.models import hub, hub_upload, metadata
 from qforge.pipeline import answers, artifact, fetch
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
@@ -63,6 +63,8 @@ def preflight(run: Run, plan: Plan) -> None:
         {"serve.api_key": job.serve.api_key or "", **job.runtime.environ}
     )  # refuses a variable that is not set
     server.free_port(job.serve.port)
+    if job.publish.repo:
+        hub_upload.refuse_no_writer(job.publish.repo)
     if "quantize" in job.stages:
         for_quantizing(job)
     if job.serve.keep:

@@ -11,8 +11,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from qforge.config.job import Job
 from qforge.config.places import given_path, option_files
 from qforge.json_files import read_json
+from qforge.models.repository import NAME
 
-REPOSITORY = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # as huggingface_hub's validate_repo_id
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -29,6 +29,7 @@ def _faults(job: Job) -> Iterator[str]:
     yield from _of_model(job)
     yield from _of_method(job)
     yield from _of_variables(job)
+    yield from _of_publish(job)
     if unknown := [name for name in job.hw.tflops if name not in ARITHMETIC]:
         yield f"hw.tflops.{unknown[0]}: no plan reads it; choose from {', '.join(ARITHMETIC)}"
     folder = job.eval.task_data
@@ -41,10 +42,25 @@ def _faults(job: Job) -> Iterator[str]:
         yield f"verify={job.verify} {key}: verify checks an artifact and does nothing else; leave {key} out"
 
 
+def _of_publish(job: Job) -> Iterator[str]:
+    repo = job.publish.repo
+    if repo is None:
+        return
+    if not NAME.fullmatch(repo) or "/" not in repo:
+        yield f"publish.repo={repo!r:.100}: is not the name of a repository; use ORG/NAME"
+    if not job.makes_checkpoint:
+        yield f"publish.repo={repo}: this run makes no checkpoint; use a method that does, or leave it out"
+    if not job.publish.anyway and not {"quantize", "inspect", "evaluate", "judge"} <= set(job.stages):
+        yield (
+            f"publish.repo={repo} stages={job.stages}: what was not judged is not uploaded; leave stages out, or set "
+            "publish.anyway=true"
+        )
+
+
 def _of_model(job: Job) -> Iterator[str]:
     model = job.model
     if model.hub:
-        if not REPOSITORY.fullmatch(model.hub):
+        if not NAME.fullmatch(model.hub):
             yield f"model.hub={model.hub!r:.100}: is not the name of a repository; use OWNER/NAME"
     elif model.revision:
         yield f"model.revision={model.revision}: is of model.hub alone; add model.hub=OWNER/NAME, or leave it out"

@@ -125,7 +125,7 @@ class Plan:
             f"{m.name.partition('.experts.')[0]}.experts" for m in kept if ".experts." in m.name and m.stack_kept
         }
         first = {f"{name}.0.{leaf}" for name in experts for leaf in EXPERT}  # vLLM looks for the first expert's names
-        return sorted({"lm_head", *first, *(m.name for m in kept), *(m.memory for m in kept if m.memory)})
+        return sorted({"lm_head", *first, *(name for m in kept for name in m.names)})
 
 
 def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:

@@ -28,6 +28,10 @@ class Report(Callback):
         from qforge.sweeps import summary
 
         _refuse_secrets(config)
+        if repo := OmegaConf.select(config, "publish.repo"):
+            _refuse(
+                f"publish.repo={repo}: is of one run; upload rows of a sweep afterwards: qforge publish --repo ORG/NAME FOLDER"
+            )
         self.folder, self.started = Path(config.hydra.sweep.dir).absolute(), time.monotonic()
         try:
             clear(self.folder, texts(config), OF_SWEEP)

@@ -11,6 +11,7 @@ from support.checkpoints import in_quant
 from support.command import ROOT
 from support.jobs import job
 
+from qforge.inspect.ignore_list import left_plain
 from qforge.models import modules, structure, vllm_names
 from qforge.models.checkpoint import Tensor
 from qforge.models.modules import Module
@@ -149,6 +150,27 @@ def test_vllm_says_which_classes_it_has() -> None:
     assert vllm_names.known({"architectures": ["NobodysForCausalLM"]}) is None
     of = vllm_names.names({"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"]})
     assert of("backbone.layers.0.mixer.q_proj") == ("model.layers.0.mixer.q_proj", "model.layers.0.mixer.qkv_proj")
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "asked"),
+    [
+        ("FalconH1ForCausalLM", "mamba.in_proj", "model.3.mixer.in_proj"),
+        ("FalconH1ForCausalLM", "self_attn.o_proj", "model.layers.1.o_proj"),
+        ("GraniteMoeHybridForCausalLM", "mamba.in_proj", "model.layers.1.mixer.in_proj"),
+    ],
+)
+def test_a_matrix_is_left_alone_by_the_name_that_vllm_asks_for(name: str, own: str, asked: str) -> None:
+    """Ran: with the checkpoint's name alone vLLM 0.32 looks for packed weights."""
+    config = {"model_type": "x", "architectures": [name], "num_hidden_layers": 2}
+    tensors = {f"model.layers.1.{leaf}.weight": Tensor("BF16", (64, 64)) for leaf in (own, "mlp.up_proj")}
+    known = Structure("", name, matrices={next(iter(tensors)): Matrix("mixer", "")})
+    mlp, mixer = sorted(modules.from_tensors(tensors, config, known), key=lambda m: len(m.names))
+    assert (mixer.served, mixer.fused, mixer.names) == (asked, asked, [f"model.layers.1.{own}", asked])
+    assert mlp.names == ["model.layers.1.mlp.up_proj"]
+    packed = {"quant_method": "compressed-tensors", "ignore": mixer.names}
+    assert left_plain(packed, [mixer, mlp], config, {mlp.name}) == {mixer.name}
+    assert left_plain({**packed, "ignore": mixer.names[:1]}, [mixer, mlp], config, {mlp.name}) == set()
 
 
 def test_a_structure_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from support.hub_answers import Answers, Asked, CdnAnswers, HubAnswers, Repository
+from support.hub_answers import Answers, Asked, Repository
+from support.hub_uploads import CdnTakes, HubTakes
 
 from qforge.models import hub
 
@@ -21,12 +22,15 @@ class Hub:
         self.home = home  # Hugging Face's folder of those who ask it: cache and token
         self.repositories: dict[str, Repository] = {}
         self.tokens: set[str] = set()  # that it knows; any other is refused
+        self.writers: set[str] = set()  # of these, who may write
+        self.large: dict[str, bytes] = {}  # large files that were uploaded, by their sha256
+        self.commits_fail = 0  # how many of the next commits do not come about
         self.cut: dict[str, list[int]] = {}  # bytes after which the next answers with a file break off
         self.sizes: dict[str, int] = {}  # bytes that its list gives a file, whatever it has
         self.refusal: tuple[int, str] | None = None  # status and message that it gives to everything
         self.asked: list[Asked] = []
         # two hosts: by their names a client knows where its token may go
-        self._servers = [self._server("127.0.0.1", HubAnswers), self._server("127.0.0.2", CdnAnswers)]
+        self._servers = [self._server("127.0.0.1", HubTakes), self._server("127.0.0.2", CdnTakes)]
         self.endpoint, self.cdn = (f"http://{s.server_address[0]}:{s.server_port}" for s in self._servers)
 
     def commit(self, name: str, folder: Path, ref: str = "main") -> str:
@@ -44,6 +48,7 @@ class Hub:
             "HF_HOME": str(self.home),
             "HF_TOKEN": token,
             "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # a protocol of the real hub alone
             **more,
         }
 
@@ -56,6 +61,7 @@ class Hub:
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         )
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(self.home / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(self.home / "hub"))
         for function in vars(hub).values():
             getattr(function, "cache_clear", lambda: None)()
