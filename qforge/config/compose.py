@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge.config import schema, secrets
+from qforge.config import schema, schemes, secrets
 from qforge.config.job import Job
 from qforge.json_files import read_json
 
@@ -38,6 +38,7 @@ def typed(config: DictConfig | ListConfig) -> Job:
     secrets.refuse(asdict(job))
     _refuse_unknown(job, "")
     schema.check(job)
+    job.method.schemes = schemes.of(job.method.formats) | job.method.schemes
     return job
 
 

@@ -53,6 +53,10 @@ DECIDES = {
     "method.instead": NOTHING,
     "method.fallback": NOTHING,
     "method.args": "quantize",  # of which sensitivity's recipe is read, too
+    "method.formats": PLAN,
+    "method.schemes.*.format": PLAN,
+    "method.schemes.*.group_size": PLAN,
+    "method.schemes.*.args": "quantize",
     "group_size": PLAN,
     "exempt.*.match": PLAN,
     "exempt.*.why": NOTHING,

@@ -10,6 +10,7 @@ from qforge.config.bounds import bounded, line, unbounded
 from qforge.config.calibration import Calibration
 from qforge.config.evaluation import MISSING, Eval
 from qforge.config.kv_cache import KvCache
+from qforge.config.method import Method
 from qforge.config.model import Model
 from qforge.config.publish import Publish
 from qforge.config.speech import Speech
@@ -46,28 +47,6 @@ class Unit(Enum):
     module = "module"  # what vLLM computes as one matrix: q,k,v; gate,up; all experts of a layer
     block = "block"  # a transformer block
     kind = "kind"  # the modules of one name in all blocks: every down_proj, every q,k,v
-
-
-@dataclass
-class Method:
-    name: str = line(MISSING)  # of its file in conf/method/
-    summary: str = line(MISSING)  # one line for people, with the library and the paper
-    format: str = line(MISSING)  # layout of the packed tensors, a key of qforge.models.formats.FORMATS
-    env: str | None = line(None)  # managed environment of the library; none for bf16
-    function: str | None = line(None)  # module:function that quantizes, by import path
-    group_size: int | None = unbounded(None)  # the default of `group_size`, whose format decides
-    online: str | None = line(None)  # vLLM's --quantization of bf16 weights while it loads them: no checkpoint is made
-    calibrated: bool = False  # whether it looks at calibration text
-    streams: bool = False  # whether weights pass through a few megabytes at a time, with no model in memory
-    unstacks: bool = False  # whether it takes experts apart that lie in one tensor of a layer (GPT-OSS)
-    rescales: bool = False  # whether it folds scales into what it does not pack, which is then not the source's bits
-    signed_scales: bool = False  # whether its scales may be negative, so that -8 steps reach what 7 do not
-    model_types: list[str] = bounded(factory=list, unique=True)  # of config.json, that the library supports; empty: all
-    mixtures: list[str] | None = bounded(None, unique=True)  # of these, those with experts; none: all, empty: none
-    instead: str | None = line(None)  # archived upstream: the method to use instead, and the guide leaves this one out
-    # the method that makes the same format by another exporter, for on_failure=fallback
-    fallback: str | None = line(None)
-    args: dict[str, Any] = unbounded(factory=dict)  # the library's own options, under its own names
 
 
 @dataclass

@@ -13,12 +13,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import equality, finite, grid, ignore_list, scales, signs
+from qforge.inspect import equality, finite, grid, ignore_list, scales, signs, targets
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
-from qforge.models.formats import CT, FORMATS
+from qforge.models.formats import FORMATS
 from qforge.models.modules import Module, block_of
 from qforge.plan.plan import Plan
+from qforge.plan.share import Share
 
 SHOWN = 3  # examples per finding
 FLOATS = ("BF16", "F16", "F32")
@@ -46,7 +47,7 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     tensors = checkpoint.headers(artifact)
     config = quantization_config.read(artifact)
     report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
-    if several := _mixed(config):
+    if several := targets.several(config, plan):
         report.faults.append(several)
         return report
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
@@ -75,17 +76,6 @@ def _plain(source: Path, plan: Plan) -> dict[str, Stored]:
     return {name: tensor for name, tensor in plain.items() if isinstance(tensor, Stored)}
 
 
-def _mixed(config: dict[str, Any]) -> str | None:
-    """Why a checkpoint of mixed precision cannot be compared with a plan; none for all others."""
-    if quantization_config.announced(config).get("quant_method") != CT or len(quantization_config.layouts(config)) <= 1:
-        return None
-    formats = ", ".join(layout or "an unknown format" for layout in quantization_config.layouts(config))
-    return (
-        f"config.json: mixed precision ({formats}): a plan has one format, so this is not compared; to measure it anyway, "
-        "leave inspect out of stages"
-    )
-
-
 def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> bool:
     """The case this tool began with: a 66 GB "FP4" checkpoint that says it is quantized and holds plain weights."""
     plain = [m for m in plan.quantized if (t := tensors.get(f"{m}.weight")) is not None and t.dtype in FLOATS]
@@ -103,10 +93,13 @@ def _packed_at_all(tensors: Mapping[str, Stored], plan: Plan, report: Report) ->
 
 def _on_a_grid(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
     """Weights that were quantized and unpacked must be the format's (see grid.py)."""
-    most = 2 ** int(FORMATS[plan.layout].bits)
-    loose = grid.loose(tensors, plan.quantized, plan.group_size, most)
-    report.checked["matrices whose weights lie on the format's grid"] = len(plan.quantized) - len(loose)
-    report.add("not quantized", loose, f"more than {most} values in a group: these are not the format's weights")
+    found = 0
+    for share in plan.shares:
+        most = 2 ** int(share.format.bits)
+        loose = grid.loose(tensors, [m.name for m in share.modules], share.group_size, most)
+        found += len(loose)
+        report.add("not quantized", loose, f"more than {most} values in a group: these are not the format's weights")
+    report.checked["matrices whose weights lie on the format's grid"] = len(plan.quantized) - found
 
 
 def _names_and_shapes(tensors: Mapping[str, Stored], plan: Plan, report: Report) -> None:
@@ -152,16 +145,15 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
 
 def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
     """Scales must be finite, positive, and give back weights as large as the source's (see scales.py)."""
-    largest = FORMATS[plan.layout].largest
 
-    def faults(quantized: tuple[Module, str]) -> list[str]:
-        module, name = quantized
+    def faults(quantized: tuple[Share, Module, str]) -> list[str]:
+        share, module, name = quantized
         # the experts of a stack are not cut out of it: only their scales are looked at; nor is a matrix turned
         original = source.get(module.tensor) if module.stack == 1 and not module.transposed else None
         values = scales.of(name, tensors)
         if plan.signed_scales:
             values = {suffix: abs(signed) for suffix, signed in values.items()}
-        problems = scales.faults(values, original, largest, plan.rescales)
+        problems = scales.faults(values, original, share.format.largest, plan.rescales)
         return [f"{name}.{suffix} ({fault})" for suffix, fault in problems.items()]
 
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter while it computes
@@ -178,15 +170,18 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
 def _signs(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
     """Packed weights must have the source's signs (see signs.py), where these are at hand and lie in the same order."""
 
-    def fault(quantized: tuple[str, Stored]) -> str | None:
-        name, original = quantized
+    def fault(quantized: tuple[str, str, Stored]) -> str | None:
+        layout, name, original = quantized
         parts = signs.of(name, tensors)
         whole = all(f"{name}.{s}" in plan.tensors and _alike(t, plan.tensors[f"{name}.{s}"]) for s, t in parts.items())
-        wrong = signs.fault(plan.layout, parts, original) if parts and whole else None
+        wrong = signs.fault(layout, parts, original) if parts and whole else None
         return f"{name} ({wrong})" if wrong else None
 
-    plainly = [(m, name) for m, name in _quantized(plan) if m.tensor in source and m.stack == 1 and not m.transposed]
-    at_hand = [(name, source[module.tensor]) for module, name in plainly]
+    at_hand = [
+        (share.layout, name, source[module.tensor])
+        for share, module, name in _quantized(plan)
+        if module.tensor in source and module.stack == 1 and not module.transposed
+    ]
     with ThreadPoolExecutor(THREADS) as pool:
         wrong = list(filter(None, pool.map(fault, at_hand)))
     report.checked["matrices whose signs were compared with the source"] = len(at_hand)
@@ -213,12 +208,11 @@ def _kv_scales(tensors: dict[str, Stored], config: dict[str, Any], plan: Plan, r
         )
 
 
-def _quantized(plan: Plan) -> Iterator[tuple[Module, str]]:
+def _quantized(plan: Plan) -> Iterator[tuple[Share, Module, str]]:
     """Every module that is quantized, with the name of each of its matrices in the artifact."""
-    packed = set(plan.quantized)
-    for module in plan.modules:
-        if module.name in packed:
-            yield from ((module, name) for name, _, _ in module.matrices)
+    for share in plan.shares:
+        for module in share.modules:
+            yield from ((share, module, name) for name, _, _ in module.matrices)
 
 
 def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
@@ -244,5 +238,9 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     report.add("ignored but packed", sorted(plain & packed), "vLLM would look for plain weights")
     wanting = {m.name for m in linear if m.served} - packed - plain
     report.add("in bf16 but not ignored", sorted(wanting), "vLLM would look for packed weights")
+    if plan.mixed:
+        wrong = targets.faults(config, linear, plan)
+        report.checked["matrices whose format config.json gives"] = len(packed) - len(wrong)
+        report.add("config_groups", wrong, "vLLM would read these matrices in another format, or in none")
     if method == "modelopt" and not any(fnmatch("lm_head", str(entry)) for entry in quantization.get("ignore", [])):
         report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qforge.config.job import Method
+from qforge.config.method import Method
 from qforge.models.formats import FORMATS
 
 if TYPE_CHECKING:

@@ -120,7 +120,12 @@ def _bf16(rows: int, columns: int, group: int) -> dict[str, Tensor]:
     return {"weight": Tensor("BF16", (rows, columns))}
 
 
+def _mixed(rows: int, columns: int, group: int) -> dict[str, Tensor]:
+    raise AssertionError("each matrix of a mix has a layout of its own")
+
+
 CT = "compressed-tensors"
+MIXED = "mixed"  # several of the others in one checkpoint
 INT4_GROUPS = (-1, 32, 64, 128)
 FORMATS = {
     "bf16": Format("bf16", 16, _bf16, (), None),
@@ -137,5 +142,6 @@ FORMATS = {
     "mxfp4": Format("mxfp4", 4, _mxfp4, (32,), CT, 6),
     "int8": Format("int8", 8, _int8, (), CT, 128, unpacks=False),
     "fp8": Format("fp8", 8, _fp8, (), CT, 448, unpacks=False),
+    MIXED: Format("mixed", 8, _mixed, (), CT, unpacks=False),
     "fp8_block": Format("fp8", 8, _fp8_block, (), CT, 448, unpacks=False),
 }

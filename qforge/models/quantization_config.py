@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.json_files import read_json
-from qforge.models.formats import BLOCK, CT, FORMATS
+from qforge.models.formats import BLOCK, CT, FORMATS, MIXED
 
 MODELOPT = {"NVFP4": "nvfp4_w4a4_modelopt", "W4A16_NVFP4": "nvfp4_modelopt"}  # by quant_algo
 WHERE = "config.json: quantization_config"
@@ -35,30 +35,39 @@ def detect(config: dict[str, Any]) -> str | None:
         return "nf4" if four and not quantization.get("bnb_4bit_use_double_quant") else None
     if method != CT:
         return None
-    each = layouts(config)
+    each = dict.fromkeys(packed for _, packed in groups(config))
+    layouts = [layout for layout, _ in each]
     if not each:
         return "bf16"  # the KV cache alone is quantized
-    return each[0] if len(each) == 1 else None
+    return layouts[0] if len(each) == 1 else MIXED if None not in layouts else None
 
 
-def layouts(config: dict[str, Any]) -> list[str | None]:
-    """Of compressed-tensors: the layouts of its config_groups, each once; several in a checkpoint of mixed precision."""
-    quantization = announced(config)
-    form = quantization.get("format")
-    return list(dict.fromkeys(_compressed(group.get("format") or form, group) for group in _groups(quantization)))
+def groups(config: dict[str, Any]) -> list[tuple[list[str], tuple[str | None, int | None]]]:
+    """Of compressed-tensors: the targets of each of its config_groups, and the layout and group size that these have."""
+    quantization, found = announced(config), []
+    for group in _groups(quantization):
+        targets = group.get("targets") or []
+        if not isinstance(targets, list):
+            raise ValueError(f"{WHERE}.config_groups: targets is {targets!r:.60}, a list of names was expected")
+        layout = _compressed(group.get("format") or quantization.get("format"), group)
+        size = _number(_weights(group), "group_size") or -1
+        found.append((list(map(str, targets)), (layout, _size(layout, size) if layout else None)))
+    return found
+
+
+def _size(layout: str, announced: int) -> int | None:
+    """The group size of a layout: its only one, or what is announced."""
+    sizes = FORMATS[layout].group_sizes
+    return announced if len(sizes) > 1 else sizes[0] if sizes else None
 
 
 def group_size(config: dict[str, Any], layout: str) -> int | None:
     """The group size that a checkpoint of this layout announces; -1 for one scale per channel, none without groups."""
-    if not FORMATS[layout].group_sizes:
-        return None
-    quantization = announced(config)
     if FORMATS[layout].quant_method in ("gptq", "awq"):
-        return _number(quantization, "group_size") or -1
-    if len(FORMATS[layout].group_sizes) == 1:
-        return FORMATS[layout].group_sizes[0]
-    groups = _groups(quantization)
-    return _number(_weights(groups[0]), "group_size") or -1
+        return _size(layout, _number(announced(config), "group_size") or -1)
+    if len(FORMATS[layout].group_sizes) < 2:
+        return _size(layout, -1)
+    return groups(config)[0][1][1]
 
 
 def announced(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from qforge.console import progress_line
 from qforge.disk import appear
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
-from qforge.inspect import companions, ignore_list
+from qforge.inspect import companions, ignore_list, targets
 from qforge.inspect.inspect import inspect as inspect_checkpoint
 from qforge.json_files import read_json, write_json
 from qforge.models import hub, metadata, modules, quantization_config
 from qforge.models.checkpoint import headers
-from qforge.models.formats import FORMATS
+from qforge.models.formats import FORMATS, MIXED
 from qforge.models.parts import Part
 from qforge.pipeline import calibrate, core, fetch, kv_scales, unpack
 from qforge.pipeline.folder import RESULTS
@@ -53,7 +53,7 @@ def given(run: Run) -> Path:
         layout = quantization_config.detect(quantization_config.read(folder))
     except ValueError as fault:
         raise ValueError(f"artifact={job.artifact}: {fault}") from None
-    if layout and _format(layout) != _format(job.method.format) and not job.serve.keep:
+    if layout not in (None, MIXED) and _format(layout) != _format(job.method.format) and not job.serve.keep:
         raise ValueError(
             f"artifact={job.artifact}: its config.json says {layout}, method={job.method.name} makes "
             f"{job.method.format}; give the method that made it"
@@ -92,8 +92,13 @@ def as_given(run: Run) -> Run:
     patterns = Part("", "", 0, [m for m in linear if m.name in names]).patterns
     rules = {"artifact": Rule(patterns, "the artifact's own ignore list")} if patterns else {}
     method = job.method
-    if layout != method.format:
+    if layout != method.format or layout == MIXED:
         method = replace(method, name=layout, format=layout, rescales=False, signed_scales=False)
+    if layout == MIXED:
+        formats, schemes = targets.as_mix(config, [m for m in linear if m.name not in names])
+        return run.beside(
+            replace(job, method=replace(method, formats=formats, schemes=schemes), group_size=None, exempt=rules)
+        )
     group = quantization_config.group_size(config, layout)
     return run.beside(replace(job, method=method, group_size=group, exempt=rules))
 

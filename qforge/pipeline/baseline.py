@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qforge.config.job import Engine, Job, Method, Vendor
+from qforge.config.job import Engine, Job, Vendor
 from qforge.config.kv_cache import KvCache
+from qforge.config.method import Method
 from qforge.models.formats import CT
 from qforge.models.quantized_source import Packing
 from qforge.pipeline import fetch, unpack

@@ -10,12 +10,13 @@ import yaml
 from qforge.config import bounds, calibration
 from qforge.config.calibration import calib_files
 from qforge.config.evaluation import eval_files
-from qforge.config.job import Criterion, Job, Method, Sensitivity, Vendor
+from qforge.config.job import Criterion, Job, Sensitivity, Vendor
+from qforge.config.method import Method
 from qforge.config.places import given_path, option_files
 from qforge.evaluation import tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
-from qforge.models.formats import FORMATS
+from qforge.models.formats import FORMATS, MIXED
 from qforge.pipeline import references, speech_checks
 from qforge.plan import limits, online
 from qforge.plan.exemptions import waits
@@ -97,9 +98,11 @@ def _check_groups(method: Method) -> None:
         groups = options.get("config_groups") if isinstance(options, dict) else None
         if isinstance(groups, dict) and len(groups) > 1:
             raise ValueError(
-                f"method.args.{modifier}.config_groups: {', '.join(groups)}: a checkpoint is planned in one format; give one "
-                "group, and leave the rest in bf16 with rules (conf/exempt)"
+                f"method.args.{modifier}.config_groups: {', '.join(groups)}: a method makes one format; give one group, and "
+                "leave the rest in bf16 with rules (conf/exempt), or use method=mixed, which has several"
             )
+    if method.formats and method.format != MIXED:
+        raise ValueError(f"method.formats method={method.name}: only method=mixed reads it; use that, or leave it out")
 
 
 def _check_symmetry(method: Method) -> None:

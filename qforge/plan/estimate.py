@@ -11,7 +11,8 @@ from qforge.models.modules import Module
 from qforge.plan import experts, memory, roofline
 from qforge.plan.memory import Config, Memory
 from qforge.plan.roofline import Speed, Weights
-from qforge.plan.support_matrix import How, Serving
+from qforge.plan.share import Share
+from qforge.plan.support_matrix import How
 
 Tensors = Mapping[str, Tensor]
 ARITHMETIC = {
@@ -33,13 +34,16 @@ class Estimates:
 
 
 def estimate(
-    job: Job, config: Config, modules: Sequence[Module], before: Tensors, after: Tensors, serving: Serving, scheme: str
+    job: Job, config: Config, modules: Sequence[Module], before: Tensors, after: Tensors, shares: Sequence[Share]
 ) -> Estimates:
-    """`before` and `after`: the tensors of the bf16 checkpoint and of the planned one; `config`: of the language model."""
+    """`before` and `after`: the tensors of the bf16 checkpoint and of the planned one; `config`: of the language model.
+
+    Of several formats the fastest arithmetic counts for all: a bound.
+    """
     where = memory.deployment(job)
-    emulated = serving.how in (How.emulated, How.simulated)
-    arithmetic = serving.arithmetic or (ARITHMETIC.get(scheme, "bf16") if serving.how is How.native else "bf16")
+    emulated = any(share.serving.how in (How.emulated, How.simulated) for share in shares)
     rates, in_memory = job.hw.tflops, (job.method.function and not job.method.streams) or job.kv.calibrated
+    arithmetic = max(map(_arithmetic, shares), key=lambda name: rates.get(name, 0))
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
     dropped = tuple({f"{m.kind}." for m in modules if m.served is None})  # vLLM leaves them on the disk
@@ -55,6 +59,12 @@ def estimate(
         arithmetic=rates[arithmetic] / rates["bf16"] if {arithmetic, "bf16"} <= rates.keys() and not emulated else None,
         quantizing_gib=memory.quantizing_bytes(job, config, block, *sizes) / 2**30 if in_memory else None,
     )
+
+
+def _arithmetic(share: Share) -> str:
+    """What its kernel computes in."""
+    serving = share.serving
+    return serving.arithmetic or (ARITHMETIC.get(share.format.scheme, "bf16") if serving.how is How.native else "bf16")
 
 
 def loaded_bytes(tensor: Tensor) -> int:

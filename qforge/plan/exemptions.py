@@ -40,7 +40,7 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
     """
     hits_by_rule: dict[str, Hits] = {}
     taken: dict[str, str] = {}  # module -> the first rule that names it
-    last = max((m.block for m in modules if m.block is not None), default=-1)
+    last = last_block(modules)
     for name, rule in rules.items():
         if not rule.match:
             raise ValueError(
@@ -49,7 +49,8 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
         if waits(rule):
             hits_by_rule[name] = Hits(rule.why, [], [])
             continue
-        matched = {m.name: m for pattern in rule.match for m in _matched(modules, name, pattern, last, tied)}
+        key = f"exempt.{name}"
+        matched = {m.name: m for pattern in rule.match for m in named(modules, key, pattern, last, tied)}
         changes = [m.name for m in matched.values() if m.linear and m.name not in taken]
         hits_by_rule[name] = Hits(rule.why, list(matched), changes)
         taken = {**dict.fromkeys(matched, name), **taken}
@@ -57,40 +58,46 @@ def exempted(modules: Sequence[Module], rules: Mapping[str, Rule], tied: bool) -
     return hits_by_rule
 
 
-def _matched(modules: Sequence[Module], rule: str, pattern: str, last: int, tied: bool) -> list[Module]:
-    matched = [m for m in modules if _matches(m, rule, pattern, last, tied)]
-    if not matched:
+def last_block(modules: Sequence[Module]) -> int:
+    """The number of the language model's last block."""
+    return max((m.block for m in modules if m.block is not None), default=-1)
+
+
+def named(modules: Sequence[Module], key: str, pattern: str, last: int, tied: bool) -> list[Module]:
+    """The modules that `pattern`, given as `key`, names. Raises ValueError where there are none. `last`: the last block."""
+    found = [m for m in modules if _matches(m, key, pattern, last, tied)]
+    if not found:
         shapes = ", ".join(sorted({_shape_of(m.name) for m in modules if m.linear}))
         glob = "" if ":" in pattern or "*" not in pattern else " (a glob is no rule: use re: and a regular expression)"
         raise ValueError(
-            f"exempt.{rule}: {pattern!r} matches no module of this model{glob}; use a name, re:, role: or block: that "
-            f"fits; what can be exempted looks like {shapes}"
+            f"{key}: {pattern!r} matches no module of this model{glob}; use a name, re:, role: or block: that "
+            f"fits; what can be named looks like {shapes}"
         )
     if pattern.startswith("re:"):
-        _refuse_more_blocks(rule, pattern, {m.block for m in matched if m.block is not None})
-    return matched
+        _refuse_more_blocks(key, pattern, {m.block for m in found if m.block is not None})
+    return found
 
 
-def _refuse_more_blocks(rule: str, pattern: str, blocks: set[int]) -> None:
+def _refuse_more_blocks(key: str, pattern: str, blocks: set[int]) -> None:
     """`re:model.layers.1.*` names block 1 and catches 10-19 as well, since `.` is any character."""
     numbers = re.findall(r"layers(?:\\?\.|\[\.\])(\d+)(?![\d\[(?\\])", pattern)
     for number in numbers:
         more = sorted(str(b) for b in blocks if str(b).startswith(number) and str(b) not in numbers)
         if int(number) in blocks and more:
             raise ValueError(
-                f"exempt.{rule}: {pattern!r} matches not only block {number} but also {_some(more)}; use "
+                f"{key}: {pattern!r} matches not only block {number} but also {_some(more)}; use "
                 rf"layers\.{number}\. with both dots escaped, or block:{number}"
             )
 
 
-def _matches(module: Module, rule: str, pattern: str, last: int, tied: bool) -> bool:
+def _matches(module: Module, key: str, pattern: str, last: int, tied: bool) -> bool:
     """`role:X`, `block:first`, `block:last`, `block:N`, `block:first/down_proj`, `re:...` or an exact name."""
     if pattern.startswith("re:"):
         try:
             return re.fullmatch(pattern[3:], module.name) is not None
         except re.error as error:
             raise ValueError(
-                f"exempt.{rule}: {pattern!r} is not a regular expression ({error}); use one that Python's re accepts"
+                f"{key}: {pattern!r} is not a regular expression ({error}); use one that Python's re accepts"
             ) from None
     if pattern.startswith("role:"):
         role = pattern[5:]

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qforge.config.job import Job
+from qforge.config.method import BF16
 from qforge.models import metadata, modules
 from qforge.models.checkpoint import Tensor
 from qforge.models.core import Core
-from qforge.models.formats import FORMATS, Format
+from qforge.models.formats import FORMATS, MIXED
 from qforge.models.modules import Module
 from qforge.models.quantized_source import Packing
 from qforge.models.structure import pattern
-from qforge.plan import architecture_notes, cores, experts, feasibility, kv_cache, libraries, misfits, notes, towers
+from qforge.plan import (
+    architecture_notes,
+    cores,
+    experts,
+    feasibility,
+    kv_cache,
+    libraries,
+    misfits,
+    mix,
+    notes,
+    packed,
+    towers,
+)
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
 from qforge.plan.exemptions import Hits, exempted
+from qforge.plan.packed import Part
+from qforge.plan.share import Share, shares, together
 from qforge.plan.speech import Deployed, deployed
 from qforge.plan.support_matrix import NEWEST, How, Serving
 
 SHOWN = 6  # examples per rule in plan.json
-REST = "norms and biases"
 EXPERT = ("gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What becomes of the modules of one kind. Norms and biases are a kind of their own."""
-
-    modules: int
-    quantized: int
-    bf16_bytes: int
-    bytes: int
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Plan:
     group_size: int | None
     source: str  # where the shapes were read
     quantized: list[str]
+    shares: list[Share]  # of it, by format: several in a mix
     rules: dict[str, Hits]
     untouched: dict[str, str]  # module -> why no method here quantizes it
     notes: list[str]
@@ -75,14 +77,36 @@ class Plan:
         rules = {n: {**vars(h), "modules": h.modules[:SHOWN], "count": len(h.modules)} for n, h in self.rules.items()}
         published = self.packing.summary if self.packing else "plain"
         fields = {key: value for key, value in vars(self).items() if key not in ("tensors", "modules", "packing")}
-        return {**fields, "published": published, "rules": rules, "exempt": self.exempt, "names": self.names}
+        return {
+            **fields, "published": published, "rules": rules, "exempt": self.exempt, "names": self.names,
+            "shares": self.formats,
+        }  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         """What decides the artifact: two jobs with equal identity share it."""
         return {
             "layout": self.layout, "group_size": self.group_size, "quantized": self.quantized, "simulated": self.simulated,
-            "kv_scales": self.kv_scales,
+            "kv_scales": self.kv_scales, **({"mix": self.given} if self.mixed else {}),
         }  # fmt: skip
+
+    @property
+    def mixed(self) -> bool:
+        """Whether parts of the model have formats of their own."""
+        return self.layout == MIXED
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Of a mix every quantized module -> the method whose format it has, as method.formats names it."""
+        return {module.name: share.method for share in self.shares for module in share.modules}
+
+    @property
+    def formats(self) -> list[dict[str, Any]]:
+        """The shares for people: each with how it is served, and its bits per weight, scales included."""
+        return [
+            {"method": share.method, "layout": share.layout, "group_size": share.group_size, "serving": share.serving,
+             "matrices": len(share.modules), "bits_per_weight": packed.bits([share])}
+            for share in self.shares
+        ]  # fmt: skip
 
     @property
     def names(self) -> dict[str, dict[str, Any]]:
@@ -120,7 +144,11 @@ class Plan:
     @property
     def ignore(self) -> list[str]:
         """Modules that the library must leave alone. The head is named even where it is tied and has no tensor."""
-        kept = [m for m in self.modules if (m.kept and m.kind != "embedding") or m.name in self.exempt]
+        given = self.given if self.mixed else None
+        kept = [
+            m for m in self.modules
+            if (m.kept and m.kind != "embedding") or m.name in self.exempt or (given and m.linear and m.name not in given)
+        ]  # fmt: skip
         experts = {
             f"{m.name.partition('.experts.')[0]}.experts" for m in kept if ".experts." in m.name and m.stack_kept
         }
@@ -141,38 +169,41 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     core = cores.needed(job, tree, model.config, model.structure)
     libraries.refuse_architecture(job, model.config, tree, model.tensors, core)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
-    group = feasibility.group_size(job, layout)
     tied = not any(m.kind == "head" for m in tree)
     rules = exempted(tree, job.exempt, tied) if packs else {}
     kept = {name for hits in rules.values() for name in hits.modules}
     published = None if packs or job.method.format == "bf16" else model.packing  # the source, as it is served
     stored = published.matrices if published else ()
+    given = mix.assigned(job.method.formats, tree)
     quantized = [m for m in tree if (m.linear and m.name not in kept if packs else m.tensor in stored)]
+    if layout.scheme == MIXED:
+        quantized = [m for m in quantized if given.get(m.name, BF16) != BF16]
     if packs and not quantized:
+        if layout.scheme == MIXED:
+            raise ValueError("method.formats: every matrix stays in bf16; give one another format, or use method=bf16")
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasibility.refuse_kept_stacks(job, tree, kept)
     kind, text = str(model.config.get("model_type")), model.text
     feasibility.refuse_stacks(job, quantized, core)
-    serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
-    if left := {} if published else misfits.found(kind, job.method.format, group, quantized, serving, vllm):
-        tree = misfits.left_alone(tree, left)
-        quantized = [m for m in quantized if m.name not in left]
-        serving = feasibility.serving(job, kind, text, layout, group, quantized, vllm)
-    feasibility.refuse_groups(job, layout, group, quantized)
+    planned, left = shares(job, given, kind, text, quantized, vllm, fits=published is not None)
+    tree = misfits.left_alone(tree, left)
+    quantized = [m for m in quantized if m.name not in left]
+    serving = together(planned)
     kv_cache.refuse(job, text, serving, layout)
-    packed = dict(model.stored) if published else _packed(model.tensors, quantized, layout, group)
-    packed |= kv_cache.scales(job, text, tree, layout)
-    parallel = feasibility.tensor_parallel(job, text, quantized, group, serving, vllm)
-    parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in packed.values())
+    made = dict(model.stored) if published else packed.packed(model.tensors, planned)
+    made |= kv_cache.scales(job, text, tree, layout)
+    parallel = sorted(set.intersection(*(set(share.tensor_parallel) for share in planned)))
+    parameters, size = sum(t.count for t in model.tensors.values()), sum(t.nbytes for t in made.values())
     experts.refuse_few(job, text, quantized)
-    whole = _packed(model.tensors, quantized, FORMATS["bf16"], None) if serving.how is How.simulated else packed
+    whole = packed.unpacked(model.tensors, planned) if serving.how is How.simulated else made
     plan = Plan(
         model=job.model.name,
         method=job.method.name,
         layout=job.method.format,
-        group_size=group if quantized else None,
+        group_size=planned[0].group_size if quantized and layout.scheme != MIXED else None,
         source=model.origin,
         quantized=[m.name for m in quantized],
+        shares=planned if quantized else [],
         rules=rules,
         untouched={m.name: f"{m.kind}: {m.kept}" for m in tree if m.kept},
         notes=[
@@ -188,9 +219,9 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         bf16_bytes=sum(loaded_bytes(t) for t in model.tensors.values()),
         bytes=size,
         bits_per_weight=8 * size / parameters,
-        quantized_bits_per_weight=_packed_bits(quantized, layout, group),
-        parts=_parts(tree, quantized, model.tensors, packed),
-        estimates=estimate(job, text, tree, model.tensors, packed, serving, layout.scheme),
+        quantized_bits_per_weight=packed.bits(planned),
+        parts=packed.parts(tree, quantized, model.tensors, made),
+        estimates=estimate(job, text, tree, model.tensors, made, planned),
         rescales=job.method.rescales,
         signed_scales=job.method.signed_scales,
         kv_scales=job.kv.strategy if not job.artifact else None,
@@ -205,46 +236,3 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     if fault := feasibility.too_long(job, text, plan.estimates.memory):
         plan.notes.append(f"serve would be refused: {fault}")
     return plan
-
-
-def _packed(
-    tensors: Mapping[str, Tensor], quantized: list[Module], layout: Format, group: int | None
-) -> dict[str, Tensor]:
-    packed = dict(tensors)
-    for module in quantized:
-        del packed[module.tensor]
-        bias = packed.pop(f"{module.tensor}_bias", None) if module.stack > 1 else None
-        for name, rows, columns in module.matrices:
-            for suffix, tensor in _matrix(layout, rows, columns, group or 0).items():
-                packed[f"{name}.{suffix}"] = tensor
-            if bias:
-                packed[f"{name}.bias"] = Tensor(bias.dtype, (rows,))
-    return packed
-
-
-@functools.cache  # the matrices of a model have a few dozen shapes
-def _matrix(layout: Format, rows: int, columns: int, group: int) -> dict[str, Tensor]:
-    return layout.packed(rows, columns, group)
-
-
-def _parts(
-    tree: Sequence[Module], quantized: list[Module], tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]
-) -> dict[str, Part]:
-    kinds = {m.name: m.kind for m in tree}
-    kinds |= {name: m.kind for m in quantized if m.stack > 1 for name, _, _ in m.matrices}
-    bf16, after = Counter[str](), Counter[str]()
-    for counted, held in ((bf16, tensors), (after, packed)):
-        for name, tensor in held.items():
-            module = name.partition(".weight.")[0]  # x.weight.absmax is of x, as x.weight is
-            kind = kinds.get(module) or kinds.get(module.rpartition(".")[0], REST)
-            counted[kind] += tensor.nbytes
-    total, treated = Counter(m.kind for m in tree), Counter(m.kind for m in quantized)
-    return {kind: Part(total[kind], treated[kind], bf16[kind], after[kind]) for kind in bf16}
-
-
-def _packed_bits(quantized: list[Module], layout: Format, group: int | None) -> float | None:
-    if not quantized:
-        return None
-    shapes = Counter((rows, columns) for module in quantized for _, rows, columns in module.matrices)
-    sizes = {shape: sum(t.nbytes for t in _matrix(layout, *shape, group or 0).values()) for shape in shapes}
-    return 8 * sum(n * sizes[shape] for shape, n in shapes.items()) / sum(m.parameters for m in quantized)

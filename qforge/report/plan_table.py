@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,9 @@ def plan(planned: Plan, job: Job) -> None:
         table.add_row(f"exempt.{rule}", Text.assemble(effect, matched))
     saved = f", bf16 {size(planned.bf16_bytes)}" if planned.quantized else ""
     table.add_row("size", f"{size(planned.bytes)}{saved}, {planned.bits_per_weight:.2f} bits per weight")
+    if planned.mixed:
+        for share in planned.formats:
+            table.add_row("format", _share(share))
     table.add_row("served", _served(planned, job))
     table.add_row("", Text(planned.serving.evidence, style="dim"))
     table.add_row("TP", ", ".join(map(str, planned.tensor_parallel)) + " are legal: no head and no group is cut")
@@ -73,6 +77,13 @@ def _served(planned: Plan, job: Job) -> Text:
     where = f" on {job.hw.name} with {job.runtime.name}"
     rest = ", ".join(part for part in (where, support_matrix.kernels(serving), serving.reason) if part)
     return _coloured(serving.how) + rest
+
+
+def _share(share: Mapping[str, Any]) -> Text:
+    """Of a mix what has one of its formats."""
+    serving = share["serving"]
+    sizes = f"{share['method']}: {share['matrices']} matrices, {share['bits_per_weight']:.2f} bits per weight; "
+    return Text(sizes) + _coloured(serving.how) + f", {support_matrix.kernels(serving)}"
 
 
 def _coloured(how: How) -> Text:

@@ -16,7 +16,7 @@ from qforge.config import places
 from qforge.config.job import Job
 from qforge.json_files import read_json, to_json
 from qforge.judge.metrics import main_metric
-from qforge.plan import experts
+from qforge.plan import experts, packed
 from qforge.plan.plan import Plan
 from qforge.report import figures
 from qforge.store import provenance
@@ -45,6 +45,7 @@ def make(
         "published": plan.packing.summary if plan.packing else None,
         "layout": plan.layout,
         "group_size": plan.group_size,
+        "formats": [{**share, "parts": _named(job, share["method"])} for share in plan.formats] if plan.mixed else [],
         "exempt": {rule: _exempted(job, plan, rule) for rule in job.exempt},
         "kv": job.kv,
         "notes": plan.notes,
@@ -189,15 +190,20 @@ def _sensitivity(file: Path) -> list[dict[str, Any]]:
     return figures.sensitivity_maps(read_json(file)) if file.exists() else []
 
 
+def _named(job: Job, method: str) -> list[str]:
+    """The entries of method.formats that give a part of the model this format."""
+    return [part for part, value in job.method.formats.items() if value == method]
+
+
 def _bits(plan: Plan) -> list[dict[str, Any]]:
     """A heat map: bits per weight, scales included, by block and part of it; experts of a block together."""
     if not plan.quantized:
         return []
-    packed, packed_bits = set(plan.quantized), float(plan.quantized_bits_per_weight or 0)
+    packed_bits = {m.name: bits for share in plan.shares for bits in [packed.bits([share])] for m in share.modules}
     cells: dict[tuple[str, int], list[float]] = defaultdict(list)
     for module in plan.modules:
         if module.linear and module.block is not None:
-            cells[module.leaf, module.block].append(packed_bits if module.name in packed else 16.0)
+            cells[module.leaf, module.block].append(packed_bits.get(module.name) or 16.0)
     leaves, blocks = list(dict.fromkeys(leaf for leaf, _ in cells)), sorted({block for _, block in cells})
     values = [[fmean(cells[leaf, block]) if cells[leaf, block] else None for block in blocks] for leaf in leaves]
     return [{"title": "Bits per weight", "unit": "bits", "leaves": leaves, "blocks": blocks, "values": values}]

@@ -120,13 +120,20 @@ def test_another_format_than_the_methods_is_refused(
     assert "its config.json says int4, method=nvfp4 makes nvfp4_modelopt; give the method that made it" in said
 
 
-def test_mixed_precision_is_called_so(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
+def test_a_mix_is_planned_as_vllm_reads_it(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
     fp8 = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}, "format": "float-quantized"}
-    groups = {**INT4["config_groups"], "group_1": fp8}
-    given = artifact(source, tmp_path / "a", "int4", {**INT4, "config_groups": groups})
-    assert "config.json: mixed precision (int4, fp8): a plan has one format" in inspected(
-        given, "method=rtn", "group_size=64"
-    )
+    idle = {**INT4["config_groups"], "group_1": fp8}  # without a target: it is nobody's format
+    given = artifact(source, tmp_path / "a", "int4", {**INT4, "config_groups": idle})
+    assert inspected(given, "method=rtn").startswith("0 ")
+    split = {**INT4["config_groups"], "group_1": {**fp8, "targets": ["re:.*self_attn"]}}
+    said = inspected(artifact(source, tmp_path / "b", "int4", {**INT4, "config_groups": split}), "method=rtn")
+    assert "mixed: 6 matrices" not in said
+    assert "int4:64: 6 matrices" in said
+    assert "fp8: 8 matrices" in said
+    assert "missing: model.layers.0.self_attn.k_proj.weight" in said
+    odd = {**INT4["config_groups"], "group_1": {**fp8, "targets": ["re:.*self_attn"], "format": "nobody's"}}
+    said = inspected(artifact(source, tmp_path / "c", "int4", {**INT4, "config_groups": odd}), "method=rtn")
+    assert "config.json: mixed precision (int4 g64, an unknown format), which this plan does not have" in said
 
 
 def edit(config: dict[str, Any]) -> Callable[[Path], None]:

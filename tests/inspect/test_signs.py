@@ -15,7 +15,7 @@ from support.jobs import job
 from qforge.inspect import signs
 from qforge.inspect.inspect import inspect
 from qforge.models.checkpoint import headers
-from qforge.models.formats import FORMATS
+from qforge.models.formats import FORMATS, MIXED
 from qforge.plan import plan
 
 UP, GATE = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.gate_proj"
@@ -43,7 +43,7 @@ def faults(artifact: Path, model: Path, *overrides: str) -> str:
 
 
 def test_every_layout_has_its_signs() -> None:
-    assert signs.READERS.keys() == FORMATS.keys() - {"bf16"}
+    assert signs.READERS.keys() == FORMATS.keys() - {"bf16", MIXED}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,15 @@ def test_every_tensor_is_the_in_memory_ways_byte_for_byte(model: Path, tmp_path:
     moe = checkpoint(tmp_path / "moe", MOE, model, files=2)
     others = [(f"method={name}",) for name in ("fp8", "w8a8", "mxfp4", "nvfp4_llmc")]
     every = [("method=rtn", f"group_size={g}") for g in (32, 64, 128, -1)] + others
+    mix = (
+        "method=mixed",
+        "method.formats.mlp=rtn:32",
+        "+method.formats.down_proj=nvfp4_llmc",
+        "+method.formats.o_proj=bf16",
+    )
     cases = [
+        (dense, mix),
+        (moe, ("method=mixed", "method.formats.expert=rtn:32", "method.formats.attention=w8a8")),
         *((dense, case) for case in every),
         (moe, every[0]),
         (moe, (*every[-1], "unservable=measure")),  # transformers, which the job names, scores such a mixture wrongly

@@ -149,7 +149,7 @@ def test_a_recipe_of_mixed_precision_is_refused() -> None:
     groups = mixed.method.args["QuantizationModifier"]["config_groups"]
     groups["group_1"] = next(iter(groups.values()))
     with pytest.raises(
-        ValueError, match=r"method\.args\.QuantizationModifier\.config_groups: .*group_1: a checkpoint is planned in"
+        ValueError, match=r"method\.args\.QuantizationModifier\.config_groups: .*group_1: a method makes one format"
     ):
         check(mixed)
 

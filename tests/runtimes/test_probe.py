@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from support.command import Cli, Finished
 
-from qforge.config.job import Engine, Hardware, Job, Method, Runtime, Vendor
+from qforge.config.job import Engine, Hardware, Job, Runtime, Vendor
+from qforge.config.method import Method
 from qforge.envs import managed
 from qforge.envs.process import Environment
 from qforge.runtimes import probe
