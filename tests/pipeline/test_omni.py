@@ -1,0 +1,72 @@
+"""Qwen3-Omni in small, made here: its tokenizer, and its thinker quantized, all else byte for byte."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.command import ROOT, Cli, Finished
+
+from qforge.envs import managed
+from qforge.json_files import read_json
+from qforge.models.checkpoint import headers
+
+TOKENS = """
+import json, sys
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+text = open(sys.argv[2]).read()
+ids = tokenizer(text)["input_ids"]
+chat = [{"role": "user", "content": [{"type": "input_audio"}, {"type": "image_url"}, {"type": "text", "text": "Hi"}]}]
+said = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+print(json.dumps([tokenizer.decode(ids) == text, len(ids) / len(text.split()), said["input_ids"]]))
+"""
+
+
+@pytest.fixture(scope="session")
+def omni_rtn(cli: Cli) -> Finished:
+    """The thinker by a stream."""
+    return cli.succeed("model=qwen3_omni_tiny", "method=rtn", "unservable=measure", "stages=[quantize,inspect]")
+
+
+@pytest.fixture(scope="session")
+def omni(cli: Cli, omni_rtn: Finished) -> Path:
+    """The folder of qwen3_omni_tiny."""
+    configs = (cli.store / "fetch").glob("*/model/config.json")
+    return next(file.parent for file in configs if read_json(file)["model_type"] == "qwen3_omni_moe")
+
+
+def test_its_tokenizer_is_qwens(omni: Path) -> None:
+    text = ROOT / "data/texts/python_reference.txt"
+    done = subprocess.run(
+        [managed.managed("quant").python, "-c", TOKENS, omni, text], capture_output=True, text=True, check=True
+    )
+    same, per_word, chat = json.loads(done.stdout)
+    assert same
+    assert 1 < per_word < 2
+    # the turn of a user: sound, a picture, Hi; then where the answer begins
+    hears, sees = [151669, 151675, 151670], [151652, 151655, 151653]
+    assert chat == [151644, 872, 198, *hears, *sees, 13048, 151645, 198, 151644, 77091, 198]
+
+
+def test_all_but_the_thinkers_text_is_the_source_byte_for_byte(omni: Path, omni_rtn: Finished) -> None:
+    assert unchanged(omni, omni_rtn) == {
+        "thinker.audio_tower",
+        "thinker.visual",
+        "talker",
+        "code2wav",
+        "thinker.lm_head",
+    }
+
+
+def unchanged(source: Path, run: Finished) -> set[str]:
+    """The parts of the model of which every tensor is the source's, byte for byte."""
+    ours, theirs = headers(run.folder / "artifact"), headers(source)
+    parts: dict[str, set[bool]] = {}
+    for name, tensor in theirs.items():
+        part = ".".join(name.split(".")[: 2 if name.startswith("thinker.") else 1])
+        same = name in ours and ours[name].dtype == tensor.dtype and (ours[name].read() == tensor.read()).all()
+        parts.setdefault(part, set()).add(bool(same))
+    return {part for part, same in parts.items() if same == {True}}
