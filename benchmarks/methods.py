@@ -1,18 +1,28 @@
 """Every method on one model, each judged against bf16, as one Markdown table.
 
-    python benchmarks/methods.py [METHOD[/GROUP] ...] [-- model=NAME key=value ...]       or: make bench
+    python benchmarks/methods.py [METHOD[/GROUP] ...] [--at-once N] [-- model=NAME key=value ...]       or: make bench
 
-Runs `run.py` once per method (what is known is reused) and prints the rows as they come; the table goes to
-outputs/methods/<model>/table.md, the same as a page to report.html beside it, and each row, as JSON, to <method>.json. What is
-refused or fails is named below the table. Without a method: all of them, at 4.5 bits per weight where they can.
+Runs `run.py` once per method (what is known is reused); the table goes to outputs/methods/<model>/table.md, the same as a page
+to report.html beside it, each row, as JSON, to <method>.json. What is refused or fails is named below the table. Without a
+method: all of them, at 4.5 bits per weight where they can. Of several at once run.py prints to <method>.log; they are for
+quality (`stages=[quantize,inspect,serve,evaluate,judge]`): what is timed beside others says nothing of speed.
+
+On a host with a GPU and without a network, with the model's folder brought along:
+
+    python benchmarks/methods.py --at-once 4 -- model=smollm2_135m_turned model.path=FOLDER hw=h200 runtime=existing \
+        runtime.python=python3 +envs.quant.python=python3 +runtime.args.gpu_memory_utilization=0.2 \
+        'stages=[quantize,inspect,serve,evaluate,judge]'
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +33,7 @@ from qforge.report.reasons import why
 from qforge.report.table import verdict_of
 
 OUT = ROOT / "outputs" / "methods"
+MODEL = "smollm2_135m_turned"  # off the grid of its 4-bit file
 INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "gptqmodel_awq", "autoawq", "autoround"]
 NVFP4 = ["nvfp4", "nvfp4_llmc", "nvfp4_four_over_six", "nvfp4_mse", "nvfp4_gptq", "nvfp4_hessian", "nvfp4_w4a4"]
 METHODS = [
@@ -33,10 +44,18 @@ NEEDS = {"bnb_nf4": "runtime=transformers_bnb", "mxfp4": "unservable=measure"}
 
 def main() -> None:
     """Run, collect, print."""
-    given, _, overrides = " ".join(sys.argv[1:]).partition("--")
-    model = next((o.partition("=")[2] for o in overrides.split() if o.startswith("model=")), "smollm2_135m")
-    methods = given.split() or METHODS
-    rows = {method: run(OUT / model, method, overrides.split()) for method in methods}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("methods", nargs="*", default=METHODS, metavar="METHOD[/GROUP]")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="rows measured beside one another")
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, overrides = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
+    model = next((o.partition("=")[2] for o in overrides if o.startswith("model=")), MODEL)
+    methods = given.methods
+    (OUT / model).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(given.at_once) as pool:
+        own, quiet = [f"model={model}", *overrides], given.at_once > 1
+        found = pool.map(lambda method: run(OUT / model, method, own, quiet), methods)
+        rows = dict(zip(methods, found, strict=True))
     lines = table([row for row in rows.values() if not row.get("failed")])
     lines += "".join(f"- {method}: {why(row)}\n" for method, row in rows.items() if row.get("failed"))
     (OUT / model / "table.md").write_text(lines)
@@ -45,13 +64,16 @@ def main() -> None:
     print(lines)
 
 
-def run(out: Path, method: str, overrides: list[str]) -> dict[str, Any]:
+def run(out: Path, method: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     """One method's row, which may say why there is none."""
     name, _, group = method.partition("/")
     folder = out / file_of(method)
     shutil.rmtree(folder, ignore_errors=True)
     asked = [f"method={name}", *([f"group_size={group}"] if group else []), *NEEDS.get(name, "").split(), *overrides]
-    subprocess.run([sys.executable, str(ROOT / "run.py"), *asked, f"hydra.run.dir={folder}"], cwd=ROOT)
+    command = [sys.executable, str(ROOT / "run.py"), *asked, f"hydra.run.dir={folder}"]
+    with (out / f"{file_of(method)}.log").open("w") if quiet else nullcontext() as log:
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log).returncode
+    print(f"exit {code}  {method}", flush=True)
     shutil.copyfile(folder / "row.json", out / f"{file_of(method)}.json")
     row: dict[str, Any] = json.loads((folder / "row.json").read_text())
     return row
