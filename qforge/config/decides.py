@@ -98,6 +98,7 @@ DECIDES = {
     "runtime.engine": "serve probe",
     "runtime.vendors": NOTHING,
     "runtime.env": NOTHING,  # its packages
+    "runtime.towers": NOTHING,  # its packages
     "runtime.python": NOTHING,  # its packages
     "runtime.container": NOTHING,  # the image
     "runtime.container_args": NOTHING,  # part of the image's identity

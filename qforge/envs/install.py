@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from qforge.config.places import INSTALLED, ROOT
+from qforge.config.places import INSTALLED, ROOT, importable
 from qforge.console import progress_line
 from qforge.envs import uv
 from qforge.envs.process import Environment
@@ -53,6 +53,12 @@ def make(name: str, requirements: Path, folder: Path, gpu: bool) -> str:
     return build
 
 
+def environ(name: str) -> dict[str, str]:
+    """What an environment's processes need: PYTHONPATH, where pyproject.toml names a folder that they look in first."""
+    folder = _declared(name).get("path")
+    return {"PYTHONPATH": str(importable() / folder)} if folder else {}
+
+
 def _declared(name: str) -> dict[str, Any]:
     """What pyproject.toml says of an environment beside its packages."""
     declared: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["qforge"]["envs"]
@@ -86,7 +92,7 @@ def _install(name: str, arguments: list[str], log: Path) -> None:
 
 def _import(name: str, modules: list[str], folder: Path, log: Path) -> None:
     """Import what the stages import. Raises ValueError with the environment's own words where that fails."""
-    here = Environment(folder / "bin" / "python", name, None)
+    here = Environment(folder / "bin" / "python", name, None, environ(name))
     if output := uv.output_of_failed(here, ["-c", IMPORT, *modules], log, {}):
         raise ValueError(
             f"env={name}: its packages are installed, but cannot be imported: {output[-200:]}; {_instead(name)}  (log: {log})"

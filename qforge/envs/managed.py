@@ -73,7 +73,7 @@ def ready(name: str) -> bool:
 
 def _environment(name: str) -> Environment:
     folder = _folder(name)
-    return Environment(folder / "bin" / "python", identity(name), folder.with_suffix(".lock"))
+    return Environment(folder / "bin" / "python", identity(name), folder.with_suffix(".lock"), install.environ(name))
 
 
 def _folder(name: str) -> Path:

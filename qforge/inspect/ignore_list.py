@@ -14,6 +14,7 @@ from typing import Any
 from qforge.models import vllm_names
 from qforge.models.modules import Module
 
+Name = Callable[[str], str | None]  # of an entry in the engine; none: the engine does not load what it is about
 Matcher = Callable[[str, Sequence[str], Sequence[str]], bool]
 
 
@@ -27,12 +28,19 @@ def left_plain(
     Raises ValueError for a list that cannot be read, and where only a part of what vLLM computes as one matrix is listed,
     which vLLM refuses.
     """
+    return plain_among(quantization, [m for m in modules if m.linear], vllm_names.mapped(config), packed)
+
+
+def plain_among(
+    quantization: dict[str, Any], modules: Sequence[Module], name: Name, packed: Collection[str]
+) -> set[str]:
+    """Those of `modules`, which the engine builds by what the list says, that it builds unquantized; `name`: how it reads an
+    entry. Raises ValueError as left_plain does."""
     method = str(quantization.get("quant_method"))
-    tensors = [m.name for m in modules if m.linear and m.name not in packed]
-    entries = _entries(quantization, method, vllm_names.mapped(config), tensors)
+    entries = _entries(quantization, method, name, [m.name for m in modules if m.name not in packed])
     matrices: dict[str, list[Module]] = {}
     for module in modules:
-        if module.linear and module.fused:
+        if module.fused:
             matrices.setdefault(module.fused, []).append(module)
     plain: set[str] = set()
     for fused, members in matrices.items():
@@ -45,7 +53,7 @@ def left_plain(
 def _entries(
     quantization: Mapping[str, Any],
     method: str,
-    name: Callable[[str], str | None],
+    name: Name,
     tensors: Sequence[str],
 ) -> list[str]:
     """The list, with vLLM's names: patterns that begin with re: stay as they are (compressed_tensors.py:142)."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import equality, finite, grid, ignore_list, scales, signs, targets
+from qforge.inspect import equality, finite, grid, ignore_list, omni_list, scales, signs, targets
+from qforge.inspect.report import Report
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.formats import FORMATS
@@ -21,25 +21,8 @@ from qforge.models.modules import Module, block_of
 from qforge.plan.plan import Plan
 from qforge.plan.share import Share
 
-SHOWN = 3  # examples per finding
 FLOATS = ("BF16", "F16", "F32")
 THREADS = min(8, len(os.sched_getaffinity(0)))  # each holds one matrix in float32
-
-
-@dataclass
-class Report:
-    """What was checked, and every fault with a few examples."""
-
-    faults: list[str] = field(default_factory=list)
-    checked: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
-    planned_bytes: int = 0
-
-    def add(self, what: str, names: list[str], means: str) -> None:
-        """Note a fault that `names` share; does nothing for an empty list."""
-        if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            self.faults.append(f"{what}: {', '.join(names[:SHOWN])}{more}: {means}")
 
 
 def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
@@ -231,6 +214,7 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
     try:
         plain = ignore_list.left_plain(quantization, linear, config, packed)
+        omni = list(omni_list.misread(quantization, plan.modules, config, packed))
     except ValueError as split:
         report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")
         return
@@ -242,5 +226,8 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
         wrong = targets.faults(config, linear, plan)
         report.checked["matrices whose format config.json gives"] = len(packed) - len(wrong)
         report.add("config_groups", wrong, "vLLM would read these matrices in another format, or in none")
+    for engine, count, wrong in omni:
+        report.checked[f"modules of thinker and talker that {engine} builds by the list"] = count - len(wrong)
+        report.add(f"misread by {engine}", wrong, "it would build them in another form than their tensors have")
     if method == "modelopt" and not any(fnmatch("lm_head", str(entry)) for entry in quantization.get("ignore", [])):
         report.faults.append("config.json: lm_head is not in the ignore list: vLLM would expect a packed head")

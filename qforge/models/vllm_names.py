@@ -42,6 +42,14 @@ PREFIXES: dict[str, dict[str, str | None]] = {
         "code2wav.": None,
     },
 }
+# The same in vLLM-Omni, whose outer class holds thinker, talker and code2wav (0.30, qwen3_omni/qwen3_omni.py:124)
+OMNI = {
+    "qwen3_omni_moe": {
+        "thinker.lm_head.": "thinker.language_model.lm_head.",
+        "thinker.model.": "thinker.language_model.model.",
+        "talker.model.": "talker.language_model.model.",
+    },
+}
 GPT_OSS = {".self_attn.": ".attn.", ".embed_tokens.": ".embedding."}  # gpt_oss.py:1417
 
 RESHAPED = {"BloomForCausalLM": ("query_key_value",)}  # bloom.py:299, whatever the tensor is (ran: 0.32, weight_shape)
@@ -87,13 +95,13 @@ def _classes() -> dict[str, Any]:
     return read_json(Path(__file__).with_name("vllm_models.json"))
 
 
-def names(config: dict[str, Any]) -> Callable[[str], tuple[str | None, str | None]]:
+def names(config: dict[str, Any], omni: bool = False) -> Callable[[str], tuple[str | None, str | None]]:
     """A function from a module's name in the checkpoint to (its name in vLLM, the matrix in which vLLM computes it).
 
     Both are those by which vLLM asks whether they are quantized. The second is the first where nothing is fused. Both are None
-    for what vLLM does not load.
+    for what vLLM does not load. `omni`: in vLLM-Omni, which loads everything.
     """
-    own, asked = mapped(config), ASKED.get((config.get("architectures") or [""])[0])
+    own, asked = mapped(config, omni), ASKED.get((config.get("architectures") or [""])[0])
     renames = {} if config.get("model_type") in FAMILIES else known(config) or {}
     packed = {**_packed(config), **renames.get("fused", {})}
 
@@ -125,11 +133,13 @@ def asks_otherwise(config: dict[str, Any]) -> Callable[[str], str]:
     return of
 
 
-def mapped(config: dict[str, Any]) -> Callable[[str], str | None]:
+def mapped(config: dict[str, Any], omni: bool = False) -> Callable[[str], str | None]:
     """A function from a name in a checkpoint, or in its ignore list, to the one that vLLM makes of it before anything else."""
     kind = str(config.get("model_type"))
     renames = {} if kind in FAMILIES else known(config) or {}
-    prefixes = PREFIXES.get(kind, {}) if kind in FAMILIES else renames.get("prefixes", {})
+    prefixes: Mapping[str, str | None] = PREFIXES.get(kind, {}) if kind in FAMILIES else renames.get("prefixes", {})
+    if omni:
+        prefixes = OMNI[kind]
     parts = GPT_OSS if kind == "gpt_oss" else renames.get("substrings", {})
 
     def of(name: str) -> str | None:

@@ -26,10 +26,13 @@ from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
 from qforge.plan.plan import Plan
 from qforge.report import terminal
-from qforge.runtimes import probe, vllm
+from qforge.runtimes import multimodal, probe, vllm
 from qforge.runtimes.server import Server
 from qforge.store.results import code, key_of, result
 
+SERVING = tuple(
+    f"qforge.runtimes.{name}" for name in ("vllm", "vllm_server", "fp4_emulation", "multimodal")
+)  # what decides what a server answers
 MEASUREMENTS = ("serve", "evaluate", "bench")
 TEXTS = "texts"  # the answers in text to what a model that speaks is asked aloud
 
@@ -51,7 +54,7 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         environment = interpreters.of_runtime(run.job)
         with alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
-                build = partial(_build, run, name, artifact, environment, server)
+                build = partial(_build, run, plan, name, artifact, environment, server)
                 results[name] = result(run.get(name, keys[name], build, run.job.method.name))
     elif "serve" in stages:
         run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
@@ -119,7 +122,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
     served = {
         "checkpoint": checkpoint, "job": decided_by(job, "serve"), "env": interpreters.runtime_identity(job),
         "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
-        "code": code("qforge.runtimes.vllm", "qforge.runtimes.vllm_server", "qforge.runtimes.fp4_emulation"),
+        "code": code(*SERVING),
     }  # fmt: skip
     files = [*map(given_path, eval_files(job.eval).values()), *tasks.data_files(job.eval)]
     evaluated = {
@@ -161,13 +164,18 @@ def _maybe_server(
         yield None
 
 
-def _build(run: Run, stage: str, artifact: Path, environment: Environment, server: Server | None, out: Path) -> None:
+def _build(
+    run: Run, plan: Plan, stage: str, artifact: Path, environment: Environment, server: Server | None, out: Path
+) -> None:
     if stage == "serve":
         assert server is not None
         facts = {
             **server.facts,
             "probe": probe.probe(run.job, run.store),
             "canary": None if run.job.model.speed_only else vllm.canary(server),
+            "multimodal": multimodal.ask(
+                server, *(any(m.kind == kind for m in plan.modules) for kind in ("audio", "vision"))
+            ),
             "resident_gib": usage.resident_gib(server.group),
         }
         write_json(out / "result.json", facts)

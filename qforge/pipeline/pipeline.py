@@ -52,6 +52,8 @@ def go(run: Run) -> None:
     run = artifact.as_given(run) if job.artifact else run
     job = run.job
     planned = plan.make(job, here)
+    run = serve.settle(run, planned.modules)
+    job = run.job
     refuse(job, planned)
     planned.notes += [*not_looked_for, *answers.check(run, make=False, runtime=not not_looked_for)]
     run.write("plan.json", planned.summary())
@@ -182,6 +184,7 @@ def original_works(job: Job, folder: Path, load: bool) -> bool:
         run = fetch.settle(Run(bf16_of(job), folder, "bf16-"))
         run = structure.known(run, fetch.known_model(run))
         planned = plan.make(run.job, fetch.known_model(run))
+        run = serve.settle(run, planned.modules)
         if load:
             with serve.server(run, planned.emulated, fetch.fetch(run), interpreters.of_runtime(run.job)):
                 pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.models import formats, quantization_config
 from qforge.models.checkpoint import headers
+from qforge.models.modules import Module, from_tensors
 from qforge.pipeline import answers, preflight
 from qforge.pipeline import artifact as artifact_step
 from qforge.pipeline.run import Run
-from qforge.plan import support_matrix
+from qforge.plan import support_matrix, towers
 from qforge.plan.support_matrix import NEWEST
 from qforge.runtimes import probe, vllm
 from qforge.runtimes.server import Server, wait_for_end
@@ -34,9 +35,16 @@ def print_address(server: Server, api_key: str | None) -> None:
     )  # fmt: skip
 
 
+def settle(run: Run, tree: Sequence[Module]) -> Run:
+    """The run, in the environment that its runtime has for a model of this tree."""
+    return run.beside(towers.served_by(run.job, tree), run.prefix)
+
+
 def serve(run: Run, artifact: Path) -> None:
     """Serve a checkpoint until Ctrl-C."""
-    job, config = run.job, quantization_config.read(artifact)
+    config = quantization_config.read(artifact)
+    run = settle(run, from_tensors(headers(artifact), config))
+    job = run.job
     layout = quantization_config.detect(config) or "bf16"
     group, scheme = quantization_config.group_size(config, layout), formats.FORMATS[layout].scheme
     moe = any(".experts." in name for name in headers(artifact))

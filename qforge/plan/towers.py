@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qforge.config.job import Engine, Job
 from qforge.config.places import ROOT
@@ -12,18 +13,31 @@ SERVING = {"serve", "evaluate", "bench", "judge"}
 PACKAGE = "torchvision"  # which transformers' processors import, and with them vLLM's classes
 
 
+def present(tree: Sequence[Module]) -> bool:
+    """Whether the model has parts beside its text core."""
+    return any(m.kind in BESIDE for m in tree)
+
+
+def served_by(job: Job, tree: Sequence[Module]) -> Job:
+    """The job, with the environment that its runtime has for a model like this."""
+    runtime = job.runtime
+    if not runtime.towers or not present(tree):
+        return job
+    return replace(job, runtime=replace(runtime, env=runtime.towers))
+
+
 def refuse(job: Job, tree: Sequence[Module]) -> None:
     """Raises ValueError where vLLM would fail to import the model's class (ran: 0.32 on a CPU, Gemma 3, Mistral 3, Qwen2.5-VL,
     Qwen3-VL, Qwen3.5, LLaVA). What an environment of the user's has is not known here."""
-    env = job.runtime.env
+    env = served_by(job, tree).runtime.env
     if job.runtime.engine is not Engine.vllm or env is None or env in job.envs or not SERVING & set(job.stages):
         return
-    if not any(m.kind in BESIDE for m in tree):
+    if not present(tree):
         return
     packages = (ROOT / "envs" / f"{env}.txt").read_text().splitlines()
     if not any(line.startswith(f"{PACKAGE}==") for line in packages):
         raise ValueError(
             f"runtime={job.runtime.name} model={job.model.name}: it has towers, and vLLM's classes of such models import "
-            f"{PACKAGE}, which this environment does not have; use stages=[quantize,inspect], hw=... of a GPU, or "
-            "runtime=existing with a Python that has it"
+            f"{PACKAGE}, which this environment does not have; use stages=[quantize,inspect], runtime.towers=ENV with one "
+            "that has it, hw=... of a GPU, or runtime=existing with a Python that has it"
         )

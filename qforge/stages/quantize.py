@@ -16,7 +16,7 @@ from typing import Any
 from qforge.config.places import ROOT
 from qforge.envs.lifetime import importing
 from qforge.envs.request import Request, stage
-from qforge.methods import kv_scales
+from qforge.methods import kv_scales, omni_list
 from qforge.methods.core import put_back
 from qforge.methods.restore import restore
 from qforge.models import checkpoint
@@ -51,6 +51,7 @@ def quantize(request: Request) -> dict[str, Any]:
     if core:
         put_back(core, made, source, artifact, request.exempt, request.kept)
         shutil.rmtree(made)
+    omni_list.write(artifact)
     if scales := request.inputs.get("kv_scales"):
         kv_scales.add(Path(scales), artifact, request.job.kv.scheme)
     copy_companions(source, artifact)

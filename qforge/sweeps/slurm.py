@@ -77,7 +77,7 @@ def environments(job: Job) -> set[str]:
     if job.plan_only:
         return set()
     served = job.serve.keep or job.rescore or set(MEASUREMENTS) & set(job.stages)
-    names = {QUANT_ENV, EVAL_ENV, job.method.env, job.runtime.env if served else None}
+    names = {QUANT_ENV, EVAL_ENV, job.method.env, *([job.runtime.env, job.runtime.towers] if served else [])}
     return {name for name in names if name and name not in job.envs}
 
 

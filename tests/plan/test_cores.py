@@ -11,7 +11,7 @@ from support.checkpoints import tree
 from support.jobs import job
 
 from qforge.models.core import Core, renamed
-from qforge.plan import cores, plan
+from qforge.plan import cores, plan, towers
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,17 @@ def test_scales_of_the_cache_need_a_text_core() -> None:
     assert plan.make(job(*wanted, "method=gptq"), None).core
 
 
-def test_vllm_on_a_cpu_cannot_import_the_class_of_a_model_with_towers() -> None:
+def test_an_environment_that_cannot_import_the_class_of_a_model_with_towers_is_refused() -> None:
     wanted = ("model=qwen3_vl_8b", "method=gptq", "hw=cpu")
+    assert plan.make(job(*wanted), None).core
+    alone = (*wanted, "runtime.towers=null")
     with pytest.raises(ValueError, match=r"runtime=vllm_cpu model=qwen3_vl_8b: .* import torchvision, .*; use stages="):
-        plan.make(job(*wanted), None)
-    assert plan.make(job(*wanted, "stages=[quantize,inspect]"), None).core
-    assert plan.make(job(*wanted, "+envs.vllm_cpu.python=/x"), None).core
+        plan.make(job(*alone), None)
+    assert plan.make(job(*alone, "stages=[quantize,inspect]"), None).core
+    assert plan.make(job(*alone, "+envs.vllm_cpu.python=/x"), None).core
+
+
+def test_models_with_towers_are_served_in_the_environment_for_them() -> None:
+    for name, env in (("qwen3_vl_8b", "vllm_cpu_multimodal"), ("qwen3_8b", "vllm_cpu")):
+        wanted = job(f"model={name}", "method=bf16", "hw=cpu")
+        assert towers.served_by(wanted, plan.make(wanted, None).modules).runtime.env == env
