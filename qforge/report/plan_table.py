@@ -16,6 +16,7 @@ from qforge.plan.guide import Advice, Choice
 from qforge.plan.loads import loads
 from qforge.plan.plan import Plan
 from qforge.plan.support_matrix import How
+from qforge.report.tiers import tiers
 
 COLOURS = {How.native: "green", How.weight_only: "green", How.refused: "red"}
 
@@ -44,6 +45,8 @@ def plan(planned: Plan, job: Job) -> None:
     for name, text in _expected(planned, job):
         table.add_row(name, text)
     table.add_row("judged", _judged(job))
+    for name, text in tiers(planned, job):
+        table.add_row(name, text)
     for note in planned.notes:
         table.add_row("note", note)
     if job.model.caution:
