@@ -21,8 +21,9 @@ OLD = "vLLM-Omni before 0.28"
 def misread(
     quantization: dict[str, Any], modules: Sequence[Module], config: dict[str, Any], packed: Collection[str]
 ) -> Iterator[tuple[str, int, list[str]]]:
-    """For each engine how many modules it builds by the list, and those that it would build in another form than their
-    tensors have: routers, matrices of the thinker and, where it loads that, of the talker. Nothing for other models and lists, and nothing of OLD where it is wrong.
+    """For each engine how many modules it builds by the list, and those that it would build in another form than their tensors
+    have: routers, matrices of the thinker and, where it loads that, of the talker. Nothing for other models and lists, and
+    nothing of OLD where it would be wrong.
 
     Raises ValueError for a list that one of them refuses.
     """

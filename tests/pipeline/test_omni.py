@@ -61,6 +61,14 @@ def test_all_but_the_thinkers_text_is_the_source_byte_for_byte(omni: Path, omni_
     }
 
 
+@pytest.mark.real
+def test_vllm_serves_the_thinker_and_it_answers_to_a_sound_and_an_image(cli: Cli, omni_rtn: Finished) -> None:
+    stages = "stages=[quantize,inspect,serve]"
+    served = cli.succeed("model=qwen3_omni_tiny", "method=rtn", "unservable=measure", stages).json("serve")
+    assert served["canary"]["same_twice"]
+    assert {name: asked["tokens"] > 0 for name, asked in served["multimodal"].items()} == {"audio": True, "image": True}
+
+
 def unchanged(source: Path, run: Finished) -> set[str]:
     """The parts of the model of which every tensor is the source's, byte for byte."""
     ours, theirs = headers(run.folder / "artifact"), headers(source)
