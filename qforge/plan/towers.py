@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from qforge import json_files
 from qforge.config.job import Engine, Job
-from qforge.config.places import ROOT
+from qforge.config.places import ROOT, given_path
 from qforge.models.modules import BESIDE, Module
 
 SERVING = {"serve", "evaluate", "bench", "judge"}
+PARTS = {"vision_config", "audio_config", "thinker_config"}  # of a config.json
 PACKAGE = "torchvision"  # which transformers' processors import, and with them vLLM's classes
 
 
@@ -24,6 +28,16 @@ def served_by(job: Job, tree: Sequence[Module]) -> Job:
     if not runtime.towers or not present(tree):
         return job
     return replace(job, runtime=replace(runtime, env=runtime.towers))
+
+
+def environments(job: Job) -> set[str | None]:
+    """Those that may serve the model: both while nothing is known of it, as of one that is on a hub."""
+    runtime, model = job.runtime, job.model
+    file = Path(os.path.expanduser(model.path), "config.json") if model.path else None
+    file = file or (given_path(model.architecture) if model.architecture else None)
+    if file is None or not file.is_file():
+        return {runtime.env, runtime.towers}
+    return {(runtime.towers or runtime.env) if PARTS & json_files.read_json(file).keys() else runtime.env}
 
 
 def refuse(job: Job, tree: Sequence[Module]) -> None:

@@ -34,6 +34,7 @@ from qforge.envs.request import REFUSED
 from qforge.json_files import read_json, write_json
 from qforge.pipeline.measure import MEASUREMENTS
 from qforge.pipeline.run import EVAL_ENV, QUANT_ENV
+from qforge.plan import towers
 from qforge.report import unfinished
 from qforge.report.table import verdict_of
 
@@ -77,7 +78,7 @@ def environments(job: Job) -> set[str]:
     if job.plan_only:
         return set()
     served = job.serve.keep or job.rescore or set(MEASUREMENTS) & set(job.stages)
-    names = {QUANT_ENV, EVAL_ENV, job.method.env, *([job.runtime.env, job.runtime.towers] if served else [])}
+    names = {QUANT_ENV, EVAL_ENV, job.method.env, *(towers.environments(job) if served else [])}
     return {name for name in names if name and name not in job.envs}
 
 

@@ -98,3 +98,6 @@ def test_models_with_towers_are_served_in_the_environment_for_them() -> None:
     for name, env in (("qwen3_vl_8b", "vllm_cpu_multimodal"), ("qwen3_8b", "vllm_cpu")):
         wanted = job(f"model={name}", "method=bf16", "hw=cpu")
         assert towers.served_by(wanted, plan.make(wanted, None).modules).runtime.env == env
+        assert towers.environments(wanted) == {env}
+    unknown = job("model=local", "model.path=null", "model.hub=somebody/something", "hw=cpu")
+    assert towers.environments(unknown) == {"vllm_cpu", "vllm_cpu_multimodal"}
