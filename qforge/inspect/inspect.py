@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import equality, finite, grid, ignore_list, omni_list, scales, signs, targets
+from qforge.inspect import equality, finite, grid, ignore_list, layouts, omni_list, scales, signs, targets
 from qforge.inspect.report import Report
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
@@ -30,9 +30,11 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     tensors = checkpoint.headers(artifact)
     config = quantization_config.read(artifact)
     report = Report(bytes=sum(t.nbytes for t in tensors.values()), planned_bytes=plan.bytes)
-    if several := targets.several(config, plan):
-        report.faults.append(several)
+    ours = plan.packing and artifact.samefile(source)  # as it is published, and as the plan found it
+    if reason := targets.several(config, plan) or (None if ours else layouts.incomparable(config)):
+        report.faults.append(reason)
         return report
+    tensors = layouts.without_order(tensors, config, plan.modules)
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
         tensors.pop("lm_head.weight", None)
     _kv_scales(tensors, config, plan, report)
@@ -115,11 +117,17 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
         kept = [name for name in kept if block_of(name) not in blocks]
     changed = [name for name in kept if not equality.same(tensors[name], source[name])]
     rounded = [n for n in changed if tensors[n].dtype != source[n].dtype and equality.rounded(tensors[n], source[n])]
+    halves = [name for name in rounded if (source[name].dtype, tensors[name].dtype) == ("BF16", "F16")]
+    rounded = sorted(set(rounded) - set(halves))  # below 6e-5 float16 is coarser than bfloat16, by 3e-8 at most
     report.checked["tensors equal to the source, bit for bit"] = len(kept) - len(changed)
+    if halves:
+        report.checked["tensors equal to the source once it is rounded to float16"] = len(halves)
     report.add(
         "rounded", rounded, "not quantized, but less precise than the source: a router would choose other experts"
     )
-    report.add("changed", sorted(set(changed) - set(rounded)), "not quantized, but their values differ from the source")
+    report.add(
+        "changed", sorted(set(changed) - {*rounded, *halves}), "not quantized, but their values differ from the source"
+    )
     floats = sorted(n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in FLOATS)
     broken = finite.broken((name, tensors[name]) for name in floats)
     report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
@@ -214,6 +222,7 @@ def _config(config: dict[str, Any], plan: Plan, report: Report) -> None:
     linear, packed = [m for m in plan.modules if m.linear], set(plan.quantized)
     try:
         plain = ignore_list.left_plain(quantization, linear, config, packed)
+        plain |= targets.untargeted(config, linear)
         omni = list(omni_list.misread(quantization, plan.modules, config, packed))
     except ValueError as split:
         report.faults.append(f"config.json: the ignore list {split}: vLLM would refuse it")

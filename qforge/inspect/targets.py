@@ -54,6 +54,13 @@ def as_mix(config: dict[str, Any], packed: Sequence[Module]) -> tuple[dict[str, 
     return formats, schemes
 
 
+def untargeted(config: dict[str, Any], linear: Sequence[Module]) -> set[str]:
+    """Those that vLLM builds unquantized because no target of compressed-tensors' config_groups fits."""
+    if quantization_config.announced(config).get("quant_method") != CT:
+        return set()
+    return {name for name, found in read(config, linear).items() if found is None}
+
+
 def _said(packed: Packed) -> str:
     layout, group = packed
     return " ".join([layout or "an unknown format", *([f"g{group}"] if group else [])])

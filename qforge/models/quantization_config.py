@@ -5,6 +5,7 @@ Other people's files: every function here takes whatever JSON there is, and answ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,19 @@ def groups(config: dict[str, Any]) -> list[tuple[list[str], tuple[str | None, in
         targets = group.get("targets") or []
         if not isinstance(targets, list):
             raise ValueError(f"{WHERE}.config_groups: targets is {targets!r:.60}, a list of names was expected")
+        for target in targets:
+            _refuse_expression(str(target))
         layout = _compressed(group.get("format") or quantization.get("format"), group)
         size = _number(_weights(group), "group_size") or -1
         found.append((list(map(str, targets)), (layout, _size(layout, size) if layout else None)))
     return found
+
+
+def _refuse_expression(target: str) -> None:
+    try:
+        re.compile(target.removeprefix("re:") if target.startswith("re:") else "")
+    except re.error as error:
+        raise ValueError(f"{WHERE}.config_groups: {target} is not a regular expression ({error})") from None
 
 
 def _size(layout: str, announced: int) -> int | None:

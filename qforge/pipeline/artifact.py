@@ -85,6 +85,7 @@ def as_given(run: Run) -> Run:
     }
     try:
         names = ignore_list.left_plain(quantization_config.announced(config), linear, config, packed)
+        names |= targets.untargeted(config, linear)
     except ValueError as fault:
         raise ValueError(
             f"artifact={job.artifact}: config.json: the ignore list {fault}: vLLM would refuse it"

@@ -111,6 +111,46 @@ def test_its_own_ignore_list_says_what_is_in_bf16(inspected: Callable[..., str],
     )
 
 
+def test_what_no_target_names_is_in_bf16(inspected: Callable[..., str], source: Path, tmp_path: Path) -> None:
+    groups = {"group_0": {"targets": ["re:.*mlp.*"], "weights": WEIGHTS}}
+    given = artifact(source, tmp_path / "a", "int4", {**INT4, "config_groups": groups}, bf16=("self_attn",))
+    said = inspected(given, "method=rtn")
+    assert said.startswith("0 "), said
+    assert "exempt.artifact 8 kept in bf16" in said
+
+
+def halves(tensors: dict[str, np.ndarray]) -> None:
+    """As AutoAWQ and GPTQModel save what they leave alone."""
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name].astype(np.float16)
+
+
+def groups_of_inputs(tensors: dict[str, np.ndarray]) -> None:
+    """As llm-compressor saves an order of activations by groups."""
+    for name in [name for name in tensors if name.endswith(".weight_packed")]:
+        inputs = 8 * tensors[name].shape[1]
+        tensors[name.replace("weight_packed", "weight_g_idx")] = (np.arange(inputs) // 64).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "words"),
+    [
+        (halves, {}, ""),
+        (groups_of_inputs, {"actorder": "group"}, ""),
+        (groups_of_inputs, {"actorder": "static"}, "unexpected: model.layers.0.mlp.down_proj.weight_g_idx"),
+        (groups_of_inputs, {}, "unexpected: model.layers.0.mlp.down_proj.weight_g_idx"),
+    ],
+)
+def test_what_other_tools_write_beside_the_weights(
+    inspected: Callable[..., str], source: Path, tmp_path: Path, change: Change, weights: dict[str, Any], words: str
+) -> None:
+    groups = {"group_0": {"targets": ["Linear"], "weights": {**WEIGHTS, **weights}}}
+    given = artifact(source, tmp_path / "a", "int4", {**INT4, "config_groups": groups}, change)
+    said = inspected(given, "method=rtn", "group_size=64")
+    assert said.startswith("1 " if words else "0 "), said
+    assert words in said
+
+
 def test_another_format_than_the_methods_is_refused(
     inspected: Callable[..., str], source: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,13 @@ from qforge.models.checkpoint import Stored, Tensor, companions, headers
 from qforge.models.shards import Shard
 from qforge.plan import plan
 
-DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "I64": np.int64}
+DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "I64": np.int64,
+}
 LARGEST = 0.2  # of the source's weights, about: see support.checkpoints.checkpoint
 VALUES = {  # by layout and suffix; what is not named is zeros
     "int4": {"weight_scale": LARGEST / 7.5},
