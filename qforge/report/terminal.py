@@ -26,6 +26,8 @@ WORST = 10  # parts that the table of sensitivities shows
 SHOWN = 50  # rows of a sweep in the terminal, and their columns:
 SWEPT = {"name": "row", "verdict": "verdict", "loss": "loss %", "kl": "KL", "bits": "bits", "tps": "tokens/s",
          "front": "front", "why": "why"}  # fmt: skip
+FEW = 12  # rows that are told one by one
+ENDS = {"accepted": "sound", "undecided": "undecided", "rejected": "unsound", "refused": "refused", "failed": "failed"}
 COLOURS = dict.fromkeys(("accept", "pass", "sound"), "green") | dict.fromkeys(("reject", "fail", "unsound"), "red")
 
 
@@ -106,17 +108,29 @@ def spent(time: dict[str, dict[str, float]]) -> None:
 
 
 def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
-    """All rows, best first; the best for each goal; what is one checkpoint; what sharing saved. The last line names the
-    folder."""
-    ranking(columns)
-    for goal, best in summary["best"].items():
+    """All rows, best first; of a few how each ended, in words; the best for each goal; what is one checkpoint; what sharing
+    saved. The last line is the page."""
+    few = len(next(iter(columns.values()))) <= FEW
+    ranking(columns, reasons=not few)
+    if few:
+        ends(columns)
+    for goal, best in ((goal, best) for goal, best in summary["best"].items() if best or not few):
         console.print(f"best for {goal}: {'; '.join(best) or 'no row is surely good for it'}")
     for names in summary["same"]:
         console.print(f"the same checkpoint, by equal plans: {', '.join(names)}")
     console.print(
         f"time: {summary['seconds']:.0f} s; the rows one by one, sharing only the model: {summary['alone']:.0f} s"
     )
-    console.print(str(folder), style="bold")
+    console.print(f"report: {folder / 'report.html'}", style="bold", soft_wrap=True)
+
+
+def ends(columns: tables.Table) -> None:
+    """How each row ended, in words: accepted and for what, rejected and why."""
+    values = {column.key: values for column, values in columns.items()}
+    for word, verdict in ENDS.items():
+        for name, found, why in zip(values["name"], values["verdict"], values["why"], strict=True):
+            if found == verdict:
+                console.print(Text.assemble(coloured(verdict, f"{word:9}"), f" {name}: {why}"), soft_wrap=True)
 
 
 def sensitivity(measured: dict[str, Any], losses: list[Loss]) -> None:
@@ -142,10 +156,10 @@ def sensitivity(measured: dict[str, Any], losses: list[Loss]) -> None:
         console.print(measured["note"], style="dim")
 
 
-def ranking(columns: tables.Table) -> None:
+def ranking(columns: tables.Table, reasons: bool = True) -> None:
     """The table of rows, as many as one looks at, without the columns for which nothing was measured."""
     values: dict[str, list[Any]] = {column.key: values for column, values in columns.items()}
-    labels = {key: label for key, label in SWEPT.items() if any(values.get(key, []))}
+    labels = {key: label for key, label in SWEPT.items() if any(values.get(key, [])) and (reasons or key != "why")}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for key, label in labels.items():
         table.add_column(label, justify="left" if isinstance(values[key][0], str) else "right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -87,3 +88,17 @@ def test_what_is_ours_has_its_colour(monkeypatch: pytest.MonkeyPatch) -> None:
         plan_table.plan(plan.make(job(), None), job())
     assert f"\x1b[1;31m{unsound['says']}\x1b[0m" in capture.get()
     assert "\x1b[32mweight-only\x1b[0m on cpu with vllm_cpu" in capture.get()
+
+
+def test_the_end_of_a_few_rows_says_what_was_accepted_for_what_and_what_was_rejected_and_why() -> None:
+    gptq = next(row for row in ROWS if row["method"] == "gptq")
+    good = {
+        **gptq, "method": "w8a8", "group_size": None, "says": "sound; good for memory (2.4x smaller)",
+        "sound": {"verdict": "accept", "criteria": gptq["sound"]["criteria"]},
+    }  # fmt: skip
+    columns = table.table([gptq, good])
+    said = printed(lambda: terminal.sweep(columns, {"seconds": 9, "alone": 9, "best": {}, "same": []}, Path("/sweep")))
+    accepted, rejected = said.index("accepted w8a8: good for memory (2.4x smaller)"), said.index("rejected gptq g64: ")
+    assert accepted < rejected
+    assert gptq["says"].removeprefix("unsound: ") in said[rejected:]
+    assert said.strip().endswith("report: /sweep/report.html")

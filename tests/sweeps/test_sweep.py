@@ -43,7 +43,8 @@ def test_refused_rows_stand_beside_good_ones_and_equal_plans_are_one_checkpoint(
     assert names(tmp_path) == rows
     assert done.output.count("RTN: rtn g128  refused") == 2
     assert "the same checkpoint, by equal plans: RTN: rtn g64 (0), RTN: rtn g64 (1)" in done.output
-    assert done.output.strip().endswith(str(tmp_path))
+    assert "refused   RTN: rtn g128: group_size=128: model.layers.0.mlp.gate_proj has 576 inputs" in done.output
+    assert done.output.strip().endswith(f"report: {tmp_path / 'report.html'}")
     page = (tmp_path / "report.html").read_text()
     assert "group_size=128: model.layers.0.mlp.gate_proj has 576 inputs" in page
     assert "What do 4 bits cost without looking at any data?" in page
