@@ -89,7 +89,7 @@ def test_the_browser_knows_how_long_it_sounds(row: dict[str, Any], tmp_path: Pat
     page = tmp_path / "report.html"
     pages.html(page, [row])
     text = page.read_text().replace(
-        'preload="none"', 'preload="auto" onloadedmetadata="document.title = this.duration"'
+        'preload="metadata"', 'preload="auto" onloadedmetadata="document.title = this.duration"'
     )
     page.write_text(text)
     assert f"<title>{SECONDS:g}</title>" in browser(page, "--dump-dom", "--virtual-time-budget=5000")
