@@ -206,6 +206,11 @@ class Job:
         """Whether the checkpoint depends on the calibration text."""
         return self.method.calibrated or self.kv.calibrated
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the model is to be served with all its stages, so that it answers aloud."""
+        return self.runtime.speech is not None and (self.serve.keep or "speak" in self.stages)
+
     def comes_to(self, stage: str) -> bool:
         """Whether this run will run that stage; one that only plans runs none."""
         return stage in self.stages and not self.plan_only

@@ -63,7 +63,8 @@ def check(job: Job, measures: bool) -> None:
 
     `measures`: whether the job needs its runtime at all.
     """
-    for name in filter(None, [*job.envs, job.method.env, job.runtime.env, job.runtime.towers]):
+    speech = job.runtime.speech.env if job.runtime.speech else None
+    for name in filter(None, [*job.envs, job.method.env, job.runtime.env, job.runtime.towers, speech]):
         managed.requirements(name)
     with ThreadPoolExecutor() as pool:  # each starts an interpreter
         runtime = pool.submit(of_runtime, job) if measures and not job.runtime.env else None

@@ -40,7 +40,7 @@ TEXTS = "texts"  # the answers in text to what a model that speaks is asked alou
 def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason; of a model that is to
     speak those of speak, too."""
-    asked = (*MEASUREMENTS, TEXTS) if plan.speech and "speak" in run.job.stages else MEASUREMENTS
+    asked = (*MEASUREMENTS, TEXTS) if "speak" in run.job.stages and run.job.speaks else MEASUREMENTS
     results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := _left_out(run.job, plan, name))}
     stages = [name for name in asked if name not in results]
     keys = _keys(run.job, plan, run.fingerprint(artifact)) if stages else {}

@@ -36,7 +36,7 @@ def places(run: Run) -> list[str]:
 
 
 def _measures(job: Job) -> bool:
-    return bool(job.serve.keep or {"serve", "evaluate", "bench"} & set(job.stages))
+    return bool(job.serve.keep or job.speaks or {"serve", "evaluate", "bench"} & set(job.stages))
 
 
 def _refuse_store(run: Run) -> None:

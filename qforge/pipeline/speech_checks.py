@@ -36,6 +36,11 @@ def check(job: Job) -> None:
                 "runtime=vllm_omni_cpu)"
             )
         return
+    if job.method.online and job.speaks:
+        raise ValueError(
+            f"runtime={job.runtime.name} method={job.method.name}: vLLM-Omni is given checkpoints alone; use a method that "
+            "makes one (method=fp8), or leave runtime out"
+        )
     for name, options in settings.stages.items():
         if name not in (EVERY, *STAGES):
             raise ValueError(

@@ -78,10 +78,9 @@ def serving(
 
 def _engines(job: Job, vllm: str) -> Iterator[tuple[str, str]]:
     """The engines that load the checkpoint, each with its version: what only speaks is never loaded by the one that scores."""
-    speaks = job.runtime.speech and (job.serve.keep or "speak" in job.stages)
-    if speaks:
+    if job.speaks:
         yield support_matrix.VLLM_OMNI, support_matrix.OMNI
-    if job.runtime.engine is Engine.vllm and not (speaks and (job.serve.keep or not SCORING & set(job.stages))):
+    if job.runtime.engine is Engine.vllm and not (job.speaks and (job.serve.keep or not SCORING & set(job.stages))):
         yield support_matrix.VLLM, vllm
 
 

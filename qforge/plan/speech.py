@@ -62,7 +62,7 @@ def deployed(
     Raises ValueError for a model that does not speak, and for what the devices cannot hold.
     """
     settings = job.runtime.speech
-    if settings is None or not (job.serve.keep or "speak" in job.stages):
+    if settings is None or not job.speaks:
         return None
     _refuse_silent(job, config, tensors)
     _refuse_long(job, settings, config)

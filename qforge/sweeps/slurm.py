@@ -79,6 +79,7 @@ def environments(job: Job) -> set[str]:
         return set()
     served = job.serve.keep or job.rescore or set(MEASUREMENTS) & set(job.stages)
     names = {QUANT_ENV, EVAL_ENV, job.method.env, *(towers.environments(job) if served else [])}
+    names |= {job.runtime.speech.env} if job.runtime.speech and job.speaks else set()
     return {name for name in names if name and name not in job.envs}
 
 

@@ -21,6 +21,7 @@ STAGES = "+runtime.speech.stages"
         ([f"{STAGES}.every.max-model-len=9"], "runtime.speech.stages.every.max-model-len: use runtime.speech.context and"),
         (["eval.speech.questions=/none.txt"], "eval.speech.questions=/none.txt: no such file; give a file with a"),
         (["eval.speech.recognizer=host/v1"], "eval.speech.recognizer=host/v1: is not an address .* use http://HOST/v1 or"),
+        (["method=online_fp8"], "runtime=vllm_omni method=online_fp8: vLLM-Omni is given checkpoints alone; use a method that"),
         (["eval.speech.tokens=4096"], "eval.speech.tokens=4096: question and answer must fit into runtime.speech.context=4096"),
         (["runtime=vllm", "stages=[quantize,inspect,speak]"], "this runtime does not speak; use runtime=vllm_omni"),
         (["hw=cpu"], "runtime=vllm_omni is for nvidia, hw=cpu is cpu; .*runtime=vllm_cpu, vllm_omni_cpu"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 
-def wait_for_output(log: Path, text: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
+def wait_for_output(log: Path, text: str, process: subprocess.Popen[str], patience: float = 300) -> None:
+    deadline = time.monotonic() + patience
     while not log.exists() or text not in log.read_text():
         assert time.monotonic() < deadline, f"no {text!r} in {log}"
         assert process.poll() is None, process.communicate()[0]

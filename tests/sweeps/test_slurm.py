@@ -142,6 +142,9 @@ def test_the_environments_of_a_job_are_known_before_it_is_submitted() -> None:
     assert environments(job("method=gptq", "stages=[quantize]")) == {"quant"}
     assert environments(job("method=gptq", "+envs.quant.python=python3")) == {"vllm_cpu"}, "that one is here"
     assert not environments(job("method=gptq", "plan_only=true"))
+    omni = ("model=qwen3_omni_tiny", "hw=cpu", "runtime=vllm_omni_cpu")
+    assert environments(job(*omni)) == {"quant", "vllm_cpu_multimodal", "vllm_omni_cpu"}
+    assert environments(job(*omni, "stages=[quantize,inspect,speak]")) == {"quant", "vllm_omni_cpu"}
 
 
 @pytest.mark.parametrize(
