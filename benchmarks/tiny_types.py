@@ -104,7 +104,8 @@ SMALL = {
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "mamba_n_groups", "n_groups"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 8192),
     **dict.fromkeys(("index_n_heads",), 4), **dict.fromkeys(("index_topk", "moe_shared_expert_intermediate_size"), 256),
-    "vocab_size": VOCABULARY,
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 0,
     "mamba_d_ssm": 512, "num_nextn_predict_layers": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 UNSET = ("pad_token_id", "num_key_value_heads", "n_routed_experts", "head_dim", "n_group", "topk_group", "n_shared_experts",
@@ -137,6 +138,7 @@ def small(kind: str) -> Any:
 
     cls = CONFIG_MAPPING[SAME.get(kind, kind)]
     own = cls()
+    own.allow_global_per_layer_attribute_access = True  # Gemma 4's heads differ by layer: the commonest number
     keys = [key for key in SMALL if hasattr(own, key) and not isinstance(getattr(cls, key, None), property)]
     numbers = {k: SMALL[k] for k in keys if getattr(own, k) is not None or k in UNSET}
     if "kv_lora_rank" in numbers:  # latent attention: heads of one size, all with keys of their own

@@ -56,13 +56,15 @@ def _expected(config: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _blocks(tensors: Mapping[str, Tensor]) -> dict[str, dict[int, set[str]]]:
-    """Of the language model: what its blocks' names begin with -> number -> names of tensors in it; the largest stack."""
+    """Of the language model: what its blocks' names begin with -> number -> names of tensors in it; the largest stack. None
+    where a second one is made as that is (HRM's two modules)."""
     stacks: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name in tensors:
         if (match := BLOCK.fullmatch(name)) and not BESIDE.search(match["stack"]):
             stacks[match["stack"]][int(match["number"])].add(match["rest"])
     largest = max(stacks, key=lambda stack: sum(map(len, stacks[stack].values())), default=None)
-    return {largest: stacks[largest]} if largest is not None else {}
+    twins = [stack for stack, blocks in stacks.items() if stack != largest and blocks == stacks[str(largest)]]
+    return {} if largest is None or twins else {largest: stacks[largest]}  # how twins are counted is the class's own
 
 
 def _wrapped_faults(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[str]:

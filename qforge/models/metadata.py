@@ -53,7 +53,9 @@ class Source:
     @property
     def text(self) -> dict[str, Any]:
         """The numbers of the language model: hidden_size, num_attention_heads and the rest."""
-        return {**architectures.language(self.config), **(self.structure.config if self.structure else {})}
+        text = {**architectures.language(self.config), **(self.structure.config if self.structure else {})}
+        each = {key: value for key in SIZES if isinstance(value := text.get(key), list)}  # Gemma 3n: one for each layer
+        return text | {key: max(value) for key, value in each.items() if value and all(type(n) is int for n in value)}
 
 
 def read(model: Model, folder: Path | None) -> Source:

@@ -171,15 +171,22 @@ def refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequen
         )
 
 
-def refuse_turned(job: Job, quantized: Sequence[Module]) -> None:
-    """Refuse to score through transformers what it builds as Conv1D: packed weights are left aside, random ones come instead
-    (ran: transformers 5.17 on GPT-2)."""
-    turned = [m.name for m in quantized if m.transposed and m.stack == 1]
-    if turned and job.runtime.engine is Engine.transformers:
-        raise ValueError(
-            f"runtime={job.runtime.name} method={job.method.name}: {turned[0]} is a Conv1D in transformers, which reads no "
-            "packed one; use a runtime of vLLM (leave runtime out), or method=bf16"
-        )
+def refuse_unread(job: Job, quantized: Sequence[Module]) -> None:
+    """Refuse to score through transformers what it reads no packed form of, and leaves at random (ran: 5.17): what it builds as
+    Conv1D (GPT-2), and experts in one tensor of a class that has no way from single ones (GPT-OSS, Llama 4)."""
+    if job.runtime.engine is not Engine.transformers or not job.method.function or "evaluate" not in job.stages:
+        return
+    for module in quantized:
+        what = ""
+        if module.transposed and module.stack == 1:
+            what = "is a Conv1D in transformers, which reads no packed one"
+        elif module.stack > 1 and (module.transposed or module.own_class or ".experts." not in module.name):
+            what = "holds the experts of its layer, which come apart when they are packed; transformers looks for them in one"
+        if what:
+            raise ValueError(
+                f"runtime={job.runtime.name} method={job.method.name}: {module.name} {what}; use a runtime of vLLM "
+                "(leave runtime out), or method=bf16"
+            )
 
 
 def refuse_kept_stacks(job: Job, modules: Sequence[Module], kept: Collection[str]) -> None:

@@ -185,6 +185,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     feasibility.refuse_kept_stacks(job, tree, kept)
     kind, text = str(model.config.get("model_type")), model.text
     feasibility.refuse_stacks(job, quantized, core)
+    feasibility.refuse_unread(job, quantized)
     planned, left = shares(job, given, kind, text, quantized, vllm, fits=published is not None)
     tree = misfits.left_alone(tree, left)
     quantized = [m for m in quantized if m.name not in left]

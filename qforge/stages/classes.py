@@ -29,7 +29,8 @@ def of_its_own(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 def saved(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The tensors of the checkpoint that transformers would save, by the names that they have there."""
     state = model.state_dict()
-    tied = model.all_tied_weights_keys if model.config.get_text_config().tie_word_embeddings else {}
+    ties = getattr(model.config.get_text_config(), "tie_word_embeddings", False)  # Inkling's says nothing of it
+    tied = model.all_tied_weights_keys if ties else {}
     tensors: dict[str, torch.Tensor] = revert_weight_conversion(
         model, {n: t for n, t in state.items() if n not in tied}
     )

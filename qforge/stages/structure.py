@@ -127,11 +127,17 @@ def _kinds(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
 
 
 def _blocks(model: PreTrainedModel) -> list[str]:
-    """Where the language model's blocks begin: the lists, nearest to the decoder's top, that have one module for each."""
+    """Where the language model's blocks begin: the lists, nearest to the decoder's top, that have one module for each, or all
+    where none has."""
     decoder, count = model.get_decoder(), model.config.get_text_config(decoder=True).num_hidden_layers
+    if isinstance(decoder, nn.Linear):  # ModernBERT's decoder calls its head so
+        decoder = model.base_model
     top = next(name for name, module in model.named_modules() if module is decoder)
     lists = {f"{top}.{n}.".lstrip("."): m for n, m in decoder.named_modules() if isinstance(m, nn.ModuleList)}
-    stacks = [name for name, m in lists.items() if len(m) == count and not isinstance(m[0], nn.Linear)]
+    layers = {name: m for name, m in lists.items() if len(m) and not isinstance(m[0], nn.Linear)}
+    stacks = [name for name, m in layers.items() if len(m) == count] or list(
+        layers
+    )  # HRM counts the layers of both its modules
     return [name for name in stacks if name.count(".") == min(other.count(".") for other in stacks)]
 
 

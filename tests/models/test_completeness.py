@@ -123,6 +123,14 @@ def test_a_head_that_nobody_speaks_of_is_the_embedding_where_the_class_says_so()
         refuse("x", have, {**silent, "model_type": "llama"})
 
 
+def test_two_stacks_that_are_alike_are_not_counted() -> None:
+    """HRM: two modules of layers, which take turns; num_hidden_layers is neither's."""
+    both = {
+        name.replace("model.", f"model.{part}_module.", 1): t for part in "HL" for name, t in tensors(OTHER).items()
+    }
+    refuse("x", both, {**OTHER, "num_hidden_layers": 16})
+
+
 def test_kinds_of_blocks_and_layers_for_drafting_are_no_fault() -> None:
     plain = tensors(OTHER)
     mixed = {name: t for name, t in plain.items() if ".layers.2.self_attn.v_proj" not in name}

@@ -15,7 +15,9 @@ from support.hub import Hub
 
 from qforge.config.model import Model
 from qforge.json_files import read_json
-from qforge.models import metadata
+from qforge.models import checkpoint, metadata
+from qforge.models.checkpoint import Tensor
+from qforge.models.shards import Shard
 
 PLAN = ("model=local", "model.name=tiny", "model.hub=tiny/llama", "plan_only=true", "method=rtn", "group_size=32")
 OWN_CODE = {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}}
@@ -258,3 +260,59 @@ def test_a_second_copy_beside_the_weights_is_not_read(plan: Plan, hub: Hub, fold
     for where in ("model.hub=tiny/llama", f"model.path={folder}"):
         planned = plan(where).json("plan")
         assert (planned["quantized"], planned["bytes"]) == (expected["quantized"], expected["bytes"])
+
+
+def as_fp8(folder: Path) -> None:
+    """Its matrices in FP8, a scale for each: zeros, since nobody reads them."""
+    tensors = checkpoint.headers(folder)
+    packed = dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        linear = name.endswith("_proj.weight")
+        packed[name] = Tensor("F8_E4M3", tensor.shape) if linear else Tensor(tensor.dtype, tensor.shape)
+        if linear:
+            packed[f"{name}_scale"] = Tensor("F32", ())
+    rewrite(folder, packed)
+
+
+def as_gptq(folder: Path) -> None:
+    tensors = {name: Tensor(t.dtype, t.shape) for name, t in checkpoint.headers(folder).items()}
+    rewrite(folder, {name.replace("q_proj.weight", "q_proj.qweight"): tensor for name, tensor in tensors.items()})
+
+
+def rewrite(folder: Path, tensors: dict[str, Tensor]) -> None:
+    shard = Shard(folder / "model.safetensors", tensors)
+    shard.open()
+    shard.close()
+
+
+def test_how_a_repository_is_quantized_is_known_before_anything_is_fetched(plan: Plan, hub: Hub, folder: Path) -> None:
+    plain = plan().json("plan")
+    as_fp8(folder)
+    planned = plan()  # config.json is silent: names, dtypes and shapes say it
+    assert planned.code == 0, planned.output
+    assert planned.json("plan")["published"] == "FP8 per tensor (14 tensors)"
+    assert planned.json("plan")["quantized"] == plain["quantized"]
+    assert {asked.file for asked in hub.fetched("hub")} == {"config.json"}
+    assert sum(asked.sent for asked in hub.fetched("cdn")) <= 2 * 100_001  # headers
+
+
+def test_a_repository_that_is_not_unpacked_is_refused_before_it_is_fetched(plan: Plan, hub: Hub, folder: Path) -> None:
+    as_gptq(folder)
+    refused(
+        plan(), "it is quantized by GPTQ or AWQ (model.layers.0.self_attn.q_proj.qweight), which is not unpacked here"
+    )
+    assert {asked.file for asked in hub.fetched("hub")} <= {"config.json"}
+
+
+def test_a_run_refuses_what_the_hub_says_of_a_model_with_an_architecture_file(
+    cli: Cli, hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committed models of 700 GB are planned from a file; what is published is looked at before it is fetched."""
+    shutil.copyfile(folder / "config.json", tmp_path / "bf16.json")
+    as_gptq(folder)
+    hub.stand_in(monkeypatch)
+    given = [entry for entry in PLAN if entry != "plan_only=true"]
+    done = cli.inside(*given, f"model.architecture={tmp_path / 'bf16.json'}", "hw=cpu", "stages=[quantize,inspect]")
+    refused(done, "which is not unpacked here; give the bf16 model that it was made from")
+    assert {asked.file for asked in hub.fetched("hub")} <= {"config.json"}
+    assert sum(asked.sent for asked in hub.fetched("cdn")) <= 2 * 100_001

@@ -10,7 +10,7 @@ from support.checkpoints import small_llama, tiny_job, tree
 from support.jobs import job
 
 from qforge.plan import misfits, plan, support_matrix
-from qforge.plan.feasibility import refuse_turned
+from qforge.plan.feasibility import refuse_unread
 from qforge.plan.support_matrix import How, Serving
 
 MARLIN = Serving(How.weight_only, "MarlinLinearKernel", "", "", experts_kernel="MARLIN INT4 experts")
@@ -84,12 +84,27 @@ def test_experts_of_a_layer_stay_together() -> None:
     assert len(found) == 128 * 3
 
 
-def test_what_transformers_builds_as_conv1d_is_not_scored_through_it() -> None:
-    turned = [replace(m, transposed=True) for m in tree("llama3_1_8b") if m.linear]
+def test_what_transformers_reads_no_packed_form_of_is_not_scored_through_it() -> None:
+    through = job("method=rtn", "runtime=transformers")
+    (q, *_) = (m for m in tree("llama3_1_8b") if m.leaf == "q_proj")
     with pytest.raises(
-        ValueError, match="q_proj is a Conv1D in transformers, which reads no packed one; use a runtime of vLLM"
+        ValueError, match="q_proj is a Conv1D in transformers, which reads no packed one; use a runtime of"
     ):
-        refuse_turned(job("method=rtn", "runtime=transformers"), [m for m in turned if m.leaf == "q_proj"])
-    refuse_turned(job("method=rtn", "hw=h100"), turned)
-    stacked = [replace(m, stack=4) for m in turned]
-    refuse_turned(job("method=rtn", "runtime=transformers"), stacked)
+        refuse_unread(through, [q, replace(q, transposed=True)])
+    stacked = next(m for m in tree("gpt_oss_20b") if m.stack > 1 and m.linear)
+    with pytest.raises(
+        ValueError, match=r"experts\.\w+ holds the experts of its layer, which come apart .* or method=bf16"
+    ):
+        refuse_unread(through, [stacked])
+    refuse_unread(through, [q, replace(stacked, transposed=False)])  # as Qwen's, which transformers puts together
+    for other in (job("method=rtn", "hw=h100"), job("method=bf16", "runtime=transformers"),
+                  job("method=rtn", "runtime=transformers", "stages=[quantize,inspect]")):  # fmt: skip
+        refuse_unread(other, [stacked])
+
+
+def test_a_plan_of_gpt_oss_says_so() -> None:
+    wanted = job(
+        "model=gpt_oss_20b", "method=rtn", "runtime=transformers", "unservable=measure", "exempt=none", "group_size=32"
+    )
+    with pytest.raises(ValueError, match="transformers looks for them in one"):
+        plan.make(wanted, None)
