@@ -51,7 +51,7 @@ def test_what_stays_as_it_was_is_no_alarm(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == f"{tmp_path / 'watch.html'}\n"
     page = (tmp_path / "watch.html").read_text()
     assert "perplexity of wikitext" in page
-    assert page.index(f"<td>{ROW['date']}</td>") < page.index("<td>2027-11-29</td>"), "in the order of their dates"
+    assert page.index(f">{ROW['date']}</th>") < page.index(">2027-11-29</th>"), "in the order of their dates"
 
 
 def test_a_worse_score_is_told_with_both_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
