@@ -223,7 +223,20 @@ def metrics() -> list[str]:
             text = text.replace("`what`", f"`{metric.compare.args[0]}`")
         against = "bf16" if metric.relative else ""
         rows.append([f"`{name}`", metric.unit, against, metric.stage, metric.grows, text])
-    modules = ("perplexity", "divergence", "tasks", "long_context", "stability", "mt_bench")
+    modules = (
+        "perplexity",
+        "divergence",
+        "own_answers",
+        "tasks",
+        "asking",
+        "answer_metrics",
+        "instructions",
+        "tool_calls",
+        "sandbox",
+        "long_context",
+        "stability",
+        "mt_bench",
+    )
     lines = [
         "# Metrics", "", "What a criterion of a gate may ask for. *Grows*: what more of narrows its interval.", "",
         *table(["metric", "unit", "against", "stage", "grows", "definition"], rows), "",

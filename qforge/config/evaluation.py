@@ -28,6 +28,14 @@ class Divergence:
 
 
 @dataclass
+class OwnAnswers:
+    """bf16's own greedy answers, which both models then score token by token: the divergence where it counts."""
+
+    prompts: str | None = line(None)  # a file with a prompt per line; none: not measured
+    tokens: int = bounded(MISSING, at_least=2)  # that an answer may have
+
+
+@dataclass
 class LongContext:
     """Needles at several depths and lengths, and perplexity by position in one window of the longest length."""
 
@@ -82,9 +90,20 @@ class Eval:
     lengths: list[float] = bounded(MISSING, above=0, at_most=1, non_empty=True)
     windows: int = bounded(MISSING, at_least=1)  # windows per text
     divergence: Divergence = field(default_factory=Divergence)
-    tasks: list[str] = bounded(factory=list, unique=True)  # task names of lm-eval, or YAML files of ours
+    own_answers: OwnAnswers = field(default_factory=OwnAnswers)
+    # task names of lm-eval, YAML files of ours, or JSON Lines of anybody's questions
+    tasks: list[str] = bounded(factory=list, unique=True)
     task_data: str | None = line(None)  # folder with the data of our task files; none: beside them
     limit: int | None = bounded(None, at_least=1)  # samples per task
+    # ask what is answered in words through the chat API, in the model's own template; none: where it has one
+    chat: bool | None = None
+    system: str | None = line(None)  # message before every question
+    thinking: bool | None = None  # what the template is told of enable_thinking; none: nothing
+    seeds: int = bounded(1, at_least=1)  # how often each question is asked, each time with its own seed
+    temperature: float = bounded(0.0, at_least=0, at_most=2)  # of sampling; 0: the likeliest token
+    top_p: float = bounded(1.0, above=0, at_most=1)  # of sampling
+    # tokens that an answer in chat may have, thoughts included; none: as many as its task says
+    answer_tokens: int | None = bounded(None, at_least=1)
     long_context: LongContext = field(default_factory=LongContext)
     # further KV cache dtypes for long_context: a server start each
     kv_dtypes: list[str] = bounded(factory=list, unique=True)
@@ -101,4 +120,5 @@ def eval_files(settings: Eval) -> dict[str, str]:
     files = {f"eval.texts.{name}.path": text.path for name, text in settings.texts.items()}
     files |= {f"eval.long_context.texts.{name}.path": text.path for name, text in settings.long_context.texts.items()}
     files |= {"eval.judge.questions": settings.judge.questions} if settings.judge.base_url else {}
+    files |= {"eval.own_answers.prompts": settings.own_answers.prompts} if settings.own_answers.prompts else {}
     return files | ({"eval.stability.prompts": settings.stability.prompts} if settings.stability.prompts else {})

@@ -187,9 +187,9 @@ class Job:
 
     @property
     def engine_args(self) -> dict[str, Any]:
-        """The engine's options: what the hardware wants, cache and method, and the user's on top of it."""
+        """The engine's options: what hardware and model want, cache and method, and the user's on top of it."""
         own = {"kv_cache_dtype": self.kv.dtype, "quantization": self.method.online}
-        return {**self.hw.args, **own, **self.runtime.args}
+        return {**self.hw.args, **self.model.args, **own, **self.runtime.args}
 
     @property
     def makes_checkpoint(self) -> bool:

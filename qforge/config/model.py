@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from qforge.config.bounds import bounded, line
+from qforge.config.bounds import bounded, line, unbounded
 from qforge.config.evaluation import MISSING
 
 
@@ -47,6 +48,7 @@ class Model:
     architecture: str | None = line(None)  # a config.json to plan from before the model itself is here
     structure: str | None = line(None)  # what its matrices are, as stages/structure.py says; made where it is needed
     trust_remote_code: bool = False  # fetch and run the code that the model brings along
+    args: dict[str, Any] = unbounded(factory=dict)  # vLLM's own options that it wants, as its parser of tool calls
     caution: str = ""  # printed with every result of this model
     base: str | None = line(None)  # the repository that hubs know it by, for the card; none: `hub`
     licence: str | None = line(None)  # as hubs call it (apache-2.0), for the card; none: what the hub says of it

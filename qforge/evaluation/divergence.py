@@ -20,6 +20,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qforge.evaluation.perplexity import positions
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -66,8 +68,15 @@ def _text(own: Any, baseline: Any, name: str) -> dict[str, Any]:
         "rest": float(rest.mean()),
         "window_tokens": tokens.tolist(),
         "window_kl": [float(part.sum()) for part in np.split(kl, cuts)],
+        "positions": _by_position(np.split(kl, cuts)),
         "window_agreed": [int(part.sum()) for part in np.split(agreed, cuts)],
     }
+
+
+def _by_position(windows: list[NDArray[Any]]) -> dict[str, list[Any]]:
+    """Sums of KL in nats by position, in the bins of perplexity.positions: divided by their tokens they are means."""
+    bins = positions([list(map(float, window)) for window in windows])
+    return {"from": bins["from"], "tokens": bins["tokens"], "kl": bins["loss"]}
 
 
 def top1_agrees(ids: NDArray[Any], logp: NDArray[Any], other_ids: NDArray[Any]) -> NDArray[Any]:

@@ -50,6 +50,10 @@ class Judge:
         self.settings = settings
         self.client = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=600)
 
+    def greet(self) -> None:
+        """Ask it something small. Raises Refused where it does not answer."""
+        self.rate({"role": "user", "content": "Answer with [[5]]."})
+
     def rate(self, *messages: dict[str, str]) -> float | None:
         """The rating that the judge gives, or none."""
         settings = self.settings

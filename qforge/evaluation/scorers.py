@@ -115,11 +115,11 @@ class Server:
             "tokenizer_backend": "huggingface",
             "add_bos_token": _begins(self.request.inputs["artifact"], self.request.job),
             "num_concurrent": self.parallel,
-            "max_length": int(self.request.job.engine_args.get("max_model_len") or self._context()),
+            "max_length": int(self.request.job.engine_args.get("max_model_len") or self.context()),
             "trust_remote_code": self.request.job.model.trust_remote_code,
         }
 
-    def _context(self) -> int:
+    def context(self) -> int:
         """The tokens that a prompt and its answer may have, where nobody has set them: as the server says."""
         return int(self.client.get("/v1/models").raise_for_status().json()["data"][0]["max_model_len"])
 

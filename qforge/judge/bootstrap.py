@@ -45,6 +45,18 @@ class Spread:
         low, high = np.quantile(self.values, (tail := _tail(self.units, error), 1 - tail))
         return float(low), float(high)
 
+    def p_value(self) -> float:
+        """Two-sided: the least error whose interval does not hold 0; 1 where there are too few units for an interval."""
+        if self.units < FEWEST:
+            return 1.0
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            interval = self.interval(middle)
+            assert interval
+            low, high = (middle, high) if interval[0] <= 0 <= interval[1] else (low, middle)
+        return high
+
 
 def exact(value: float) -> Spread:
     """Of what was counted or is known: no interval but itself."""

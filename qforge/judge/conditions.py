@@ -55,6 +55,7 @@ def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
         "the runtime": result["through"],
         "eval.context": result["context"],
         "eval.lengths": result.get("lengths"),
+        **{f"eval.{name}": value for name, value in (result.get("asking") or {}).items()},
         **{f"the windows of {name}": text["windows_sha256"] for name, text in result["texts"].items()},
         **{f"the prompts of {name}": task["prompt_hashes"] for name, task in result["tasks"].items()},
         **{f"the long text {name}": text["windows_sha256"] for name, text in long.get("perplexity", {}).items()},

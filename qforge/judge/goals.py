@@ -13,7 +13,8 @@ from typing import Any
 from qforge.config.job import Criterion, Gate
 from qforge.judge import adaptive, verdict
 from qforge.judge.bootstrap import FEWEST
-from qforge.judge.metrics import METRICS, UNPACKED, Results
+from qforge.judge.comparison import Results
+from qforge.judge.metrics import METRICS, UNPACKED
 
 Find = Callable[[str, Criterion], list[Results]]  # the findings of a criterion, by its name
 WORDS = {"accept": "sound", "reject": "unsound", "inconclusive": "undecided", "not_measured": "undecided"}
@@ -128,7 +129,7 @@ def _again(criterion: Criterion, finding: Results) -> Results:
     """A finding of earlier by the threshold of today."""
     if finding["verdict"] == "not_measured":
         return finding
-    verdict_now, _ = verdict.decide(criterion, finding["interval"])
+    verdict_now, _ = verdict.decide(criterion, finding["interval"], finding["value"], finding.get("p"))
     return {**finding, "threshold": verdict.threshold(criterion), "verdict": verdict_now}
 
 

@@ -9,24 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from qforge.config.job import Criterion
-from qforge.judge import bootstrap
+from qforge.judge import bootstrap, lost_answers
 from qforge.judge.bootstrap import Spread, exact
+from qforge.judge.comparison import Comparison, Results, main_metric
 
-Results = dict[str, Any]
 UNPACKED = "packed, and held as bf16 here"  # of weights that no kernel reads as they are
-TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
-
-
-@dataclass(frozen=True)
-class Comparison:
-    of: str  # which text, task or concurrency
-    value: float  # in the metric's unit
-    spread: Spread
-    measured: float | None = None  # what the value was made of
-    baseline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +89,6 @@ def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterato
             f"{name} {metric}", 100 * float(lost.mean()), bootstrap.mean_difference(lost, 100),
             task["metrics"][metric], other["metrics"][metric],
         )  # fmt: skip
-
-
-def main_metric(task: Results) -> str | None:
-    """The metric of a task that is judged, with its filter if it has one."""
-    by_name = {metric.partition(",")[0]: metric for metric in reversed(task["per_sample"])}
-    return next((by_name[name] for name in TASK_METRICS if name in by_name), None)
 
 
 def needles(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -203,6 +186,10 @@ METRICS = {
     "kl_nats_per_token": Metric(partial(divergence, "kl", 1.0), "divergence", "nats/token", "divergence", False, True),
     "top1_agreement_percent": Metric(
         partial(divergence, "agreed", 100.0), "divergence", "%", "divergence", False, True
+    ),
+    "answers_lost_points": Metric(lost_answers.answers, "evaluate", "points", "samples", quality=True, more=" lost"),
+    "broken_answers_increase_points": Metric(
+        lost_answers.broken_answers, "evaluate", "points", "samples", quality=True
     ),
     "long_context_increase_percent": Metric(long_context, "evaluate", "%", quality=True),
     "needle_drop_points": Metric(needles, "evaluate", "points", quality=True, more=" lost"),

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from qforge.config.job import Criterion, Gate
 from qforge.judge import adaptive, conditions
 from qforge.judge.bootstrap import ERROR, Interval
-from qforge.judge.metrics import METRICS, TASK_METRICS, Results
+from qforge.judge.comparison import TASK_METRICS, Results
+from qforge.judge.metrics import METRICS
+from qforge.judge.paired import holm
 
+OF_TASKS = ("task_drop_points", "answers_lost_points")
 WORST_FIRST = [("fail", "reject"), ("inconclusive", "inconclusive"), ("not_measured", "not_measured")]
 
 
@@ -28,6 +31,7 @@ class Finding:
     measured: float | None = None
     baseline: float | None = None
     reason: str = ""
+    p: float | None = None  # that chance alone changes so much, after Holm's correction over the criterion's tasks
 
 
 def judge(gate: Gate, measured: Results, baseline: Results, looks: int = 1) -> Results:
@@ -94,19 +98,34 @@ def findings(
             return
     comparisons = list(metric.compare(criterion, measured, baseline))
     if not comparisons:
-        tasks = f" with one of {', '.join(TASK_METRICS)}" if criterion.metric == "task_drop_points" else ""
+        tasks = f" with one of {', '.join(TASK_METRICS)}" if criterion.metric in OF_TASKS else ""
         yield missing(name, criterion, f"{metric.stage} was configured to measure nothing for it{tasks}")
-    for c in comparisons:
-        verdict, reason = decide(criterion, interval := c.spread.interval(error))
+    by_chance: list[float | None] = [None] * len(comparisons)
+    if tested := [c.p for c in comparisons if c.p is not None]:
+        by_chance = list(holm(tested))
+    for c, p in zip(comparisons, by_chance, strict=True):
+        verdict, reason = decide(criterion, interval := c.spread.interval(error), c.value, p, error)
+        if p is not None:
+            reason = f"{c.why} p = {c.p:.2g}, after Holm over {len(comparisons)} {p:.2g}"
         yield Finding(
-            name, criterion.metric, c.of, verdict, threshold(criterion), c.value, interval, c.measured, c.baseline, reason
+            name, criterion.metric, c.of, verdict, threshold(criterion), c.value, interval, c.measured, c.baseline, reason, p
         )  # fmt: skip
 
 
-def decide(criterion: Criterion, interval: Interval | None) -> tuple[str, str]:
-    """pass or fail where the whole interval lies on one side of the threshold, with the reason where it does not."""
+def decide(
+    criterion: Criterion, interval: Interval | None, value: float = 0, p: float | None = None, error: float = ERROR
+) -> tuple[str, str]:
+    """pass or fail where the whole interval lies on one side of the threshold, with the reason where it does not.
+
+    Of what was tested against chance (`p`) a value beyond the threshold fails where chance explains it in fewer than `error` of
+    the cases, wherever its interval ends.
+    """
     if interval is None:
         return "inconclusive", "fewer than three windows, samples or repeats"
+    if p is not None:
+        beyond = value > criterion.at_most if criterion.at_most is not None else value < (criterion.at_least or 0)
+        if beyond:
+            return ("fail" if p < error else "inconclusive"), ""
     low, high = interval
     if criterion.at_most is not None:
         passes, fails = high <= criterion.at_most, low > criterion.at_most

@@ -16,6 +16,7 @@ from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.ask import ask
 from qforge.envs.process import Environment
+from qforge.evaluation import tasks
 from qforge.json_files import write_json
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.runtimes import vllm
@@ -66,7 +67,7 @@ def questions(job: Job) -> Iterator[Question]:
             OPTIONS, options, "qforge.runtimes.options", f"runtime={job.runtime.name}",
             interpreters.runtime_made(job), partial(interpreters.runtime_identity, job), partial(interpreters.of_runtime, job),
         )  # fmt: skip
-    if "evaluate" in job.stages and (names := [task for task in job.eval.tasks if not task.endswith(".yaml")]):
+    if "evaluate" in job.stages and (names := tasks.by_name(job.eval)):
         yield _in_env("eval.tasks", names, "qforge.evaluation.task_names", EVAL_ENV, job)
     function, env = job.method.function, job.method.env
     if function and env and "quantize" in job.stages and not job.artifact and not function.startswith("qforge."):
@@ -84,6 +85,7 @@ def _options(job: Job) -> list[Any]:
     """[key, flags] of the options that the server would get from the user or the hardware."""
     keys = {
         "kv_cache_dtype": "kv.dtype", "quantization": "method.online", **{name: f"hw.args.{name}" for name in job.hw.args},
+        **{name: f"model.args.{name}" for name in job.model.args},
         **{name: f"runtime.args.{name}" for name in job.runtime.args},
     }  # fmt: skip
     unsure = {n: v for n, v in job.engine_args.items() if n not in NUMBERS and (n, str(v)) not in PLAIN}

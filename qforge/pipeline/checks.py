@@ -13,11 +13,11 @@ from qforge.config.evaluation import eval_files
 from qforge.config.job import Criterion, Job, Sensitivity, Vendor
 from qforge.config.method import Method
 from qforge.config.places import given_path, option_files
-from qforge.evaluation import tasks
+from qforge.evaluation import questions, tasks
 from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
 from qforge.models.formats import FORMATS, MIXED
-from qforge.pipeline import references, speech_checks
+from qforge.pipeline import asking, references, speech_checks
 from qforge.plan import limits, online
 from qforge.plan.exemptions import waits
 
@@ -184,7 +184,7 @@ def _check_devices(job: Job) -> None:
 def _check_engine(job: Job) -> None:
     """The engine's options that a plan computes with, and those that are not the user's to set. The rest is checked by the
     engine's own parser: pipeline/engine_options.py."""
-    for group, args in (("hw", job.hw.args), ("runtime", job.runtime.args)):
+    for group, args in (("hw", job.hw.args), ("model", job.model.args), ("runtime", job.runtime.args)):
         if own := next((name for name in args if name.replace("-", "_") in OWN), None):
             raise ValueError(f"{group}.args.{own}: {OWN[own.replace('-', '_')]}")
     args = job.engine_args
@@ -231,8 +231,9 @@ def _check_criterion(key: str, criterion: Criterion) -> None:
 
 def _check_files(job: Job) -> None:
     for task in job.eval.tasks:
-        if task.endswith(".yaml") and not given_path(task).is_file():
+        if task.endswith((tasks.YAML, questions.ENDING)) and not given_path(task).is_file():
             raise ValueError(f"eval.tasks: {task}: no such file; give a task of lm-eval by its name, or a file")
+    asking.check(job)
     for file in tasks.data_files(job.eval):
         if not file.is_file():
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")

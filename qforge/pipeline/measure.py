@@ -17,11 +17,12 @@ from qforge.config.places import given_path
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
-from qforge.evaluation import contamination, divergence, tasks
+from qforge.evaluation import answered, contamination, divergence, tasks
 from qforge.json_files import read_json, write_json
 from qforge.machine import identity, usage
 from qforge.pipeline import calibrate, speak
 from qforge.pipeline.alone import alone
+from qforge.pipeline.asked import journal, own_answers_names
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
 from qforge.plan.plan import Plan
@@ -37,13 +38,13 @@ MEASUREMENTS = ("serve", "evaluate", "bench")
 TEXTS = "texts"  # the answers in text to what a model that speaks is asked aloud
 
 
-def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
+def measure(run: Run, plan: Plan, artifact: Path, own: Path | None = None) -> dict[str, Any]:
     """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason; of a model that is to
-    speak those of speak, too."""
+    speak those of speak, too. `own`: the file with the baseline's own answers, to be scored; none: this is the baseline."""
     asked = (*MEASUREMENTS, TEXTS) if "speak" in run.job.stages and run.job.speaks else MEASUREMENTS
     results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := _left_out(run.job, plan, name))}
     stages = [name for name in asked if name not in results]
-    keys = _keys(run.job, plan, run.fingerprint(artifact)) if stages else {}
+    keys = _keys(run.job, plan, run.fingerprint(artifact), own) if stages else {}
     folders = {name: run.store.find(name, keys[name]) for name in stages}
     missing = [name for name, folder in folders.items() if folder is None]
     for name, folder in folders.items():
@@ -54,12 +55,14 @@ def measure(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
         environment = interpreters.of_runtime(run.job)
         with alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
             for name in missing:
-                build = partial(_build, run, plan, name, artifact, environment, server)
+                build = partial(_build, run, plan, name, artifact, environment, keys, server, own)
                 results[name] = result(run.get(name, keys[name], build, run.job.method.name))
     elif "serve" in stages:
         run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
     if "evaluate" in stages:
         results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
+        if answers := answered.read(run.store.root / "evaluate" / results["evaluate"]["key"]):
+            answered.write(run.folder / f"{run.prefix}{answered.FILE}", answers)
     if run.job.runtime.speech:
         results["speak"] = speak.speak(run, plan, artifact, results.pop(TEXTS, {}).get("answers"))
     for name, text in results["evaluate"].get("texts", {}).items():
@@ -87,6 +90,7 @@ def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     job, scores = run.job, {}
     quality = replace(
         job.eval, texts={}, tasks=[], kv_dtypes=[], divergence=replace(job.eval.divergence, windows=0),
+        own_answers=replace(job.eval.own_answers, prompts=None),
         stability=replace(job.eval.stability, prompts=None),
     )  # fmt: skip
     for dtype in job.eval.kv_dtypes:
@@ -107,7 +111,7 @@ def compared(run: Run, measured: dict[str, Any], baseline: dict[str, Any]) -> di
         divergences = {"not_measured": "the two were not scored on the same windows"}
     else:
         own, reference = (run.store.root / "evaluate" / side["key"] for side in sides)
-        texts = divergence.compare(own, reference, list(sides[0]["texts"]))
+        texts = divergence.compare(own, reference, [*sides[0]["texts"], *own_answers_names(*sides)])
         divergences = {"top_k": run.job.eval.divergence.top_k, "texts": texts}
     run.write("divergence.json", divergences)
     return divergences
@@ -118,7 +122,7 @@ def not_measured(reason: str) -> dict[str, Any]:
     return {name: {"not_measured": reason} for name in MEASUREMENTS}
 
 
-def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
+def _keys(job: Job, plan: Plan, checkpoint: Any, own: Path | None = None) -> dict[str, Any]:
     served = {
         "checkpoint": checkpoint, "job": decided_by(job, "serve"), "env": interpreters.runtime_identity(job),
         "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
@@ -130,6 +134,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any) -> dict[str, Any]:
         "texts": [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files],
         "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
     }  # fmt: skip
+    evaluated |= {"own_answers": hashlib.sha256(own.read_bytes()).hexdigest()} if own else {}
     benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code("qforge.stages.bench")}
     keys = {"serve": served, "evaluate": evaluated, "bench": benched}
     if plan.speech:
@@ -165,8 +170,9 @@ def _maybe_server(
 
 
 def _build(
-    run: Run, plan: Plan, stage: str, artifact: Path, environment: Environment, server: Server | None, out: Path
-) -> None:
+    run: Run, plan: Plan, stage: str, artifact: Path, environment: Environment, keys: dict[str, Any],
+    server: Server | None, own: Path | None, out: Path,
+) -> None:  # fmt: skip
     if stage == "serve":
         assert server is not None
         facts = {
@@ -187,7 +193,10 @@ def _build(
         write_json(out / "result.json", {"answers": answers})
         return
     where = environment if stage == "bench" or server is None else interpreters.named(EVAL_ENV, run.job)
+    more = {"server_group": str(server.group)} if server else {}
+    if stage == "evaluate":
+        more |= {"asked": str(journal(run, keys["serve"]))} if server else {}
+        more |= {"own_answers": str(own)} if own else {}
     with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:
-        group = {"server_group": str(server.group)} if server else {}
-        run.stage(stage, where, out, line.feed, server, inputs={"artifact": str(artifact), **group})
+        run.stage(stage, where, out, line.feed, server, inputs={"artifact": str(artifact), **more})
         line.note = terminal.headline(stage, read_json(out / "result.json"))

@@ -13,6 +13,7 @@ from qforge.models.checkpoint import tensor_bytes
 from qforge.pipeline import (
     answers,
     artifact,
+    asking,
     baseline,
     fetch,
     preflight,
@@ -22,6 +23,7 @@ from qforge.pipeline import (
     speak,
     structure,
 )
+from qforge.pipeline.asked import changed, own_answers_of
 from qforge.pipeline.baseline import Baseline, bf16_of
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
@@ -51,6 +53,7 @@ def go(run: Run) -> None:
     run = structure.known(run, here)
     run = artifact.as_given(run) if job.artifact else run
     job = run.job
+    asking.refuse_silent(job, here)
     planned = plan.make(job, here)
     run = serve.settle(run, planned.modules)
     job = run.job
@@ -67,6 +70,7 @@ def go(run: Run) -> None:
         speak.check_runtime(run, planned.speech)
     against = baseline.of(run, planned) if "judge" in job.stages else None
     source = fetch.fetch(run)
+    asking.refuse_silent(job, source)
     if job.makes_checkpoint:
         fetch.refuse_not_finite(run, source)
     run = run if source == here else structure.known(run, source)
@@ -148,25 +152,32 @@ def _write_again(run: Run, weighed: Weighed, against: Baseline | None) -> None:
 
 def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, against: Baseline | None) -> Weighed:
     """Measure the checkpoint and, where it is judged, the baseline under the same conditions; and the verdict."""
-    measured = measure(run, planned, checkpoint)
+    asks_first = against if run.job.eval.own_answers.prompts else None  # its answers are what the checkpoint scores
+    beside = against_what(run, source, asks_first) if asks_first else None
+    measured = measure(run, planned, checkpoint, own_answers_of(run, beside[2]) if beside else None)
     size = planned.bytes if planned.simulated else tensor_bytes(checkpoint)
     measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
     if against is None:
         return measured, None, goals.not_judged(_why_not(run.job))
-    other, stored = run.beside(against.job(run.job), against.prefix), source
-    if against.refusal:
-        reference = not_measured(against.refusal)
-    else:
-        stored = against.checkpoint(run, source)
-        reference = measure(other, plan.make(other.job, source), stored)
+    other, stored, reference = beside or against_what(run, source, against)
     reference |= {"name": against.name, "weights": {"bytes": planned.bf16_bytes, "is_bf16": against.packing is None}}
     measured["divergence"] = compared(run, measured, reference)
+    measured["flips"] = changed(run, measured, reference)
     verdict = judge(run.job, measured, reference)
     in_bf16 = against.packing is None and not against.refusal
     if in_bf16 and (cache := same_cache.judged(run, other.job, stored, reference)):
         verdict["cache"] = cache
         verdict["says"] += reasons.it_is_the_cache(verdict)
     return measured, reference, verdict
+
+
+def against_what(run: Run, source: Path, against: Baseline) -> tuple[Run, Path, dict[str, Any]]:
+    """The baseline's run beside this one, its checkpoint, and what was measured of it."""
+    other = run.beside(against.job(run.job), against.prefix)
+    if against.refusal:
+        return other, source, not_measured(against.refusal)
+    stored = against.checkpoint(run, source)
+    return other, stored, measure(other, plan.make(other.job, source), stored)
 
 
 def _why_not(job: Job) -> str:

@@ -86,7 +86,7 @@ def _score_faults(run: Run, planned: Plan, artifact: Path, windows: int) -> Iter
         settings, windows=min(windows, settings.windows), tasks=[], kv_dtypes=[],
         divergence=replace(settings.divergence, windows=0),
         long_context=replace(settings.long_context, lengths=[]), stability=replace(settings.stability, prompts=None),
-        judge=replace(settings.judge, base_url=None),
+        judge=replace(settings.judge, base_url=None), own_answers=replace(settings.own_answers, prompts=None),
     )  # fmt: skip
     job = replace(run.job, artifact=str(artifact), eval=few, stages=["serve", "evaluate"])
     now = measure(Run(job, run.folder), planned, artifact)["evaluate"]

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from qforge.config import places
 from qforge.config.job import Job
 from qforge.json_files import read_json, to_json
-from qforge.judge.metrics import main_metric
+from qforge.judge.comparison import main_metric
 from qforge.plan import experts, packed
 from qforge.plan.plan import Plan
 from qforge.report import figures
@@ -95,7 +95,7 @@ def failed(job: Job, verdict: str, reason: str, folder: Path, time: Time) -> dic
 
 def _conditions(job: Job) -> dict[str, Any]:
     return {
-        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.runtime.args},
+        "hw": job.hw.name, "runtime": job.runtime.name, "runtime_args": {**job.hw.args, **job.model.args, **job.runtime.args},
         "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
         "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
         "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.reads_text else [],
@@ -129,10 +129,7 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
     numbers = {**measured}
     if "texts" in evaluate:
         long = evaluate.get("long_context")
-        tasks = {
-            name: {"metrics": task["metrics"], "samples": task["samples"], "judged": main_metric(task)}
-            for name, task in evaluate["tasks"].items()
-        }
+        tasks = {name: _task(task) for name, task in evaluate["tasks"].items()}
         numbers["evaluate"] = {
             **evaluate, "texts": _texts(evaluate["texts"]), "tasks": tasks, "long_context": _long(long),
             "kv": {dtype: _long(part) for dtype, part in evaluate.get("kv", {}).items()},
@@ -147,6 +144,13 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
         }
         numbers["bench"] = {**bench, "runs": runs, "tokens_per_second_range": spread}
     return numbers
+
+
+def _task(task: dict[str, Any]) -> dict[str, Any]:
+    kept = {"metrics": task["metrics"], "samples": task["samples"], "judged": main_metric(task)}
+    if asked := task.get("asked"):
+        kept["asked"] = {name: value for name, value in asked.items() if name != "broken"}
+    return kept
 
 
 def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from qforge.console import console
 from qforge.judge import goals
-from qforge.judge.metrics import METRICS, main_metric
+from qforge.judge.comparison import main_metric
+from qforge.judge.metrics import METRICS
 from qforge.report import baseline, single
 from qforge.report import table as tables
 from qforge.report.plan_table import size as size_of

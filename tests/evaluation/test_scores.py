@@ -17,7 +17,7 @@ from qforge.config.places import given_path
 from qforge.evaluation import contamination, divergence, long_context, mt_bench, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
-from qforge.judge.metrics import main_metric
+from qforge.judge.comparison import main_metric
 from qforge.pipeline.checks import check
 
 

@@ -88,7 +88,7 @@ for name, own in json.loads(sys.argv[1]).items():
         found[name][1].extend(asked(theirs))
 answers = {"Paris": ["Paris"], "It is Paris.": ["Paris"], "Rome": ["Paris"], "Pacific Ocean.": ["Pacific", "the Pacific Ocean"]}
 task = ConfigurableTask(config=tasks.task(Eval(), "data/tasks/short_answers.yaml"))
-scores = {text: task.process_results({"answers": references}, [" " + text]) for text, references in answers.items()}
+scores = {text: task.process_results({"answer": references}, [" " + text]) for text, references in answers.items()}
 print(json.dumps({**found, "answers": scores}))
 """
 

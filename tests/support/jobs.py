@@ -16,6 +16,7 @@ NEEDED = {
     "runtime=container_ngc": ["hw=h100"],
     "runtime=container_rocm": ["hw=mi325x"],
     "runtime=container_thor": ["hw=thor"],
+    "method=online_fp8": ["hw=h100"],
     "runtime=vllm": ["hw=h100"],
     "runtime=vllm_omni": ["hw=h100"],
 }

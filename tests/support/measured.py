@@ -16,7 +16,8 @@ def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: flo
     correct = [float(i < 200 * right) for i in range(200)]
     run = [{"output_throughput": rate * f, "p95_e2el_ms": 1e5 / rate / f} for f in (0.98, 1.0, 1.02)]
     text = {**summary(losses), "windows_sha256": "w"}
-    task = {"metrics": {"acc": right}, "prompt_hashes": "p", "per_sample": {"acc": correct}}
+    task = {"metrics": {"acc": right}, "prompt_hashes": "p", "per_sample": {"acc": correct},
+            "asked": {"broken": [1 - score for score in correct]}}  # fmt: skip
     long = {"perplexity": {"book": dict(text)},
             "needles": {"prompts_sha256": "n", "per_cell": 8, "found": {"noise": [[right] * 3] * 3}}}  # fmt: skip
     stability = {"prompts": 16, "repeats": 2, "degenerate": [], "degenerate_share": 0.0, "differing_share": 0.0,

@@ -1,0 +1,174 @@
+"""Ask a model as its users do, through /v1/chat/completions in the model's own template; and what can go wrong with an answer.
+
+Every answer is written down at once in a journal that belongs to the served checkpoint, under a hash of all that was sent:
+a run that is killed, or has more questions, asks only what has not been answered. `faults` of an answer:
+
+- cut_off: the budget of tokens ended it (finish_reason `length`)
+- looping: more than half of its 4-grams have been there before, or it is the same few words (stability.py)
+- empty: no text, and no function is called
+- template: a special token of the tokenizer stands in it as text, so the template or the end of the answer is broken
+- tool_call: it holds the beginning of a call that the server's parser made nothing of
+- no_room: the prompt does not fit into the context; nothing was answered. A budget of which only a part fits is shortened
+  by the server, and ends as cut_off
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from qforge.config.evaluation import Eval
+from qforge.envs.request import Refused
+from qforge.evaluation import stability
+from qforge.evaluation.scorers import Server
+from qforge.runtimes.vllm import MODEL, not_language
+
+FAULTS = ("cut_off", "looping", "empty", "template", "tool_call", "no_room")
+TOKENS = 256  # of an answer, where neither eval.answer_tokens nor the task says; lm-eval's own default
+CALL = re.compile(r"<tool_call>|<function=|\[TOOL_CALLS\]|<\|python_tag\|>")  # how calls begin in the common formats
+NO_ROOM = re.compile(r"maximum (context|model) length")
+
+Message = dict[str, str]
+Record = dict[str, Any]
+
+
+class Chat:
+    """The server's chat API, with eval's way of sampling."""
+
+    def __init__(self, server: Server, settings: Eval, tokenizer: Any, journal: Path) -> None:
+        self.server, self.settings, self.tokenizer = server, settings, tokenizer
+        self.special = [token for token in set(tokenizer.all_special_tokens) if len(token) > 2]
+        self.answers, self.file, self.writing = _known(journal), journal, threading.Lock()
+        self.checked = False
+
+    def body(self, messages: Sequence[Message], seed: int, **options: Any) -> Record:
+        """A request. `options`: of OpenAI's API, such as max_tokens, stop and tools."""
+        settings = self.settings
+        system = [{"role": "system", "content": settings.system}] if settings.system else []
+        told = {"enable_thinking": settings.thinking} if settings.thinking is not None else None
+        return {
+            "model": MODEL, "messages": [*system, *messages], "seed": seed, "temperature": settings.temperature,
+            "top_p": settings.top_p, **({"chat_template_kwargs": told} if told else {}), **options,
+            "max_tokens": settings.answer_tokens or options.get("max_tokens") or TOKENS,
+        }  # fmt: skip
+
+    def ask(self, bodies: Sequence[Record], what: str) -> list[Record]:
+        """The answers, in order, `parallel` of them asked at once; `what` is for the bar. Raises Refused as `check` does."""
+        from tqdm import tqdm
+
+        self.check()
+        with ThreadPoolExecutor(self.server.parallel) as pool:
+            return list(tqdm(pool.map(self._answer, bodies), total=len(bodies), desc=what))
+
+    def shows_tools(self, tools: list[Record]) -> bool:
+        """Whether the template tells the model of its functions."""
+        message = [{"role": "user", "content": "a"}]
+        return self._render(message) != self._render(
+            message, tools=[{"type": "function", "function": t} for t in tools]
+        )
+
+    def check(self) -> None:
+        """Refuse what no question could mend, before the first is asked."""
+        import jinja2
+
+        if self.checked:
+            return
+        self.checked = True
+        system = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
+        question = {"role": "user", "content": "a"}
+        if self.tokenizer.chat_template is None:
+            raise Refused(
+                "eval.chat=true: this model has no chat template, a base model cannot chat; use eval.chat=false"
+            )
+        try:
+            self._render([question])
+        except jinja2.TemplateError as error:
+            raise Refused(
+                f"eval.chat: the model's chat template is broken: {error}; mend it, or use eval.chat=false"
+            ) from None
+        try:
+            self._render([*system, question])
+        except jinja2.TemplateError as error:
+            raise Refused(
+                f"eval.system: the model's chat template takes no system message: {error}; leave it out"
+            ) from None
+        budget, room = self.settings.answer_tokens or 0, self.server.context()
+        if budget >= room:
+            raise Refused(
+                f"eval.answer_tokens={budget}: the server has a context of {room} tokens, and the question needs some; use "
+                "less, or a larger runtime.args.max_model_len"
+            )
+
+    def _render(self, messages: list[Message], **options: Any) -> str:
+        told = {"enable_thinking": self.settings.thinking} if self.settings.thinking is not None else {}
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **told, **options)
+        )
+
+    def _answer(self, body: Record) -> Record:
+        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:24]
+        if key not in self.answers:
+            answer = self._asked(body)
+            with self.writing:
+                self.answers[key] = answer
+                with self.file.open("a") as journal:
+                    journal.write(json.dumps({"key": key, "answer": answer}) + "\n")
+        answer = self.answers[key]
+        return {**answer, "faults": faults(answer, self.special)}
+
+    def _asked(self, body: Record) -> Record:
+        reply = self.server.client.post("/v1/chat/completions", json=body, timeout=None)
+        if reply.status_code == 400 and NO_ROOM.search(reply.text):
+            return {"text": "", "thoughts": None, "calls": [], "finish": "no_room", "tokens": 0}
+        if reply.status_code == 400 and "--enable-auto-tool-choice" in reply.text:
+            raise Refused(
+                "eval.tasks: the server parses no tool calls; give the parser of this model, for instance "
+                "+model.args.enable_auto_tool_choice=true +model.args.tool_call_parser=hermes"
+            )
+        content = reply.raise_for_status().json()
+        choice = content["choices"][0]
+        message = choice["message"]
+        return {
+            "text": message.get("content") or "",
+            "thoughts": message.get("reasoning") or message.get("reasoning_content"),
+            "calls": [call["function"] for call in message.get("tool_calls") or []],
+            "finish": choice["finish_reason"],
+            "tokens": content["usage"]["completion_tokens"],
+        }
+
+
+def faults(answer: Record, special: Sequence[str]) -> list[str]:
+    """What went wrong with an answer, in the words of the module's docstring."""
+    text, finish = answer["text"], answer["finish"]
+    if finish == "no_room":
+        return ["no_room"]
+    whole = f"{answer['thoughts'] or ''} {text}"
+    found = {
+        "cut_off": finish == "length",
+        "looping": stability.fault(whole) == "repeats itself" or not_language(whole) == "the same words repeated",
+        "empty": not text.strip() and not answer["calls"],
+        "template": any(token in text for token in special),
+        "tool_call": not answer["calls"] and CALL.search(text) is not None,
+    }
+    return [name for name, there in found.items() if there]
+
+
+def _known(journal: Path) -> dict[str, Record]:
+    """What earlier runs were answered; a last line that was cut off when its run was killed is none."""
+    answers, text = {}, journal.read_text()
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        answers[entry["key"]] = entry["answer"]
+    if text and not text.endswith("\n"):
+        with journal.open("a") as file:
+            file.write("\n")
+    return answers

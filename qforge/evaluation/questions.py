@@ -1,0 +1,99 @@
+"""Questions of anybody's own: a file of JSON Lines, each a question and what its answer is held against.
+
+    {"question": "Which port does the service listen on?", "answer": "8443"}
+
+`answer` may be a list, of which the best counts. Instead of it, `checks` says what the answer must keep to (instructions.py),
+`tools` and `call` which function must be called (tool_calls.py), `tests` the Python that its code must pass (sandbox.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qforge.evaluation import instructions
+
+ENDING = ".jsonl"
+EXAMPLE = '{"question": "...", "answer": "..."}'
+KINDS = ("answer", "checks", "call", "tests")  # what a question is held against
+KEYS = ("id", "question", "tools", *KINDS)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line. `kind` is what it is held against: answer, checks, call or tests."""
+
+    id: str  # its own, else the number of its line
+    question: str
+    kind: str
+    answers: list[str] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    call: dict[str, Any] | None = None  # none: no function is to be called
+    tests: str = ""
+
+
+def name_of(task: str) -> str:
+    """What tables call a file of questions."""
+    return Path(task).stem
+
+
+def read(file: Path, limit: int | None = None) -> list[Question]:
+    """The questions of a file, the first `limit` of them. Raises ValueError for a line that is none: where, and the fix."""
+    lines = [(n, text) for n, text in enumerate(file.read_text().splitlines(), 1) if text.strip()]
+    if not lines:
+        raise ValueError(f"eval.tasks: {file} has no line; give one question a line, {EXAMPLE}")
+    questions = [_question(f"{file} line {number}", number, text) for number, text in lines]
+    if len({question.kind for question in questions}) > 1:
+        raise ValueError(f"eval.tasks: {file} mixes {', '.join(KINDS)}; use one file for each")
+    return questions[:limit]
+
+
+def _question(where: str, number: int, text: str) -> Question:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"eval.tasks: {where}: {error}; each line is an object, {EXAMPLE}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"eval.tasks: {where} is no object; use {EXAMPLE}")
+    if unknown := [key for key in content if key not in KEYS]:
+        raise ValueError(f"eval.tasks: {where}: {unknown[0]!r:.100} is unknown; a line has {', '.join(KEYS)}")
+    asked, kinds = content.get("question"), [kind for kind in KINDS if kind in content]
+    if not isinstance(asked, str) or not asked.strip():
+        raise ValueError(f"eval.tasks: {where} has no question; use {EXAMPLE}")
+    if len(kinds) != 1:
+        raise ValueError(f"eval.tasks: {where} needs exactly one of {', '.join(KINDS)}; use {EXAMPLE}")
+    named = str(content.get("id", number))
+    return Question(named, asked, kinds[0], **_held_against(where, kinds[0], content))
+
+
+def _held_against(where: str, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    value = content[kind]
+    if kind == "answer":
+        answers = value if isinstance(value, list) else [value]
+        if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+            raise ValueError(f"eval.tasks: {where}: answer is no text, and no list of texts; use {EXAMPLE}")
+        return {"answers": answers}
+    if kind == "checks":
+        if not isinstance(value, list) or not all(isinstance(check, dict) and "kind" in check for check in value):
+            raise ValueError(f'eval.tasks: {where}: checks is no list of {{"kind": ...}}')
+        for check in value:
+            try:
+                instructions.refuse(check)
+            except ValueError as error:
+                raise ValueError(f"eval.tasks: {where}: {error}") from None
+        return {"checks": value}
+    if kind == "tests":
+        if not isinstance(value, str) or "assert" not in value:
+            raise ValueError(
+                f"eval.tasks: {where}: tests is no text with assert; give the lines of Python that must hold"
+            )
+        return {"tests": value}
+    tools = content.get("tools")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) and "name" in tool for tool in tools):
+        raise ValueError(f"eval.tasks: {where}: call needs tools, a list of functions as OpenAI's API has them")
+    if value is not None and not (isinstance(value, dict) and {"name", "arguments"} <= value.keys()):
+        raise ValueError(f'eval.tasks: {where}: call is neither null nor {{"name": ..., "arguments": ...}}')
+    return {"tools": tools, "call": value}

@@ -1,0 +1,31 @@
+"""What a metric compares: one number of a model beside bf16's, with its spread."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from qforge.judge.bootstrap import Spread
+
+Results = dict[str, Any]
+TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
+
+
+@dataclass(frozen=True)
+class Comparison:
+    of: str  # which text, task or concurrency
+    value: float  # in the metric's unit
+    spread: Spread
+    measured: float | None = None  # what the value was made of
+    baseline: float | None = None
+    _: KW_ONLY
+    p: float | None = None  # that chance alone changes so much, of this text or task by itself
+    why: str = ""  # by which test
+
+
+def main_metric(task: Results) -> str | None:
+    """The metric of a task that is judged, with its filter if it has one: its own choice, or the first of TASK_METRICS."""
+    if judged := task.get("judged"):
+        return str(judged)
+    by_name = {metric.partition(",")[0]: metric for metric in reversed(task["per_sample"])}
+    return next((by_name[name] for name in TASK_METRICS if name in by_name), None)

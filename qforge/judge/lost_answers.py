@@ -1,0 +1,41 @@
+"""Metrics of answers that were lost, told from chance (paired.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from qforge.config.job import Criterion
+from qforge.judge import bootstrap, paired
+from qforge.judge.comparison import Comparison, Results, main_metric
+
+
+def answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """Drop of the task's main metric in points, told from chance by McNemar's test or the bootstrap, and Holm's correction."""
+    for name, task in measured["evaluate"]["tasks"].items():
+        if (metric := main_metric(task)) is None:
+            continue
+        other = baseline["evaluate"]["tasks"][name]
+        yield _paired(f"{name} {metric}", task["per_sample"][metric], other["per_sample"][metric])
+
+
+def broken_answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """More answers in chat with a fault (cut off, looping, empty ...) than of bf16, in points, by task, told from chance."""
+    for name, task in measured["evaluate"]["tasks"].items():
+        if "asked" in task:
+            sides = (task, baseline["evaluate"]["tasks"][name])
+            own, other = ([1 - share for share in side["asked"]["broken"]] for side in sides)
+            whole = _paired(name, own, other)
+            yield replace(whole, measured=100 - (whole.measured or 0), baseline=100 - (whole.baseline or 0))
+
+
+def _paired(of: str, own: list[float], other: list[float]) -> Comparison:
+    """What the first lost against the second, both scores of the same items, in points."""
+    import numpy as np
+
+    scores, reference = np.array(own), np.array(other)
+    lost = reference - scores
+    p, why = paired.p_value(scores, reference)
+    spread = bootstrap.mean_difference(lost, 100)
+    own_share, other_share = 100 * float(scores.mean()), 100 * float(reference.mean())
+    return Comparison(of, 100 * float(lost.mean()), spread, own_share, other_share, p=p, why=why)

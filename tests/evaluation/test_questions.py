@@ -1,0 +1,167 @@
+"""Files of questions, and what answers are held against: checks of instructions and calls of functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import ROOT
+from support.jobs import job
+
+from qforge.evaluation import flips, instructions, questions, tool_calls
+from qforge.pipeline.checks import check
+
+GOOD = '{"question": "Capital of Spain?", "answer": "Madrid"}'
+
+
+def test_a_line_is_a_question_with_one_or_more_answers(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(f'{GOOD}\n\n{{"id": "hour", "question": "Minutes of an hour?", "answer": ["60", "sixty"]}}\n')
+    first, second = questions.read(file)
+    assert (first.id, first.answers, first.kind) == ("1", ["Madrid"], "answer")
+    assert (second.id, second.answers) == ("hour", ["60", "sixty"])
+    assert questions.read(file, 1) == [first]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no line"),
+        ("hello", r"line 1: Expecting value.*each line is an object"),
+        ("[1]", "line 1 is no object"),
+        (f'{GOOD}\n{{"answer": "x"}}', "line 2 has no question"),
+        ('{"question": " ", "answer": "x"}', "line 1 has no question"),
+        ('{"question": "q"}', "line 1 needs exactly one of answer, checks, call, tests"),
+        ('{"question": "q", "answer": ["a", 1]}', "line 1: answer is no text, and no list of texts"),
+        ('{"question": "q", "answers": ["a"]}', "line 1: 'answers' is unknown; a line has id, question, tools, answer"),
+        ('{"question": "q", "checks": [{"kind": "rhymes"}]}', "line 1: checks: kind 'rhymes' is unknown; choose from words"),
+        ('{"question": "q", "checks": [{"kind": "has"}]}', "line 1: checks: has needs text"),
+        ('{"question": "q", "call": null}', "line 1: call needs tools"),
+        ('{"question": "q", "tools": [{"name": "f"}], "call": "f"}', "call is neither null nor"),
+        (f'{GOOD}\n{{"question": "q", "checks": [{{"kind": "quoted"}}]}}', "mixes answer, checks, call, tests; use one file"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_question_is_refused_in_the_plan(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"^eval\.tasks: .*{message}"):
+        check(job(f"eval.tasks=[{file}]"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval.tasks=[/nowhere/mine.jsonl]"], r"eval\.tasks: /nowhere/mine\.jsonl: no such file"),
+        (
+            ["eval.chat=true", "runtime=transformers"],
+            r"eval\.chat=true runtime=transformers: only a server has the chat API",
+        ),
+        (["eval.chat=false", "eval.system=x"], r"eval\.system: is said in chat alone"),
+        (["eval.seeds=5"], r"eval\.seeds=5 eval\.temperature=0: .*use eval\.temperature=0\.7"),
+        (["eval.answer_tokens=65536"], r"eval\.answer_tokens=65536: the server has a context of 2048 tokens"),
+        (["+model.args.port=80"], r"model\.args\.port: use serve\.port"),
+    ],
+)
+def test_what_no_model_could_answer_is_refused_in_the_plan(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(job(*overrides))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.jsonl").write_text(GOOD)
+    with pytest.raises(ValueError, match=r"a/mine\.jsonl and .*b/mine\.jsonl would both be called mine; rename one"):
+        check(job(f"eval.tasks=[{tmp_path}/a/mine.jsonl,{tmp_path}/b/mine.jsonl]"))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "data/tasks").glob("*s.jsonl")), ids=lambda file: file.stem)
+def test_committed_questions_are_ones(file: Path) -> None:
+    assert len(questions.read(file)) > 20
+
+
+@pytest.mark.parametrize(
+    ("check", "keeps", "breaks"),
+    [
+        ({"kind": "words", "at_most": 3}, "one two three", "one two three four"),
+        ({"kind": "sentences", "at_least": 2, "at_most": 2}, "One. Two!", "One. Two? Three."),
+        ({"kind": "sentences", "at_most": 1}, "It costs 3.50 euros.", "It costs. It does."),
+        ({"kind": "paragraphs", "at_least": 2}, "a\n\nb", "a\nb"),
+        ({"kind": "bullets", "at_least": 2, "at_most": 2}, "- a\n- b", "- a\n- b\n- c"),
+        ({"kind": "bullets", "at_least": 1}, "1. a", "a - b"),
+        ({"kind": "has", "text": "cat"}, "A Cat.", "concatenate"),
+        ({"kind": "has", "text": "deep", "at_most": 1}, "deep", "deep, deep"),
+        ({"kind": "lacks", "text": "water"}, "rain", "Waterfall"),
+        ({"kind": "begins", "text": "Indeed"}, "Indeed so", "So, Indeed"),
+        ({"kind": "ends", "text": "?"}, "So?", "So? Yes"),
+        ({"kind": "upper_case"}, "CLOSED 24.", "Closed"),
+        ({"kind": "lower_case"}, "no", "No"),
+        ({"kind": "quoted"}, '"x"', '"x" he said'),
+        ({"kind": "json", "keys": ["a"]}, '```json\n{"a": 1}\n```', 'Here: {"a": 1}'),
+        ({"kind": "json"}, "[1]", "1, 2"),
+    ],
+)
+def test_instructions_are_checked(check: dict[str, Any], keeps: str, breaks: str) -> None:
+    assert instructions.scores([check], keeps) == {"all_kept": 1, "kept": 1}
+    assert instructions.scores([check], breaks) == {"all_kept": 0, "kept": 0}
+    assert instructions.scores([check], " ") == {"all_kept": 0, "kept": 0}, "an empty answer keeps nothing"
+
+
+WEATHER = {
+    "name": "get_weather",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "unit": {"type": "string", "enum": ["c", "f"]},
+            "days": {"type": "integer"},
+        },
+        "required": ["city"],
+    },
+}
+WANTED = {"name": "get_weather", "arguments": {"city": "Oslo"}}
+
+
+def called(*calls: tuple[str, Any], wanted: dict[str, Any] | None = WANTED) -> tuple[float, ...]:
+    made = [{"name": name, "arguments": args if isinstance(args, str) else json.dumps(args)} for name, args in calls]
+    return tuple(tool_calls.scores([WEATHER], wanted, made).values())
+
+
+def test_calls_are_scored_by_function_schema_and_arguments() -> None:
+    assert called(("get_weather", {"city": " oslo", "unit": "c"})) == (1, 1, 1), "neither case nor white space counts"
+    assert called(("get_weather", {"city": "Bergen"})) == (0, 1, 1)
+    assert called(("get_weather", {"city": "Oslo", "unit": "k"})) == (0, 1, 0), "no value of the enum"
+    assert called(("get_weather", {"city": "Oslo", "days": True})) == (0, 1, 0), "true is no integer"
+    assert called(("get_weather", {"unit": "c"})) == (0, 1, 0)
+    assert called(("get_weather", "{broken")) == (0, 1, 0)
+    assert called(("get_time", {})) == (0, 0, 0)
+    assert called(("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Oslo"})) == (0, 1, 1), "once is wanted"
+    assert called() == (0, 0, 0)
+    assert called(wanted=None) == (1, 1, 1)
+    assert called(("get_weather", {"city": "Oslo"}), wanted=None) == (0, 0, 1)
+
+
+def test_flips_are_listed_worst_first_and_side_by_side() -> None:
+    def record(item: str, seed: int, score: float, text: str) -> dict[str, Any]:
+        return {
+            "task": "t", "item": item, "seed": seed, "asked": f"question {item}", "wanted": ["x"], "text": text, "calls": [],
+            "faults": [], "scores": {"contains": score},
+        }  # fmt: skip
+
+    bf16 = [record(item, seed, 1, "right") for item in "abc" for seed in (0, 1)] + [
+        record("d", s, 0, "no") for s in (0, 1)
+    ]
+    own = [
+        record("a", 0, 1, "right"),
+        record("a", 1, 0, "half"),
+        record("b", 0, 0, "x" * 900),
+        record("b", 1, 0, "wrong"),
+    ]
+    own += [record("c", seed, 1, "right") for seed in (0, 1)] + [record("d", seed, 1, "yes") for seed in (0, 1)]
+    found = flips.compare(own, bf16, {"t": "contains"})["t"]
+    assert (found["items_lost"], found["items_won"], found["of"]) == (2, 1, 4)
+    assert [(f["item"], f["loss"], f["bf16"]) for f in found["items"]] == [("b", 1, "right"), ("a", 0.5, "right")]
+    assert found["items"][1]["model"] == "half", "the seed that lost"
+    assert len(flips.shortened({"t": found})["t"]["items"][0]["model"]) < 700
