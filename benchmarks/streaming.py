@@ -78,7 +78,7 @@ def random_model(folder: Path, shape: Path, size: float) -> Path:
     config["num_hidden_layers"] = max(1, min(depth, round((size * 1e9 - rest) / layer)))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
-    random_weights.write(config, folder, THREADS)
+    random_weights.write(config, folder, threads=THREADS)
     return folder
 
 

@@ -65,6 +65,8 @@ def faults(
     unit = scales.get("weight_scale_2", np.ones(1)) / scales.get("weight_global_scale", np.ones(1))
     reach, original_largest = float(steps.max() * unit.max() * largest), _largest(original)
     slack = SLACK_RESCALED if rescaled else SLACK
+    if original_largest == 0:  # its codes are zeros, and its scales the least that a quantizer takes
+        return {}
     if original_largest / slack <= reach <= original_largest * slack:
         return {}
     return {suffix: f"weights up to {reach:.1e}, the source has up to {original_largest:.1e}"}

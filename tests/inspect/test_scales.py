@@ -54,3 +54,10 @@ def test_scales_of_blocks_and_of_activations(tmp_path: Path) -> None:
     assert scales.faults(found, tensors["x.weight"], 448, False) == {}
     found["weight_scale"][:] = 0.1
     assert "weights up to 4.5e+01" in scales.faults(found, tensors["x.weight"], 448, False)["weight_scale"]
+
+
+def test_a_matrix_of_zeros_may_have_any_scale(tmp_path: Path) -> None:
+    """As compressed-tensors packs one: the scales are the least that it takes (ran: 0.0078 in bf16)."""
+    zeros = np.zeros((2, 4), ml_dtypes.bfloat16)
+    tensors = stored(tmp_path, weight=zeros, weight_scale=np.full((2, 1), 0.0078125, np.float32))
+    assert scales.faults(scales.of("x", tensors), tensors["x.weight"], 8, False) == {}
