@@ -263,7 +263,7 @@ def called(row: Row) -> str:
     options = [
         word.removeprefix("method.args.") for word in shlex.split(row["command"]) if word.startswith("method.args.")
     ]
-    cache = [f"kv_cache_dtype={dtype}"] if (dtype := other_cache(row)) else []
+    cache = [f"kv_cache_dtype={dtype}"] if not row.get("kv") and (dtype := other_cache(row)) else []
     texts = row["conditions"]["calibrated_on"]
     shown = [f"calibrated on {' and '.join(texts)}"] if len(texts) > 1 else []
     return ", ".join([name_of(row), *options, *shown, *cache])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qforge.config.kv_cache import PLAIN
+from qforge.config.kv_cache import HEAD, PLAIN
 from qforge.judge import goals
 from qforge.judge.conditions import software
 from qforge.machine.identity import deciding
@@ -106,8 +106,9 @@ def name_of(row: Row) -> str:
 
 def _other_cache(row: Row) -> str:
     """The name of its KV cache, where that is not in 16 bits."""
-    kv = row.get("kv")  # which older rows do not have
-    return str(kv["name"]) if kv and kv["dtype"] not in PLAIN else ""
+    if not (kv := row.get("kv")) or kv["dtype"] in PLAIN:  # older rows have none
+        return ""
+    return f"{kv['name']} per head" if kv.get("strategy") == HEAD else str(kv["name"])
 
 
 def table(rows: list[Row]) -> Table:
