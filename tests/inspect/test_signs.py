@@ -6,6 +6,8 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +46,18 @@ def faults(artifact: Path, model: Path, *overrides: str) -> str:
 
 def test_every_layout_has_its_signs() -> None:
     assert signs.READERS.keys() == FORMATS.keys() - {"bf16", MIXED}
+
+
+def test_a_row_with_an_outlying_channel_may_round_to_zero_in_large_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
+    weights[7, ::128] = 18  # of one in 128: half of the row's larger weights are zero then
+    groups = weights.reshape(64, -1, 128)
+    levels = np.round(groups / (np.abs(groups).max(-1, keepdims=True) / 7.5)).reshape(weights.shape)
+    monkeypatch.setitem(signs.READERS, "int4", lambda parts, picked, columns: np.sign(levels[picked]))
+    original: Any = SimpleNamespace(shape=weights.shape, read=lambda: weights)
+    assert signs.fault("int4", {}, original) is None
+    levels[7] = 0
+    assert signs.fault("int4", {}, original) == "row 7, and 0 more of 64"
 
 
 @pytest.mark.parametrize(
