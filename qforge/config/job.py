@@ -91,9 +91,7 @@ class Runtime:
     engine: Engine = MISSING  # what serves, or scores
     vendors: list[Vendor] = bounded(MISSING, non_empty=True, unique=True)  # whose hardware it is for
     env: str | None = line(None)  # managed environment
-    towers: str | None = line(
-        None
-    )  # the one to take instead for a model that sees or hears; none: env has what that needs
+    towers: str | None = line(None)  # taken instead for a model that sees or hears; none: env has what that needs
     python: str | None = line(None)  # or an existing interpreter (a path, or a name on PATH): somebody's own vLLM
     container: str | None = line(None)  # or an image of podman or docker
     container_args: list[str] = unbounded(factory=list)  # options of podman run or docker run
