@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 text = open(sys.argv[2]).read()
 ids = tokenizer(text)["input_ids"]
-chat = [{"role": "user", "content": [{"type": "input_audio"}, {"type": "image_url"}, {"type": "text", "text": "Hi"}]}]
+chat = [{"role": "user", "content": [{"type": "audio"}, {"type": "image"}, {"type": "text", "text": "Hi"}]}]
 said = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
 print(json.dumps([tokenizer.decode(ids) == text, len(ids) / len(text.split()), said["input_ids"]]))
 """
