@@ -109,13 +109,13 @@ def spent(time: dict[str, dict[str, float]]) -> None:
 
 
 def sweep(columns: tables.Table, summary: dict[str, Any], folder: Path) -> None:
-    """All rows, best first; of a few how each ended, in words; the best for each goal; what is one checkpoint; what sharing
-    saved. The last line is the page."""
+    """All rows, best first; of a few how each ended, in words, of many the best for each goal; what is one checkpoint; what
+    sharing saved. The last line is the page."""
     few = len(next(iter(columns.values()))) <= FEW
     ranking(columns, reasons=not few)
     if few:
         ends(columns)
-    for goal, best in ((goal, best) for goal, best in summary["best"].items() if best or not few):
+    for goal, best in ({} if few else summary["best"]).items():
         console.print(f"best for {goal}: {'; '.join(best) or 'no row is surely good for it'}")
     for names in summary["same"]:
         console.print(f"the same checkpoint, by equal plans: {', '.join(names)}")
