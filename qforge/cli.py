@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qforge.pipeline.run import Run
 
 SWEEP = ("--multirun", "-m")
+BUDGET = "budget"  # the search that is one run: a method (conf/method/)
 HARDWARE, EXPERIMENT, SEARCH, SWEEPER = "hw=", "experiment=", "search=", "hydra/sweeper="
 
 
@@ -70,6 +71,8 @@ def _expanded(argument: str, sweep: bool) -> str:
         return _hardware(argument)
     if argument.startswith(EXPERIMENT):
         return _experiments(argument, sweep)
+    if argument == SEARCH + BUDGET:
+        return f"method={BUDGET}"
     if argument.startswith(SEARCH):
         if not sweep:
             raise ValueError(f"{argument}: runs one job after the other until one is accepted; add --multirun")

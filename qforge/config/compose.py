@@ -38,7 +38,7 @@ def typed(config: DictConfig | ListConfig) -> Job:
     secrets.refuse(asdict(job))
     _refuse_unknown(job, "")
     schema.check(job)
-    job.method.schemes = schemes.of(job.method.formats) | job.method.schemes
+    job.method.schemes = schemes.of(job.method) | job.method.schemes
     return job
 
 

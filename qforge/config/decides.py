@@ -55,6 +55,8 @@ DECIDES = {
     "method.fallback": NOTHING,
     "method.args": "quantize",  # of which sensitivity's recipe is read, too
     "method.formats": PLAN,
+    "method.candidates": NOTHING,  # what was chosen of them
+    "method.bits": NOTHING,  # as above
     "method.schemes.*.format": PLAN,
     "method.schemes.*.group_size": PLAN,
     "method.schemes.*.args": "quantize",

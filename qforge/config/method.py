@@ -46,5 +46,10 @@ class Method:
     # exempt matches) -> a method whose weights stream, with a group size where the format has several (rtn:32), or bf16; of
     # entries that name the same matrix the last one counts, and what none names stays in bf16
     formats: dict[str, str] = bounded(factory=dict)
+    # of a budget: the values among which method.formats is chosen by what each part of the model loses in each of them
+    candidates: list[str] = bounded(factory=list, unique=True)
+    bits: float | None = bounded(
+        None, above=0, at_most=16
+    )  # and what the checkpoint may have per weight, all of it counted
     # what these methods make; read from conf/method/ by compose.py
     schemes: dict[str, Scheme] = unbounded(factory=dict)

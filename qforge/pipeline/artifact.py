@@ -98,7 +98,12 @@ def as_given(run: Run) -> Run:
     if layout == MIXED:
         formats, schemes = targets.as_mix(config, [m for m in linear if m.name not in names])
         return run.beside(
-            replace(job, method=replace(method, formats=formats, schemes=schemes), group_size=None, exempt=rules)
+            replace(
+                job,
+                method=replace(method, formats=formats, schemes=schemes, candidates=[], bits=None),
+                group_size=None,
+                exempt=rules,
+            )
         )
     group = quantization_config.group_size(config, layout)
     return run.beside(replace(job, method=method, group_size=group, exempt=rules))

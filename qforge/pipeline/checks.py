@@ -103,6 +103,14 @@ def _check_groups(method: Method) -> None:
             )
     if method.formats and method.format != MIXED:
         raise ValueError(f"method.formats method={method.name}: only method=mixed reads it; use that, or leave it out")
+    if method.candidates and method.format != MIXED:
+        raise ValueError(
+            f"method.candidates method={method.name}: only method=budget reads them; use that, or leave them out"
+        )
+    if method.bits is not None and not method.candidates:
+        raise ValueError(
+            f"method.bits={method.bits} method={method.name}: only method=budget has a size; use that, or leave it out"
+        )
 
 
 def _check_symmetry(method: Method) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 from qforge.config.places import ROOT, project
 from qforge.store import provenance
 
-RESULTS = ("plan", "sensitivity", "calibrate", "kv_scales", "core", "quantize", "inspect", "probe", "serve", "evaluate",
-           "divergence", "flips", "bench", "verdict", "row")  # fmt: skip
+RESULTS = ("plan", "sensitivity", "budget", "calibrate", "kv_scales", "core", "quantize", "inspect", "probe", "serve",
+           "evaluate", "divergence", "flips", "bench", "verdict", "row")  # fmt: skip
 REPORT = r"report\.(html|csv|json)"
 # of the model, of bf16, and of either with another KV cache
 OF_RUN = re.compile(
     rf"(bf16-|source-)?(kv-\w+-)?({'|'.join(RESULTS)}|fetch|unpack|dataset|fetch-packages|guide|attempts|tracking)"
-    rf"\.(json|log)|(bf16-|source-)?(kv-\w+-)?answers\.jsonl|{REPORT}"
+    rf"\.(json|log)|(bf16-|source-)?(kv-\w+-)?answers\.jsonl|([\w-]+-)?losses\.log|allocation\.log|{REPORT}"
 )
-OF_SWEEP = re.compile(rf"{REPORT}|sweep\.json|ladder\.json|tracking\.json")
+OF_SWEEP = re.compile(rf"{REPORT}|sweep\.json|ladder\.json|smallest\.json|tracking\.json")
 ARTIFACTS = ("artifact", "artifact.partial")
 
 

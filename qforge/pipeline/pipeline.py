@@ -15,6 +15,7 @@ from qforge.pipeline import (
     artifact,
     asking,
     baseline,
+    budget,
     fetch,
     preflight,
     same_cache,
@@ -52,13 +53,14 @@ def go(run: Run) -> None:
     here = fetch.known_model(run)
     run = structure.known(run, here)
     run = artifact.as_given(run) if job.artifact else run
+    run = budget.first(run, here)
     job = run.job
     asking.refuse_silent(job, here)
     planned = plan.make(job, here)
     run = serve.settle(run, planned.modules)
     job = run.job
     refuse(job, planned)
-    planned.notes += [*not_looked_for, *answers.check(run, make=False, runtime=not not_looked_for)]
+    planned.notes += [*budget.notes(job), *not_looked_for, *answers.check(run, make=False, runtime=not not_looked_for)]
     run.write("plan.json", planned.summary())
     plans.plan(planned, job)
     if job.plan_only:
@@ -76,6 +78,7 @@ def go(run: Run) -> None:
     run = run if source == here else structure.known(run, source)
     planned = plan.make(run.job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
     run, planned = sensitivity.settle(run, planned, source, vllm_version)
+    run, planned = budget.settle(run, planned, source, vllm_version)
     run.write("plan.json", planned.summary())
     if nothing_else(job):
         return leave_plan(run, planned)

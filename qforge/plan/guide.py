@@ -99,7 +99,7 @@ def choices(again: Callable[..., Job], hardware: Sequence[str], model: Path | No
 
 
 def jobs(again: Callable[..., Job], hardware: Sequence[str]) -> Iterator[tuple[str, Job]]:
-    """Every method that is not archived, by name, on every hardware.
+    """Every method that is not archived and needs no measurement to be planned, by name, on every hardware.
 
     Each option is composed once: what a hardware sets (itself, its runtime) is the same for all methods, and is joined to each.
     """
@@ -112,7 +112,9 @@ def jobs(again: Callable[..., Job], hardware: Sequence[str]) -> Iterator[tuple[s
             f.name: getattr(there, f.name) for f in fields(Job) if getattr(there, f.name) != getattr(first, f.name)
         }
         yield from (
-            (m, replace(job, **values)) for m, job in by_method.items() if not (job.method.instead or job.method.online)
+            (m, replace(job, **values))
+            for m, job in by_method.items()
+            if not (job.method.instead or job.method.online or job.method.candidates)
         )
 
 

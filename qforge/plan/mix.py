@@ -52,7 +52,7 @@ def _refuse_split(given: Mapping[str, str], modules: Sequence[Module]) -> None:
             what = "all experts of a layer" if module.kind == "expert" else f"{other.leaf} and {module.leaf}"
             raise ValueError(
                 f"method.formats: {other.name} would be in {formats[0]} and {module.name} in {formats[1]}; vLLM computes "
-                f"{what} as one, so give them one format"
+                f"{what} as one; use one format for them"
             )
 
 

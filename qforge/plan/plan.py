@@ -180,7 +180,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         quantized = [m for m in quantized if given.get(m.name, BF16) != BF16]
     if packs and not quantized:
         if layout.scheme == MIXED:
-            raise ValueError("method.formats: every matrix stays in bf16; give one another format, or use method=bf16")
+            raise ValueError("method.formats: every matrix stays in bf16; use method=bf16, or give one another format")
         raise ValueError("exempt: every linear layer is exempted, so nothing would be quantized; use fewer rules")
     feasibility.refuse_kept_stacks(job, tree, kept)
     kind, text = str(model.config.get("model_type")), model.text

@@ -18,7 +18,7 @@ from qforge.json_files import write_json, write_text
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS
 from qforge.plan import support_matrix
-from qforge.report import baseline, figures, ranks, reasons, single, table, voices
+from qforge.report import baseline, curve, figures, ranks, reasons, single, table, voices
 from qforge.report.table import Row, Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -88,6 +88,7 @@ def render(template: str, escape: bool, **context: Any) -> str:
         "metric": _metric,
         "unit": lambda metric: METRICS[metric].unit,
         "bar": figures.bar,
+        "drawn": curve.drawn,
         "heat": figures.heat,
         "span": figures.span,
         "why": reasons.why,

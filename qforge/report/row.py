@@ -18,7 +18,7 @@ from qforge.json_files import read_json, to_json
 from qforge.judge.comparison import main_metric
 from qforge.plan import experts, packed
 from qforge.plan.plan import Plan
-from qforge.report import figures
+from qforge.report import figures, mix
 from qforge.store import provenance
 from qforge.store.timing import Time
 
@@ -45,7 +45,7 @@ def make(
         "published": plan.packing.summary if plan.packing else None,
         "layout": plan.layout,
         "group_size": plan.group_size,
-        "formats": [{**share, "parts": _named(job, share["method"])} for share in plan.formats] if plan.mixed else [],
+        "formats": mix.formats(job, plan, measured),
         "exempt": {rule: _exempted(job, plan, rule) for rule in job.exempt},
         "kv": job.kv,
         "notes": plan.notes,
@@ -65,6 +65,7 @@ def make(
         "serving": plan.serving,
         "estimates": plan.estimates,
         "experts": any(m.kind == "expert" for m in plan.modules),
+        "curve": _curve(folder / "budget.json"),
         "heat": [*_bits(plan), *_sensitivity(folder / "sensitivity.json")],
         "measured": _numbers(measured),
         "unmeasured": list(_unmeasured(job, measured)),
@@ -190,13 +191,13 @@ def _long(long_context: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**long_context, "perplexity": _texts(long_context.get("perplexity") or {})} if long_context else None
 
 
+def _curve(file: Path) -> dict[str, Any] | None:
+    """What could have been chosen for other sizes; without the parts, which are in the heat map of bits."""
+    return {key: value for key, value in read_json(file).items() if key != "parts"} if file.exists() else None
+
+
 def _sensitivity(file: Path) -> list[dict[str, Any]]:
     return figures.sensitivity_maps(read_json(file)) if file.exists() else []
-
-
-def _named(job: Job, method: str) -> list[str]:
-    """The entries of method.formats that give a part of the model this format."""
-    return [part for part, value in job.method.formats.items() if value == method]
 
 
 def _bits(plan: Plan) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -155,6 +156,21 @@ def sensitivity(measured: dict[str, Any], losses: list[Loss]) -> None:
     )
     if measured["note"]:
         console.print(measured["note"], style="dim")
+
+
+def budget(said: dict[str, Any]) -> None:
+    """Which formats were chosen for the size, and what uniform ones lose."""
+    count = Counter(part["format"] for part in said["parts"])
+    chosen, table = said["chosen"], Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("format", "parts", "bits per weight", "KL, parts added up", "KL, whole model"):
+        table.add_column(name, justify="left" if name == "format" else "right")
+    table.add_row("chosen", str(len(said["parts"])), f"{chosen['bits']:.2f}", f"{chosen['added']:.4f}", "")
+    for name in said["candidates"]:
+        table.add_row(f"  {name}", str(count[name]))
+    for only in said["uniform"]:
+        table.add_row(f"{only['format']} alone", "", f"{only['bits']:.2f}", f"{only['added']:.4f}", f"{only['kl']:.4f}")
+    console.print(table)
+    console.print(f"KL to bf16 in nats per token, over {said['tokens']:,} tokens of {said['text']}", style="dim")
 
 
 def ranking(columns: tables.Table, reasons: bool = True) -> None:

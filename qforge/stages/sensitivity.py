@@ -65,6 +65,16 @@ def sensitivity(request: Request) -> dict[str, Any]:
 
 def measure(subject: Subject, quantized: list[Part], journal: Journal) -> Iterator[None]:
     """Fill the journal; one step per result, known ones included."""
+    yield from measure_alone(subject, quantized, journal)
+    for part in quantized:
+        if (ALL_BUT, part.name) not in journal:
+            with subject.holding(subject.stored(part.modules)):
+                journal.add(ALL_BUT, part.name, subject.divergence(f"with everything but {part.name} quantized"))
+        yield
+
+
+def measure_alone(subject: Subject, quantized: list[Part], journal: Journal) -> Iterator[None]:
+    """The same of each part alone, and of everything, which stays quantized."""
     for part in quantized:
         if (ALONE, part.name) not in journal:
             with subject.holding(subject.rounded(part.modules)):
@@ -75,11 +85,6 @@ def measure(subject: Subject, quantized: list[Part], journal: Journal) -> Iterat
     if (ALL, "") not in journal:
         journal.add(ALL, "", subject.divergence("with everything quantized"))
     yield
-    for part in quantized:
-        if (ALL_BUT, part.name) not in journal:
-            with subject.holding(subject.stored(part.modules)):
-                journal.add(ALL_BUT, part.name, subject.divergence(f"with everything but {part.name} quantized"))
-        yield
 
 
 class Journal:
@@ -105,13 +110,17 @@ class Journal:
 
 
 class Subject:
-    """The model in memory, whose weights are replaced and put back; and what bf16 says of the windows."""
+    """The model in memory, whose weights are replaced and put back; and what bf16 says of the windows.
 
-    def __init__(self, job: Job, source: Path, matrices: list[Module]) -> None:
+    `dtype`: what it computes in; its weights are bf16's in any case.
+    """
+
+    def __init__(self, job: Job, source: Path, matrices: list[Module], dtype: torch.dtype = torch.bfloat16) -> None:
+        self.dtype = dtype
         device = "cuda" if torch.cuda.is_available() else "cpu"
         code = job.model.trust_remote_code
-        self.model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, trust_remote_code=code)
-        self.model.eval().to(device)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, trust_remote_code=code)
+        self.model = model.eval().to(device, dtype)
         self.tensors = checkpoint.headers(source)
         parameters = dict(self.model.named_parameters())
         self.weights = {m.name: _weight(parameters, m.name) for m in matrices}
@@ -150,7 +159,7 @@ class Subject:
         weights: Weights = {}
         for members in sets(matrices):
             names = [m.name for m in members]
-            together = self.round(torch.cat([self.weights[name].detach() for name in names]))
+            together = self.round(torch.cat([self.weights[name].detach().bfloat16() for name in names])).to(self.dtype)
             weights |= zip(names, together.split([m.out_features for m in members]), strict=True)
         return weights
 
@@ -159,7 +168,7 @@ class Subject:
         weights: Weights = {}
         for matrix in matrices:
             with safe_open(self.tensors[matrix.tensor].file, "pt") as file:
-                weights[matrix.name] = file.get_tensor(matrix.tensor).to(self.model.device, torch.bfloat16)
+                weights[matrix.name] = file.get_tensor(matrix.tensor).bfloat16().to(self.model.device, self.dtype)
         return weights
 
     def put(self, values: Weights) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from qforge.pipeline.run import Run
 from qforge.plan import plan
 from qforge.plan.exemptions import waits
 from qforge.plan.plan import Plan
-from qforge.report import unfinished
-from qforge.sweeps.stopping import QUALITY, End, Row, end_of, numbers
+from qforge.sweeps.step import Step, key_of, replaced, row_of
+from qforge.sweeps.stopping import QUALITY, End, end_of, numbers
 
 JUDGING = {"evaluate", "judge"}  # the stages without which there is no verdict
 WORDS = {  # values derived from the rung below
@@ -53,23 +53,6 @@ class Rung:
             key: word.fullmatch(str(self.overrides[key])) for key, word in WORDS.items() if key in self.overrides
         }
         return {key: match for key, match in matches.items() if match}
-
-
-@dataclass
-class Step:
-    """A rung of one climb: a job of its own, or skipped."""
-
-    rung: str
-    why: str
-    overrides: list[str] = field(default_factory=list)
-    skipped: str = ""
-    folder: Path | None = None
-    row: Row = field(default_factory=dict)
-
-    def start(self, folder: Path) -> None:
-        """The job will run in `folder`, where nothing of an earlier sweep may be taken for its row."""
-        self.folder = folder
-        (folder / "row.json").unlink(missing_ok=True)
 
 
 class Skip(Exception):
@@ -199,24 +182,18 @@ def identity(job: Job, planned: Plan) -> Any:
     return planned.identity(), replace(job, exempt=waiting, calib=calib)
 
 
-def replaced(overrides: list[str], by: dict[str, str]) -> list[str]:
-    """The overrides with these keys set, whatever they were."""
-    kept = [o for o in overrides if _key(o) not in by]
-    return [*kept, *(f"{key}={value}" for key, value in by.items())]
-
-
-def refuse(job: Job) -> None:
-    """Refuse a ladder on which no rung could be accepted, or all would be the same. Raises ValueError."""
+def refuse(job: Job, search: str = "search=ladder") -> None:
+    """Refuse a search in which no job could be accepted, or all would be the same. Raises ValueError."""
     for key, value in (("artifact", job.artifact), ("verify", job.verify), ("serve.keep", job.serve.keep)):
         if value:
-            raise ValueError(f"search=ladder {key}={value}: every rung is another checkpoint; leave {key} out")
+            raise ValueError(f"{search} {key}={value}: every job makes another checkpoint; leave {key} out")
     if not set(job.stages) >= JUDGING:
         raise ValueError(
-            f"search=ladder stages={job.stages}: rungs are judged; add evaluate and judge, or leave stages out"
+            f"{search} stages={job.stages}: its jobs are judged; add evaluate and judge, or leave stages out"
         )
     if not any(criterion.metric in QUALITY for criterion in job.gate.criteria.values()):
         raise ValueError(
-            f"search=ladder gate={job.gate.name}: it has no quality criterion, and a ladder improves only quality; use "
+            f"{search} gate={job.gate.name}: it has no quality criterion, and a search improves only quality; use "
             "gate=quality or another that has one"
         )
 
@@ -224,23 +201,8 @@ def refuse(job: Job) -> None:
 def refuse_given(overrides: list[str], rungs: Sequence[Rung]) -> None:
     """Refuse what the first rung replaces, so that no choice of the user is lost. Raises ValueError."""
     for override in overrides:
-        if _key(override) in rungs[0].overrides:
+        if key_of(override) in rungs[0].overrides:
             raise ValueError(
                 f"search=ladder {override}: the ladder sets it, rung by rung; leave it out, or edit "
                 "conf/hydra/sweeper/ladder.yaml"
             )
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
-
-
-def row_of(step: Step) -> Row:
-    """What the job left: its row, or its plan where only that was asked for."""
-    assert step.folder
-    if (file := step.folder / "row.json").is_file():
-        row: Row = read_json(file)
-        return row
-    if (file := step.folder / "plan.json").is_file() and not unfinished.ends_with_a_row(step.folder):
-        return {"verdict": "planned", "criteria": [], "size": {"bytes": read_json(file)["bytes"]}}
-    return {"verdict": "failed", "criteria": [], "failed": {"reason": "the job ended without a row"}}

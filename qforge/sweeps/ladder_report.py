@@ -12,7 +12,8 @@ from rich.table import Table
 from qforge.console import console
 from qforge.json_files import write_json
 from qforge.report.terminal import coloured
-from qforge.sweeps.ladder import Climb, Step
+from qforge.sweeps.ladder import Climb
+from qforge.sweeps.step import Step
 from qforge.sweeps.stopping import missed, numbers, quality_of
 
 SHOWN = {"loss": ("loss, nats/token", 1.0, ".4f"), "kl": ("KL, nats/token", 1.0, ".4f"),

@@ -7,6 +7,7 @@ import re
 import pytest
 from support.jobs import job
 
+from qforge.pipeline.checks import check
 from qforge.plan import plan
 from qforge.plan.support_matrix import How
 
@@ -73,13 +74,26 @@ def test_a_size_that_one_format_cannot_be_cut_into_is_legal_for_none() -> None:
         (("group_size=64",), "each part of a mix has its own; leave it out, and use method.formats.mlp=rtn:64"),
         (("+method.formats.lm_head=fp8",), "method.formats.lm_head: lm_head stays in bf16"),
         (("+method.formats.fc1=fp8",), "method.formats.fc1: 'role:fc1' matches no module"),
-        (("method.formats.mlp=bf16", "method.formats.attention=bf16"), "every matrix stays in bf16; give one another format"),
+        (("method.formats.mlp=bf16", "method.formats.attention=bf16"), "every matrix stays in bf16; use method=bf16, or give"),
         (("runtime=transformers_bnb",), "the environment bitsandbytes has nothing that reads another format"),
     ],
 )  # fmt: skip
 def test_what_no_server_would_take_is_refused(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         planned("model=qwen3_8b", *(() if any(o.startswith("hw=") for o in overrides) else ("hw=h200",)), *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("method=rtn", "+method.formats.mlp=fp8"), "method.formats method=rtn: only method=mixed reads it"),
+        (("method=rtn", "method.candidates=[fp8,rtn]"), "method.candidates method=rtn: only method=budget reads them"),
+        (("method=mixed", "method.bits=8"), "method.bits=8.0 method=mixed: only method=budget has a size"),
+    ],
+)
+def test_keys_of_a_mix_are_no_other_methods(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(job(*overrides))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from support.jobs import job
 from qforge import cli as command_line
 from qforge.json_files import read_json
 from qforge.sweeps import ladder_report
-from qforge.sweeps.ladder import Climb, Rung, refuse_given, replaced
+from qforge.sweeps.ladder import Climb, Rung, refuse_given
+from qforge.sweeps.step import replaced
 from qforge.sweeps.stopping import Row, end_of, missed, numbers, quality_of
 
 RUNGS = [
@@ -180,11 +181,11 @@ def test_overrides_replace_whatever_was_given_for_the_key() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["artifact=/x"], "search=ladder artifact=/x: every rung is another checkpoint; leave artifact out"),
-        (["stages=[quantize,inspect]"], "rungs are judged; add evaluate and judge, or leave stages out"),
+        (["artifact=/x"], "search=ladder artifact=/x: every job makes another checkpoint; leave artifact out"),
+        (["stages=[quantize,inspect]"], "its jobs are judged; add evaluate and judge, or leave stages out"),
         (
             ["~gate.criteria.perplexity", "~gate.criteria.task"],
-            "search=ladder gate=default: it has no quality criterion, and a ladder improves only quality; use gate=quality",
+            "search=ladder gate=default: it has no quality criterion, and a search improves only quality; use gate=quality",
         ),
     ],
 )
