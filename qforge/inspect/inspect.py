@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import equality, finite, grid, ignore_list, layouts, omni_list, scales, signs, targets
+from qforge.inspect import equality, finite, grid, ignore_list, layouts, omni_list, rows, scales, targets, weights
 from qforge.inspect.report import Report
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
@@ -49,7 +49,7 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     original = _plain(source, plan)
     _untouched(tensors, plan, original, report)
     _scales(tensors, plan, original, report)
-    _signs(tensors, plan, original, report)
+    _weights(tensors, plan, original, plan.rescales or layouts.inputs_apart(config), report)
     _config(config, plan, report)
     return report
 
@@ -158,25 +158,27 @@ def _scales(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stor
     )
 
 
-def _signs(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], report: Report) -> None:
-    """Packed weights must have the source's signs (see signs.py), where these are at hand and lie in the same order."""
+def _weights(
+    tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, Stored], only_signs: bool, report: Report
+) -> None:
+    """Packed weights must be the source's (see weights.py), where these are at hand and lie in the same order."""
 
-    def fault(quantized: tuple[str, str, Stored]) -> str | None:
-        layout, name, original = quantized
-        parts = signs.of(name, tensors)
+    def fault(quantized: tuple[Share, str, Stored]) -> str | None:
+        share, name, original = quantized
+        parts = rows.of(name, tensors)
         whole = all(f"{name}.{s}" in plan.tensors and _alike(t, plan.tensors[f"{name}.{s}"]) for s, t in parts.items())
-        wrong = signs.fault(layout, parts, original) if parts and whole else None
+        wrong = weights.fault(share.layout, parts, original, share.group_size, only_signs) if parts and whole else None
         return f"{name} ({wrong})" if wrong else None
 
     at_hand = [
-        (share.layout, name, source[module.tensor])
+        (share, name, source[module.tensor])
         for share, module, name in _quantized(plan)
         if module.tensor in source and module.stack == 1 and not module.transposed
     ]
     with ThreadPoolExecutor(THREADS) as pool:
         wrong = list(filter(None, pool.map(fault, at_hand)))
-    report.checked["matrices whose signs were compared with the source"] = len(at_hand)
-    report.add("not the source's weights", wrong, "packed words are zero, damaged or another matrix's")
+    report.checked["matrices of which rows were compared with the source"] = len(at_hand)
+    report.add("not the source's weights", wrong, "packed words or scales are zero, damaged or another matrix's")
 
 
 def _kv_scales(tensors: dict[str, Stored], config: dict[str, Any], plan: Plan, report: Report) -> None:

@@ -34,13 +34,18 @@ def incomparable(config: dict[str, Any]) -> str | None:
     return f"config.json: {what}, so this is not compared; to measure it anyway, leave inspect out of stages"
 
 
+def inputs_apart(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint of compressed-tensors says that the inputs of a group lie apart."""
+    said = quantization_config.weights_of(quantization_config.announced(config))
+    return any(weights.get("actorder") in SORTED for weights in said)
+
+
 def without_order(
     tensors: Mapping[str, Stored], config: dict[str, Any], modules: Sequence[Module]
 ) -> dict[str, Stored]:
     """The tensors without the groups of the inputs, which compressed-tensors' checkpoints have where it says that they lie
     apart. What has another shape stays."""
-    said = quantization_config.weights_of(quantization_config.announced(config))
-    if not any(weights.get("actorder") in SORTED for weights in said):
+    if not inputs_apart(config):
         return dict(tensors)
     inputs = {f"{name}.{ORDER}": columns for module in modules for name, _, columns in module.matrices}
     return {

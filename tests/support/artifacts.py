@@ -1,5 +1,5 @@
-"""Other people's artifacts of a small model: the tensors that a layout has, with the source's signs and scales that could be
-right."""
+"""Other people's artifacts of a small model: the tensors that a layout has, with the source's weights rounded, in units of one
+scale for all."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from support.checkpoints import tiny_job
 
 from qforge.config.job import Rule
+from qforge.inspect.rows import E2M1
 from qforge.models.checkpoint import Stored, Tensor, companions, headers
 from qforge.models.shards import Shard
 from qforge.plan import plan
@@ -65,17 +66,18 @@ def _array(name: str, tensor: Tensor, layout: str, original: dict[str, Stored]) 
     if suffix == "weight" and source is not None and (source.dtype, source.shape) == (tensor.dtype, tensor.shape):
         return np.array(source.read())
     if suffix in ("weight", "weight_packed") and source is not None:
-        return _codes(source.read().astype(np.float32) < 0, tensor)
+        return _codes(source.read().astype(np.float32), tensor)
     dtype = DTYPES.get(tensor.dtype, np.int32 if tensor.dtype == "I32" else np.uint8)
     return np.full(tensor.shape, VALUES[layout].get(suffix, 0), np.float32).astype(dtype)
 
 
-def _codes(negative: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """Four bits a weight of one size: in INT4 4 or -4, in FP4 1 or -1."""
+def _codes(weights: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Four bits a weight: INT4, or FP4."""
     if tensor.dtype == "I32":
-        codes = np.where(negative, 4, 12).astype(np.uint32)
+        codes = np.clip(np.rint(weights / (LARGEST / 7.5)) + 8, 0, 15).astype(np.uint32)
         return sum(codes[:, n::8] << np.uint32(4 * n) for n in range(8)).view(np.int32)
-    codes = np.where(negative, 10, 2).astype(np.uint8)
+    sizes = np.abs(weights / (LARGEST / 6))[..., None]
+    codes = (np.abs(sizes - np.array(E2M1)).argmin(-1) | np.where(weights < 0, 8, 0)).astype(np.uint8)
     return codes[:, ::2] | codes[:, 1::2] << 4
 
 

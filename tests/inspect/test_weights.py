@@ -1,4 +1,4 @@
-"""Packed words that are not the source's: right names, shapes, dtypes and scales, and another matrix."""
+"""Packed words and scales that are not the source's: right names, shapes and dtypes, and another matrix."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from support.command import Finished
 from support.jobs import job
 
-from qforge.inspect import signs
+from qforge.inspect import rows
 from qforge.inspect.inspect import inspect
+from qforge.inspect.weights import fault
 from qforge.models.checkpoint import headers
 from qforge.models.formats import FORMATS, MIXED
 from qforge.plan import plan
@@ -44,20 +45,21 @@ def faults(artifact: Path, model: Path, *overrides: str) -> str:
     return "\n".join(inspect(artifact, plan.make(job(*overrides), model), model).faults)
 
 
-def test_every_layout_has_its_signs() -> None:
-    assert signs.READERS.keys() == FORMATS.keys() - {"bf16", MIXED}
+def test_every_layout_is_read() -> None:
+    assert rows.READERS.keys() == FORMATS.keys() - {"bf16", MIXED}
 
 
 def test_a_row_with_an_outlying_channel_may_round_to_zero_in_large_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
     weights[7, ::128] = 18  # of one in 128: half of the row's larger weights are zero then
     groups = weights.reshape(64, -1, 128)
-    levels = np.round(groups / (np.abs(groups).max(-1, keepdims=True) / 7.5)).reshape(weights.shape)
-    monkeypatch.setitem(signs.READERS, "int4", lambda parts, picked, columns: np.sign(levels[picked]))
+    scale = np.abs(groups).max(-1, keepdims=True) / 7.5
+    values = (np.round(groups / scale) * scale).reshape(weights.shape)
+    monkeypatch.setitem(rows.READERS, "int4", lambda parts, picked, columns: values[picked])
     original: Any = SimpleNamespace(shape=weights.shape, read=lambda: weights)
-    assert signs.fault("int4", {}, original) is None
-    levels[7] = 0
-    assert signs.fault("int4", {}, original) == "row 7, and 0 more of 64"
+    assert fault("int4", {}, original, 128, only_signs=False) is None
+    values[7] = 0
+    assert fault("int4", {}, original, 128, only_signs=False) == "row 7, and 0 more of 64"
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,18 @@ def test_words_of_int4(rtn: Finished, model: Path, tmp_path: Path, damage: Damag
 def test_codes_of_nvfp4(nvfp4: Finished, model: Path, tmp_path: Path, damage: Damage | str, said: str) -> None:
     artifact = damaged(nvfp4, tmp_path, f"{UP}.weight", damage)
     assert re.search(FAULT + said, faults(artifact, model, "method=nvfp4", "exempt=boundary"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda scales: scales * 2, r"row 0 is 2 times the source's, and 63 more of 64 are off"),
+        (lambda scales: scales / 2, r"row 0 is 0.5 times the source's, and 63 more of 64 are off"),
+        (lambda scales: np.where(np.arange(scales.size).reshape(scales.shape) == 4, 3 * scales, scales),
+         r"row 0, columns from 256: (2\.[5-9]|3\.\d*|3) times the source's"),
+    ],
+)  # fmt: skip
+def test_scales_of_int4(rtn: Finished, model: Path, tmp_path: Path, damage: Damage, said: str) -> None:
+    """Within the bounds of what the largest weight may be, and wrong by the rows."""
+    artifact = damaged(rtn, tmp_path, f"{UP}.weight_scale", lambda scales: damage(scales).astype(scales.dtype))
+    assert re.search(rf"{FAULT}{UP} \({said}\)", faults(artifact, model, "method=rtn"))
