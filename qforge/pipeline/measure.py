@@ -32,7 +32,7 @@ from qforge.runtimes.server import Server
 from qforge.store.results import code, key_of, result
 
 SERVING = tuple(
-    f"qforge.runtimes.{name}" for name in ("vllm", "vllm_server", "fp4_emulation", "multimodal")
+    f"qforge.runtimes.{name}" for name in ("vllm", "vllm_server", "server_key", "fp4_emulation", "multimodal")
 )  # what decides what a server answers
 MEASUREMENTS = ("serve", "evaluate", "bench")
 TEXTS = "texts"  # the answers in text to what a model that speaks is asked aloud

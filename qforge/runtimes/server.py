@@ -65,12 +65,17 @@ def running(
             raise
 
 
+def _health(server: Server, seconds: float) -> int:
+    """The status of its answer. Raises httpx.TransportError where there is none in time."""
+    return httpx.get(f"{server.base_url}/health", headers=server.headers, timeout=seconds, trust_env=False).status_code
+
+
 def _gone(server: Server, patience: float = 10) -> bool:
     """Whether the server has ended, or its engine has: a client notices first, and the API server lingers."""
     deadline = time.monotonic() + patience
     while server.process.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx.get(f"{server.base_url}/health", timeout=patience, trust_env=False).status_code == 200:
+            if _health(server, patience) == httpx.codes.OK:
                 return False
         except httpx.ReadTimeout:
             return False  # it hangs
@@ -100,7 +105,7 @@ def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
             for line in log.readlines():
                 feed(line)
             try:
-                if httpx.get(f"{server.base_url}/health", timeout=5, trust_env=False).status_code == 200:
+                if _health(server, 5) == httpx.codes.OK:
                     return
             except httpx.TransportError:
                 pass  # not listening yet

@@ -22,6 +22,7 @@ from qforge.runtimes.server import Server
 MODEL = "model"  # the name that the server gives what it serves
 QUESTION = "What is the capital of France?"
 ANSWER = 48  # tokens
+ON_EVERY_ROUTE = ("--middleware", "qforge.runtimes.server_key.ServerKey")
 
 # What vLLM says of itself while it starts (kernels/linear/__init__.py, v1/worker, v1/core/kv_cache_utils.py)
 FACTS = {
@@ -61,7 +62,7 @@ def arguments(job: Job, artifact: Path, port: int) -> list[str]:
         **job.engine_args,
     }
     flags = ["--model", str(artifact), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
-    return [*flags, *(flag for name, value in options.items() for flag in flags_of(name, value))]
+    return [*flags, *ON_EVERY_ROUTE, *(flag for name, value in options.items() for flag in flags_of(name, value))]
 
 
 def flags_of(name: str, value: Any) -> list[str]:
@@ -126,8 +127,16 @@ def answer(server: Server, question: str, tokens: int) -> str:
         reply = client.post("/v1/chat/completions", json=chat)
         if reply.status_code == 400 and "chat template" in reply.text:  # a base model: let it continue a text
             reply = client.post("/v1/completions", json={**body, "prompt": "The capital of France is"})
-            return str(reply.raise_for_status().json()["choices"][0]["text"])
-        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+            return str(_choice(server, reply)["text"])
+        return str(_choice(server, reply)["message"]["content"])
+
+
+def _choice(server: Server, reply: httpx.Response) -> Any:
+    """The one answer that was asked for. Raises ServerFailed where the server says something else."""
+    try:
+        return reply.raise_for_status().json()["choices"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise ServerFailed(f"the server's answer is not valid ({reply.text[:120]!r})", server.log) from None
 
 
 def not_language(text: str) -> str | None:

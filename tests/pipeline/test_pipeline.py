@@ -270,7 +270,10 @@ def test_a_judge_behind_an_api_rates_the_answers(
 
 
 def test_without_the_key_it_answers_nobody(kept: tuple[str, str, subprocess.Popen[str]]) -> None:
-    assert httpx.get(f"{kept[0]}/v1/models").status_code == 401
+    for route in ("v1/models", "metrics", "docs", "openapi.json", "health", "version"):
+        assert httpx.get(f"{kept[0]}/{route}").status_code == 401, route
+    assert httpx.post(f"{kept[0]}/tokenize", json={"prompt": "a"}).status_code == 401
+    assert httpx.get(f"{kept[0]}/metrics", headers={"Authorization": f"Bearer {kept[1]}"}).status_code == 200
     assert kept[0].startswith("http://127.0.0.1:")
 
 
