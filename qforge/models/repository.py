@@ -103,8 +103,8 @@ def _siblings(names: Iterable[str]) -> set[str]:
 
 
 def _companion(name: PurePosixPath, code: bool) -> bool:
-    if any(part.startswith(".") for part in name.parts) or name.name == "README.md":
-        return False
+    if name.is_absolute() or any(part.startswith(".") for part in name.parts) or name.name == "README.md":
+        return False  # a server may list any name: none may lead out of the model's folder
     if name.suffix == ".py":
         return code
     if name.parent != PurePosixPath("."):

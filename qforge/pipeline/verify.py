@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge.config.compose import read_job
+from qforge.config.compose import compose, read_job
 from qforge.config.job import Job
+from qforge.config.places import CONF
 from qforge.envs import managed
 from qforge.inspect.artifact import Verified, plan_faults, tensor_faults
 from qforge.json_files import read_json
@@ -21,6 +24,13 @@ from qforge.plan import plan
 from qforge.plan.plan import Plan
 from qforge.store import provenance
 
+STARTS = (
+    "python",
+    "container",
+    "container_args",
+    "args",
+    "environ",
+)  # of a runtime: what decides which code a server runs
 SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint may be apart
 
 
@@ -31,7 +41,7 @@ def verify(request: Job, folder: Path) -> Verified:
     if verified.faults:
         return verified  # what has changed is not read
     try:
-        job = replace(read_job(artifact / "qforge/job.json"), store=request.store)
+        job = _of_others(read_job(artifact / "qforge/job.json"), request)
     except OmegaConfBaseException as error:
         verified.differs.append(
             f"its job.json is of another version of qforge ({error.full_key}: {str(error).splitlines()[0]}), so that only "
@@ -56,6 +66,37 @@ def verify(request: Job, folder: Path) -> Verified:
         verified.faults += _score_faults(run, planned, artifact, request.rescore)
         verified.checked.append(f"the score of {request.rescore} windows of each text")
     return verified
+
+
+def _of_others(job: Job, request: Job) -> Job:
+    """The artifact's own job. Whose artifact it is, nobody knows: which code runs is said by who checks it, never by the job.
+
+    Raises ValueError where scoring again would start what the request does not name.
+    """
+    if request.rescore:
+        asked, ours = _starts(request), _starts(_committed(job))
+        if named := [key for key, value in _starts(job).items() if value not in (asked.get(key), ours.get(key))]:
+            raise ValueError(
+                f"rescore={request.rescore}: the artifact's job has a {named[0]} of its own, which could start anything; if "
+                f"you trust it give the same on the command line (it was runtime={job.runtime.name} hw={job.hw.name})"
+            )
+    model = replace(job.model, trust_remote_code=request.model.trust_remote_code)
+    return replace(job, store=request.store, envs=request.envs, model=model)
+
+
+def _starts(job: Job | None) -> dict[str, Any]:
+    """What of a job decides which code its server runs, by key."""
+    if job is None:
+        return {}
+    return {**{f"runtime.{name}": getattr(job.runtime, name) for name in STARTS}, "hw.args": job.hw.args}
+
+
+def _committed(job: Job) -> Job | None:
+    """A job with the runtime and the hardware of these names as qforge has them; none where it has none that is complete."""
+    try:
+        return compose(CONF, f"runtime={job.runtime.name}", f"hw={job.hw.name}")
+    except (ValueError, OmegaConfBaseException, HydraException):
+        return None
 
 
 def _versions(artifact: Path, job: Job) -> Iterator[str]:

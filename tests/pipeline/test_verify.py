@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support.command import QUICK, Cli, Finished
+from support.jobs import job
 
+from qforge.config.compose import read_job
 from qforge.json_files import read_json, to_json
 from qforge.models.checkpoint import headers
+from qforge.pipeline import verify
 from qforge.store import provenance
 
 
@@ -98,6 +101,40 @@ def test_a_score_that_was_never_measured_is_not_repeated(cli: Cli, rtn: Finished
     done = cli.inside(f"verify={rtn.folder / 'artifact'}", "rescore=2")
     assert done.code == 2
     assert "rescore=2: it has no measured quality; leave rescore out" in done.output
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "key"),
+    [
+        ("runtime", {"python": "/tmp/theirs"}, "runtime.python"),
+        ("runtime", {"environ": {"LD_PRELOAD": "/tmp/theirs.so"}}, "runtime.environ"),
+        ("runtime", {"args": {"tool_parser_plugin": "/tmp/theirs.py"}}, "runtime.args"),
+        ("hw", {"args": {"worker_cls": "theirs.Worker"}}, "hw.args"),
+    ],
+)
+def test_an_artifact_of_others_does_not_say_what_is_started(
+    cli: Cli, forge: Callable[..., Path], place: str, content: dict, key: str
+) -> None:
+    artifact = forge("qforge/job.json", lambda job: job[place].update(content))
+    done = cli.inside(f"verify={artifact}", "rescore=2")
+    assert done.code == 2
+    assert f"rescore=2: the artifact's job has a {key} of its own, which could start anything" in " ".join(
+        done.output.split()
+    )
+
+
+def test_an_artifact_of_others_does_not_say_which_interpreters_run_nor_whose_code_is_trusted(
+    forge: Callable[..., Path], tmp_path: Path
+) -> None:
+    def change(content: dict) -> None:
+        content["envs"] = {"quant": {"python": "/tmp/theirs"}}
+        content["model"]["trust_remote_code"] = True
+
+    theirs = read_job(forge("qforge/job.json", change) / "qforge/job.json")
+    assert theirs.model.trust_remote_code
+    checked = verify._of_others(theirs, job())
+    assert checked.envs == {}
+    assert not checked.model.trust_remote_code
 
 
 @pytest.mark.real
