@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from qforge.config.job import Job
 from qforge.config.places import store_path
 from qforge.console import console
 from qforge.store.freeing import Entry, entries, free
+
+HEADINGS = ("stage", "key", "GB", "linked", "days", "what", "made by")
+NUMBERS = HEADINGS[2:5]
 
 
 def main(arguments: list[str]) -> int:
@@ -55,13 +54,12 @@ def _chosen(entry: Entry, options: argparse.Namespace) -> bool:
 
 
 def _show(chosen: list[Entry]) -> None:
-    table = Table(box=box.SIMPLE)
-    for heading in ("stage", "key", "GB", "linked", "days", "what", "made by"):
-        table.add_column(heading, justify="right" if heading in ("GB", "linked", "days") else "left", overflow="fold")
-    for entry in chosen:
-        sizes = (f"{entry.bytes / 1e9:.3f}", f"{entry.linked / 1e9:.3f}" if entry.linked else "", f"{entry.days:.1f}")
-        table.add_row(entry.stage, entry.key, *sizes, Text(entry.subject), Text(entry.maker))
-    console.print(table)
+    lines = [HEADINGS, *map(_line, chosen)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(HEADINGS, line, widths, strict=True)
+        padded = (cell.rjust(width) if heading in NUMBERS else cell.ljust(width) for heading, cell, width in cells)
+        print("  ".join(padded).rstrip())
     total, linked = (
         (sum(sizes) / 1e9 for sizes in zip(*((e.bytes, e.linked) for e in chosen), strict=True)) if chosen else (0, 0)
     )
@@ -70,10 +68,17 @@ def _show(chosen: list[Entry]) -> None:
     )
 
 
+def _line(entry: Entry) -> tuple[str, ...]:
+    linked = f"{entry.linked / 1e9:.3f}" if entry.linked else ""
+    return (entry.stage, entry.key, f"{entry.bytes / 1e9:.3f}", linked, f"{entry.days:.1f}", entry.subject, entry.maker)
+
+
 def _free(chosen: list[Entry]) -> int:
-    freed = [entry for entry in chosen if free(entry)]
+    freed = []
     for entry in chosen:
-        if entry not in freed:
+        if free(entry):
+            freed.append(entry)
+        else:
             console.print(f"kept: {entry.stage} {entry.key}: a running job uses it", style="yellow")
     size = sum(entry.bytes - entry.linked for entry in freed) / 1e9
     console.print(f"freed {len(freed)} of {len(chosen)} entries, {size:.3f} GB")

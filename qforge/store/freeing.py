@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from qforge.json_files import read_json
 from qforge.store.locks import locked_now
 from qforge.store.results import USED
 
+MADE = "made.json"  # of a result: when, where and by what
 FREED = ".freed"  # taken out, and not removed yet
 UNFINISHED = (".partial", ".download", ".journal", FREED)  # of a job that has not ended, or died
 
@@ -54,21 +56,37 @@ class Entry:
 
 def entries(root: Path) -> list[Entry]:
     """Everything in the store, the largest first."""
-    places = [path for path in root.glob("*/*") if path.suffix in UNFINISHED or (path / "made.json").is_file()]
-    return sorted(map(_entry, places), key=lambda entry: -entry.bytes)
+    now = datetime.datetime.now().timestamp()
+    found = [_entry(path, now) for path in root.glob("*/*")]
+    return sorted(filter(None, found), key=lambda entry: -entry.bytes)
 
 
-def _entry(path: Path) -> Entry:
-    stats = [file.stat() for file in _files(path)]
-    made = path / "made.json"
-    time = (made if made.is_file() else path).stat().st_mtime
-    days = (datetime.datetime.now().timestamp() - time) / 86400
+def _entry(path: Path, now: float) -> Entry | None:
+    """What lies there; none where that is neither a result nor something begun, or has just been taken away."""
+    made = path / MADE
+    try:
+        if not made.is_file() and path.suffix not in UNFINISHED:
+            return None
+        stats = list(_stats(path))
+        time = (made if made.is_file() else path).stat().st_mtime
+        said = read_json(made) if made.is_file() else {}
+    except FileNotFoundError:
+        return None
     linked = sum(stat.st_size for stat in stats if stat.st_nlink > 1)
-    return Entry(path, sum(stat.st_size for stat in stats), linked, days, read_json(made) if made.is_file() else {})
+    return Entry(path, sum(stat.st_size for stat in stats), linked, (now - time) / 86400, said)
 
 
-def _files(path: Path) -> Iterator[Path]:
-    yield from (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+def _stats(path: str | Path) -> Iterator[os.stat_result]:
+    """Of every file below a folder, or of a file. By scandir: a store may have a million."""
+    if not os.path.isdir(path):
+        yield os.stat(path)
+        return
+    with os.scandir(path) as files:
+        for file in files:
+            if file.is_dir(follow_symlinks=False):
+                yield from _stats(file.path)
+            elif file.is_file():
+                yield file.stat()
 
 
 def free(entry: Entry) -> bool:
