@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
 
 from qforge.config import schema
 from qforge.config.places import CONF, option_files
@@ -26,8 +29,7 @@ def refuse(argument: str) -> None:
         raise ValueError(f"{argument}: a key is missing; use key=value, or group=option")
     if name.startswith(OURS):
         raise ValueError(f"{argument}: qforge sets it itself; leave it out")
-    of_plugin = name.startswith(tuple(f"{plugin}." for plugin in PLUGINS))  # which has a schema of its own
-    if key.startswith("+hydra.") and not of_plugin and not schema.kinds(name.removeprefix("hydra."), HydraConf):
+    if key.startswith("+hydra.") and not _known_to_hydra(name):
         raise ValueError(f"{argument}: Hydra has no such key, and nothing would read it; leave it out")
     override = parsed(argument) if key and equals else None
     if override is None:
@@ -43,6 +45,18 @@ def refuse(argument: str) -> None:
         _refuse_options(argument, name, override, values)
     if schema.kinds(name) == (bool,) and any(type(value) is int and value not in (0, 1) for value in values):
         raise ValueError(f"{argument}: is neither true nor false; use {name}=true or {name}=false")
+
+
+def _known_to_hydra(name: str) -> bool:
+    """Whether Hydra has a key of this name, or one of its launchers and sweepers, which have schemas or files of their own."""
+    plugin = next((plugin for plugin in PLUGINS if name.startswith(f"{plugin}.")), None)
+    if plugin is None:
+        return bool(schema.kinds(name.removeprefix("hydra."), HydraConf))
+    key, group = name.removeprefix(f"{plugin}.").partition(".")[0], plugin.replace(".", "/")
+    Plugins.instance()  # has them say what they have
+    store = ConfigStore.instance()
+    schemas = [store.load(f"{group}/{file}").node for file in store.list(group)]
+    return any(key in options for options in [*schemas, *map(OmegaConf.load, option_files(group).values())])
 
 
 def _refuse_options(argument: str, group: str, override: Override, values: list[Any]) -> None:

@@ -17,6 +17,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--experiment", default=Tracking().experiment, help="as tracking.experiment")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
+    if not options.uri.isprintable():
+        parser.error(f"--uri {options.uri!r}: has characters that cannot be printed; remove them")
     for folder in options.folders:
         if not any((folder / name).is_file() for name in RESULTS):
             parser.error(

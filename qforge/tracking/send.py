@@ -23,9 +23,12 @@ PARENT = "mlflow.parentRunId"
 
 
 def asked(config: DictConfig, folder: Path) -> None:
-    """Send what lies in `folder`, where the configuration names a server and the run or sweep came to a row."""
+    """Send what lies in `folder`, where the configuration names a server and the run or sweep came to a row.
+
+    An address that cannot be printed is none: the run was refused for it.
+    """
     uri = OmegaConf.select(config, "tracking.uri")
-    if uri and any((folder / name).is_file() for name in RESULTS):
+    if uri and str(uri).isprintable() and any((folder / name).is_file() for name in RESULTS):
         deliver(str(uri), str(config.tracking.experiment), folder)
 
 

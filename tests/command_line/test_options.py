@@ -40,6 +40,14 @@ from qforge.pipeline.verify import verify
             "a job has one method, and Hydra would mix these; use one of them, or --multirun method=rtn,gptq",
         ),
         ("hydra.callbacks.report=null", "hydra.callbacks.report=null: qforge sets it itself; leave it out"),
+        (
+            "+hydra.launcher.foo=1",
+            "+hydra.launcher.foo=1: Hydra has no such key, and nothing would read it; leave it out",
+        ),
+        (
+            "+hydra.sweeper.foo.bar=1",
+            "+hydra.sweeper.foo.bar=1: Hydra has no such key, and nothing would read it; leave it out",
+        ),
         ("hydra.launcher=null", "hydra.launcher=null: no job runs without one; leave it out"),
         ("+hydra.run.foo=1", "+hydra.run.foo=1: Hydra has no such key, and nothing would read it; leave it out"),
         ("model.random=2", "model.random=2: is neither true nor false; use model.random=true or model.random=false"),
@@ -86,7 +94,7 @@ def test_what_is_left_to_hydra(argument: str) -> None:
         (["exempt.foo.match=[a]"], "exempt.foo: there is no such entry; add it with +exempt.foo=VALUE"),
         (["eval.context=many"], "eval.context=many: Value 'many' of type 'str' could not be converted to Integer; use a "),
         (["hw.vendor=intel"], "; use nvidia or amd or cpu"),
-        (["model.gguf=x"], "; use entries of its own (packages, part, sha256, tie_embeddings), or null"),
+        (["model.gguf=x"], "; use entries of its own (packages, part, sha256, tie_embeddings, turned), or null"),
         (["hydra.run.dir=null"], "hydra.run.dir=null: field 'hydra.run.dir' is not Optional; leave it out for the default"),
         (["+eval.context=3"], "+eval.context: it has a value already; leave out the +, as in eval.context=VALUE"),
         (["~foo"], "~foo: there is no such entry to remove; leave it out"),
