@@ -29,7 +29,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "calib.texts.wikitext.pth=x", "runtime.argz.max_model_len=1", "hw.vendr=cpu", "serve.prot=80", "method.arg.x=1",
         "exempt.lm_head.mach=[a]", "sensitivity.unitt=block", "hydra.foo=1", "hydra.run.dirr=x", "hydra.job.foo=1",
         "hydra.sweep.foo=1", "eval.divergence.top=4", "Model.name=x", "model.Name=x", "plan-only=true", "bench.input-len=4",
-        "eval.long_context.length=[256]", "hydra.launcher.foo=1",
+        "eval.long_context.length=[256]", "hydra.launcher.foo=1", "+hydra.launcher.foo=1", "+hydra.sweeper.foo.bar=1",
     ),
     "a key that is added and that nothing reads": (
         "+foo=1", "++foo=1", "+eval.contxt=1", "+model.gpu=1", "+a.b.c=1", "+eval.texts.wikitext.licens=x", "+hydra.foo=1",

@@ -40,7 +40,7 @@ KINDS = {  # what runs, and which share of the kills it gets
     "calibrated": (("method=gptq", *BRIEF, MADE), 20),
     "sensitivity": (("method=rtn", "exempt=from_sensitivity", "sensitivity.budget_gib=0.0001", "sensitivity.windows=1",
                      "sensitivity.length=64", MADE), 15),
-    "sweep": (("--multirun", "method=rtn,mxfp4", MADE), 20),
+    "sweep": (("--multirun", "method=rtn", "group_size=32,64", MADE), 20),
     "slurm": (("--multirun", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1",
                "method=rtn", "group_size=32,64", MADE), 10),
     "served": (("method=rtn", "eval=quick", "bench=quick"), 5),

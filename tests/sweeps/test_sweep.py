@@ -187,9 +187,9 @@ def test_time_is_counted_once() -> None:
 
 @pytest.mark.real
 def test_after_kill_minus_nine_of_whatever_the_sweep_ends_as_if_nothing_had_been(cli: Cli, rtn: Finished) -> None:
-    """The full one, with servers and twenty kills: benchmarks/kill.py."""
+    """The full one, with servers and twenty kills: benchmarks/faults/death.py."""
     command = [
-        sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills=2", f"--fetched={cli.store}",
+        sys.executable, str(ROOT / "benchmarks/faults/death.py"), "--kills=2", f"--fetched={cli.store}",
         "method=rtn", "exempt=lm_head,boundary", "stages=[quantize,inspect]",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
