@@ -4,10 +4,10 @@
 
 The store and the run's folder lie on an ext4 of their own whose blocks are a file in memory, mounted so that the kernel
 writes nothing by itself for ten minutes (commit=600): the file has what was synced, and nothing else need be there. At
-each moment the run is stopped (SIGSTOP), the file copied and the run goes on; the copy is then mounted, which recovers it
-as after a power cut. In it everything with its final name must be whole: JSON that reads, results with result.json, weights whose bytes
-are those of the same file at the end. Ends with 1 where something is not. `--careless` makes os.fsync do nothing, to show that
-the test can fail.
+each moment the run is stopped (SIGSTOP), the file copied and the run goes on; the copy is then mounted, which recovers
+it as after a power cut. In it everything with its final name must be whole: JSON that reads, and of a result every file,
+with the bytes that it has at the end. Ends with 1 where something is not. `--careless` makes os.fsync do nothing, to show
+that the test can fail.
 """
 
 from __future__ import annotations
