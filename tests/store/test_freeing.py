@@ -69,10 +69,10 @@ def test_the_list_says_what_is_there(tmp_path: Path) -> None:
     small, large = made(tmp_path), made(tmp_path, 2, 5_000_000)
     os.link(large / "weights", tmp_path / "in a run folder")
     lines = command(tmp_path).stdout.splitlines()
-    assert [next(i for i, line in enumerate(lines) if folder.name in line) for folder in (large, small)] == [3, 4]
-    assert lines[3].split()[:5] == ["quantize", large.name, "0.005", "0.005", "0.0"]
-    assert "smollm2_135m, gptq" in lines[3]
-    assert (read_json(large / "made.json")["qforge"]["commit"] or "")[:8] in lines[3]
+    assert [next(i for i, line in enumerate(lines) if folder.name in line) for folder in (large, small)] == [1, 2]
+    assert lines[1].split()[:5] == ["quantize", large.name, "0.005", "0.005", "0.0"]
+    assert "smollm2_135m, gptq" in lines[1]
+    assert (read_json(large / "made.json")["qforge"]["commit"] or "")[:8] in lines[1]
     assert "2 entries, 0.005 GB; 0.005 GB of them are also in run folders" in lines[-1]
 
 
