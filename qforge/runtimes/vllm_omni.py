@@ -47,7 +47,7 @@ def arguments(job: Job, artifact: Path, deploy: Path, port: int) -> list[str]:
     return [
         "serve", str(artifact), "--omni", "--served-model-name", vllm.MODEL, "--host", "127.0.0.1", "--port", str(port),
         "--deploy-config", str(deploy), "--stage-init-timeout", timeout, "--init-timeout", timeout,
-        "--middleware", f"{request_ids.__name__}.{request_ids.Marked.__name__}",
+        "--middleware", f"{request_ids.__name__}.{request_ids.Marked.__name__}", *vllm.ON_EVERY_ROUTE,
     ]  # fmt: skip
 
 

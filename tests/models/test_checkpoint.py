@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qforge.models import checkpoint
+from qforge.models import checkpoint, repository
 from qforge.stages.quantize import copy_companions
 
 A = ("a", {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]})
@@ -156,3 +156,17 @@ def test_buffers_that_loaders_skip_are_left_out() -> None:
     skipped = {"model.layers.0.self_attn.rotary_emb.inv_freq", "h.0.attn.bias", "transformer.h.11.attn.masked_bias"}
     tensors = {name: checkpoint.Tensor("F32", (4,)) for name in (*kept, *skipped)}
     assert checkpoint.without_buffers(tensors).keys() == kept
+
+
+OUTSIDE = (
+    "../additional_chat_templates/x.jinja", "/etc/additional_chat_templates/x.jinja", "/x.py", "../x.py", "../tokenizer.json",
+    "/tokenizer.json", ".git/config.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_leads_out_of_the_models_folder(name: str) -> None:
+    """A hub lists names, and files are written under them."""
+    assert repository.companions({name: 1}, code=True) == []
+    with pytest.raises(ValueError, match="missing: the download is incomplete"):
+        repository.weight_files([name, "model.safetensors"], ["../model.safetensors"], "x")

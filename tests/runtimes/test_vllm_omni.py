@@ -32,7 +32,8 @@ def test_its_own_command_is_started_with_the_file_of_the_plan() -> None:
     options = dict(zip(made[3::2], made[4::2], strict=True))
     assert options["--deploy-config"] == "/d.yaml"
     assert options["--stage-init-timeout"] == options["--init-timeout"] == "1800"
-    assert options["--middleware"] == "qforge.runtimes.request_ids.Marked"
+    parts = [value for name, value in zip(made[3::2], made[4::2], strict=True) if name == "--middleware"]
+    assert parts == ["qforge.runtimes.request_ids.Marked", "qforge.runtimes.server_key.ServerKey"]
 
 
 def test_its_plugins_are_switched_on_and_no_other() -> None:
