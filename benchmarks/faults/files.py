@@ -1,6 +1,7 @@
 """Bad files: seeded faults in artifacts of every layout; which inspect finds, which only a score, which neither.
 
-    .venv/bin/python benchmarks/faults/files.py [--faults 500] [--seed 0] [--layouts int4,...] [--page results/faults.md]
+    .venv/bin/python benchmarks/faults/files.py [--faults 500] [--seed 0] [--layouts int4,...] [--all FILE]
+    .venv/bin/python benchmarks/faults/files.py --read FILE ...     the table of what --all has written
 
 The model is tiny.py's, packed by packing.py. Inspect is what `artifact=... stages=[inspect]` does, with the source at hand.
 The score is the divergence from bf16 on 128 random tokens, by numpy: it finds a fault where that is more than twice the
@@ -183,7 +184,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layouts", default=",".join(LAYOUTS))
     parser.add_argument("--all", type=Path, help="every case as JSON lines")
+    parser.add_argument("--read", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args()
+    if options.read:
+        tell([Case(**json.loads(line)) for file in options.read for line in file.read_text().splitlines()])
+        return 0
     with tempfile.TemporaryDirectory() as top:
         campaign = Campaign(Path(top), options.layouts.split(","))
         refused = {
@@ -197,11 +202,16 @@ def main() -> int:
             if options.all:
                 with options.all.open("a") as stream:
                     stream.write(json.dumps(vars(case)) + "\n")
+    tell(found)
+    return 1 if refused else 0
+
+
+def tell(found: list[Case]) -> None:
+    """The table, and what inspect does not find."""
     print(table(found))
     print(f"\n{sum(case.verified for case in found)} of {len(found)} change what verify=PATH compares")
     missed = Counter((c.fault, c.layout) for c in found if not c.inspected and c.scored)
     print("\n".join(f"only a score: {fault}, {layout}: {count}" for (fault, layout), count in sorted(missed.items())))
-    return 1 if refused else 0
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ def _untouched(tensors: Mapping[str, Stored], plan: Plan, source: Mapping[str, S
     report.add(
         "changed", sorted(set(changed) - {*rounded, *halves}), "not quantized, but their values differ from the source"
     )
-    floats = sorted(n for n in plan.tensors.keys() & tensors.keys() if tensors[n].dtype in FLOATS)
+    kinds = {n: tensors[n].dtype for n in plan.tensors.keys() & tensors.keys()}
+    floats = sorted(
+        n for n, kind in kinds.items() if kind in FLOATS or (n.endswith(".weight") and kind in finite.FIRST_BAD)
+    )
     broken = finite.broken((name, tensors[name]) for name in floats)
     report.checked["floating-point tensors that are finite"] = len(floats) - len(broken)
     report.add("not finite", broken, "NaN or infinity: the output would be garbage")
