@@ -20,6 +20,8 @@ from qforge.envs.process import Environment, StageError
 from qforge.machine.usage import members
 from qforge.runtimes.diagnose import ServerFailed
 
+ILL = 10  # times in a row that a server may say that its engine is dead (503); one of several engines may die before all are up
+
 
 @dataclass
 class Server:
@@ -99,16 +101,20 @@ def free_port(port: int | None) -> int:
 
 
 def _wait(server: Server, seconds: int, feed: Callable[[str], None]) -> None:
-    deadline = time.monotonic() + seconds
+    deadline, ill = time.monotonic() + seconds, 0
     with server.log.open(errors="replace") as log:
         while server.process.poll() is None:
             for line in log.readlines():
                 feed(line)
             try:
-                if _health(server, 5) == httpx.codes.OK:
+                status = _health(server, 5)
+                if status == httpx.codes.OK:
                     return
+                ill = ill + 1 if status == httpx.codes.SERVICE_UNAVAILABLE else 0
             except httpx.TransportError:
                 pass  # not listening yet
+            if ill > ILL:
+                raise ServerFailed("an engine of the server ended while it started", server.log)
             if time.monotonic() > deadline:
                 processes = _processes(server.group)
                 raise ServerFailed(
