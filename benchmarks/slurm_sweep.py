@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import cluster
+from support import cluster
 
 from qforge.json_files import read_json
 from qforge.report.table import verdict_of

@@ -1,7 +1,7 @@
 """Build the documentation: python docs/build.py [mkdocs' options], or make docs. Its first page is then build/site/index.html.
 
-What is written by hand lies in docs/; the reference is drawn from the code, and results/, CONTRIBUTING, CHANGELOG and LOG are
-taken as they are.
+What is written by hand lies in docs/; the reference is drawn from the code, and results/, CONTRIBUTING, CHANGELOG, LOG and SECURITY
+are taken as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ import reference
 
 from qforge.envs import managed
 
-COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "LOG.md": "log.md"}
+COPIED = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "LOG.md": "log.md",
+    "SECURITY.md": "security.md",
+}
+RESULTS = ("README.md", "architectures.md", "faults.md")
 
 
 def gather(folder: Path) -> None:
@@ -31,7 +37,7 @@ def gather(folder: Path) -> None:
     for name, page in COPIED.items():
         shutil.copyfile(ROOT / name, folder / page)
     (folder / "results").mkdir()
-    for file in [*ROOT.glob("results/*.svg"), *(ROOT / "results" / name for name in ("README.md", "architectures.md"))]:
+    for file in [*ROOT.glob("results/*.svg"), *(ROOT / "results" / name for name in RESULTS)]:
         shutil.copyfile(file, folder / "results" / file.name)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from qforge.config.evaluation import Eval
+from qforge.config.job import Vendor
 from qforge.envs.request import Refused
 from qforge.evaluation import stability
 from qforge.evaluation.scorers import Server
@@ -43,6 +44,11 @@ class Chat:
 
     def __init__(self, server: Server, settings: Eval, tokenizer: Any, journal: Path) -> None:
         self.server, self.settings, self.tokenizer = server, settings, tokenizer
+        self.parallel = server.parallel
+        if settings.temperature > 0 and server.request.job.hw.vendor is Vendor.cpu:
+            # vLLM's CPU build ends where it cuts the prompt of a request with a seed into pieces (0.32,
+            # gpu_model_runner.py:3502: its random generator has no offset); one that is alone is read whole
+            self.parallel = 1
         self.special = [token for token in set(tokenizer.all_special_tokens) if len(token) > 2]
         self.answers, self.file, self.writing = _known(journal), journal, threading.Lock()
         self.checked = False
@@ -63,7 +69,7 @@ class Chat:
         from tqdm import tqdm
 
         self.check()
-        with ThreadPoolExecutor(self.server.parallel) as pool:
+        with ThreadPoolExecutor(self.parallel) as pool:
             return list(tqdm(pool.map(self._answer, bodies), total=len(bodies), desc=what))
 
     def shows_tools(self, tools: list[Record]) -> bool:

@@ -231,7 +231,8 @@ tokenizer = SimpleNamespace(
     chat_template="x", all_special_tokens=["<|im_end|>"],
     apply_chat_template=lambda messages, **options: str(messages),
 )
-server = Server(Request(SimpleNamespace(eval=settings), "", {}, server=f"http://127.0.0.1:{port}"))
+job = SimpleNamespace(eval=settings, hw=SimpleNamespace(vendor=None))
+server = Server(Request(job, "", {}, server=f"http://127.0.0.1:{port}"))
 Path(folder, "j").touch()
 chat = Chat(server, settings, tokenizer, Path(folder, "j"))
 found, records = tasks.run(settings, server, tokenizer, chat)
@@ -266,3 +267,11 @@ def test_means_over_seeds_are_by_item() -> None:
     one = {"metrics": {"m": 0.5}, "per_sample": {"m": [1.0, 0.0]}, "samples": 2}
     two = {"metrics": {"m": 1.0}, "per_sample": {"m": [1.0, 1.0]}, "samples": 2}
     assert answered.across([one, two]) == {"metrics": {"m": 0.75}, "per_sample": {"m": [1.0, 0.5]}, "samples": 2}
+
+
+def test_sampling_on_a_cpu_asks_one_at_a_time(api: Api, tmp_path: Path) -> None:
+    """vLLM's CPU build ends where it cuts the prompt of a request with a seed into pieces."""
+    sampled = ("eval.temperature=0.7", "eval.concurrency=4")
+    assert chat(api, tmp_path / "j", "hw=cpu", *sampled).parallel == 1
+    assert chat(api, tmp_path / "j", "hw=h100", *sampled).parallel == 4
+    assert chat(api, tmp_path / "j", "hw=cpu", "eval.temperature=0", "eval.concurrency=4").parallel == 4
