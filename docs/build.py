@@ -1,7 +1,7 @@
 """Build the documentation: python docs/build.py [mkdocs' options], or make docs. Its first page is then build/site/index.html.
 
-What is written by hand lies in docs/; the reference is drawn from the code, and results/, CONTRIBUTING, CHANGELOG, LOG and SECURITY
-are taken as they are.
+What is written by hand lies in docs/; the reference is drawn from the code, and results/ and the files in capitals are taken as
+they are.
 """
 
 from __future__ import annotations
