@@ -48,8 +48,7 @@ class Method:
     formats: dict[str, str] = bounded(factory=dict)
     # of a budget: the values among which method.formats is chosen by what each part of the model loses in each of them
     candidates: list[str] = bounded(factory=list, unique=True)
-    bits: float | None = bounded(
-        None, above=0, at_most=16
-    )  # and what the checkpoint may have per weight, all of it counted
+    # and what the checkpoint may have per weight, all of it counted
+    bits: float | None = bounded(None, above=0, at_most=16)
     # what these methods make; read from conf/method/ by compose.py
     schemes: dict[str, Scheme] = unbounded(factory=dict)
