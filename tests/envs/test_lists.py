@@ -48,7 +48,7 @@ def test_what_torch_s_build_decides_is_not_in_a_list() -> None:
     """Another build asks for other packages, or for none. vLLM's GPU kernels are compiled for one build alone."""
     for name in LISTS:
         cuda = re.findall(r"^nvidia-cu\S+", (ROOT / f"envs/{name}.txt").read_text(), re.M)
-        assert bool(cuda) == (name == "vllm"), cuda
+        assert bool(cuda) == (name in ("vllm", "vllm_omni")), cuda
 
 
 def test_every_stage_environment_says_what_must_import_there() -> None:

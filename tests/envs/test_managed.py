@@ -117,7 +117,10 @@ def test_a_compute_node_makes_no_environment(tiny: Path, monkeypatch: pytest.Mon
 
 
 def test_an_unknown_environment_names_the_known_ones() -> None:
-    known = "auto_gptq, auto_round, autoawq, bitsandbytes, control, dev, docs, gptqmodel, mlflow, quant, vllm, vllm_cpu"
+    known = (
+        "auto_gptq, auto_round, autoawq, bitsandbytes, control, dev, docs, gptqmodel, mlflow, quant, vllm, vllm_cpu, "
+        "vllm_cpu_multimodal, vllm_omni, vllm_omni_cpu"
+    )
     with pytest.raises(ValueError, match=f"env=quantt: no such environment; choose from {known}$"):
         managed.requirements("quantt")
 

@@ -126,7 +126,7 @@ def test_a_task_whose_data_are_not_there_is_refused() -> None:
 
 def test_generated_answers_are_scored_by_the_fields_metrics(both: dict[str, Any]) -> None:
     right, wordy, wrong, longer = both["answers"].values()
-    assert right == pytest.approx({"exact_match": 1, "f1": 1, "rougeL": 1, "bleu": 1})
+    assert right == pytest.approx({"contains": 1, "exact_match": 1, "f1": 1, "rougeL": 1, "bleu": 1})
     assert wordy["f1"] == pytest.approx(0.5), "one of three words is right, and the one that was wanted"
     assert wordy["exact_match"] == 0
     assert set(wrong.values()) == {0.0}
