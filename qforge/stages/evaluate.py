@@ -83,7 +83,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         "tops": tops if job.divergence.windows else None,
         "own_answers": own,
         "tasks": scored_tasks,
-        "asking": _asking(job) if chat else None,
+        "asking": _asking(job) if records else None,
         "long_context": long,
         "stability": stable,
         "chat": rated,
