@@ -25,7 +25,13 @@ from qforge.store.results import code, result
 OPTIONS = "runtime.args"
 # What every vLLM takes, with the types that checks.py has seen to: for these alone no environment is asked
 NUMBERS = ("max_model_len", "tensor_parallel_size", "gpu_memory_utilization")
-PLAIN = (("enforce_eager", "True"), ("enforce_eager", "False"), ("kv_cache_dtype", "auto"))
+PLAIN = (
+    ("enforce_eager", "True"),
+    ("enforce_eager", "False"),
+    ("kv_cache_dtype", "auto"),
+    ("enable_auto_tool_choice", "True"),
+    ("tool_call_parser", "hermes"),
+)
 
 
 @dataclass(frozen=True)
