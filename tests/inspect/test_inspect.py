@@ -151,7 +151,10 @@ def test_another_plan_than_the_one_that_made_it(rtn: Finished, nvfp4: Finished, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda q: q.update(quant_method="gptq"), "quantized by gptq (W4A16_NVFP4), in a layout that is not described here"),
+        (
+            lambda q: q.update(quant_method="gptq"),
+            "quantized by gptq (W4A16_NVFP4), in a layout that is not described here",
+        ),
         (lambda q: q.update(ignore=["lm_head"]), "in bf16 but not ignored: model.layers.0.mlp.down_proj"),
         # ModelOpt's own spelling of "block 2" also means 20 to 29, by vLLM's matcher
         (lambda q: q["ignore"].append("model.layers.2*"), "ignored but packed: model.layers.2.mlp.down_proj"),
