@@ -71,6 +71,11 @@ def recompose(*overrides: str) -> Job:
     return typed(hydra.compose("config", [*own, *overrides]))
 
 
+def committed(*overrides: str) -> Job:
+    """The job of these choices alone, with the configuration that this process was started with."""
+    return typed(hydra.compose("config", list(overrides)))
+
+
 def _overrides() -> list[str]:
     """This process's command line, interpolations as they are."""
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

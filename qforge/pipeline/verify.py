@@ -11,9 +11,8 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from qforge.config.compose import compose, read_job
+from qforge.config.compose import committed, read_job
 from qforge.config.job import Job
-from qforge.config.places import CONF
 from qforge.envs import managed
 from qforge.inspect.artifact import Verified, plan_faults, tensor_faults
 from qforge.json_files import read_json
@@ -24,13 +23,8 @@ from qforge.plan import plan
 from qforge.plan.plan import Plan
 from qforge.store import provenance
 
-STARTS = (
-    "python",
-    "container",
-    "container_args",
-    "args",
-    "environ",
-)  # of a runtime: what decides which code a server runs
+# of a runtime: what decides which code a server runs
+STARTS = ("python", "container", "container_args", "args", "environ")
 SAME_SCORE = 0.005  # of the perplexity: what two ways of scoring one checkpoint may be apart
 
 
@@ -94,7 +88,7 @@ def _starts(job: Job | None) -> dict[str, Any]:
 def _committed(job: Job) -> Job | None:
     """A job with the runtime and the hardware of these names as qforge has them; none where it has none that is complete."""
     try:
-        return compose(CONF, f"runtime={job.runtime.name}", f"hw={job.hw.name}")
+        return committed(f"runtime={job.runtime.name}", f"hw={job.hw.name}")
     except (ValueError, OmegaConfBaseException, HydraException):
         return None
 

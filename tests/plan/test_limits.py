@@ -57,7 +57,8 @@ def test_a_plan_without_such_limits_has_no_such_note() -> None:
 def test_the_engines_options_are_the_hardwares_and_the_users_on_top() -> None:
     made = job("hw=thor", "kv=fp8", "+runtime.args.gpu_memory_utilization=0.7")
     assert made.hw.args == {"gpu_memory_utilization": 0.8}
-    assert made.engine_args == {"kv_cache_dtype": "fp8", "max_model_len": 2048, "gpu_memory_utilization": 0.7}
+    own = {"kv_cache_dtype": "fp8", "quantization": None, "max_model_len": 2048, "gpu_memory_utilization": 0.7}
+    assert made.engine_args == {**made.model.args, **own}
     made.hw.args["max_model_len"], made.runtime.args = 512, {}
     with pytest.raises(ValueError, match=r"eval\.context=1024 needs runtime\.args\.max_model_len > 1024"):
         check(made)
