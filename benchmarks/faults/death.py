@@ -114,7 +114,7 @@ class Runs:
     def rows(self) -> dict[str, dict[str, Any]]:
         """What must not depend on who was killed: plan, weights, scores; by job."""
         jobs = sorted(self.folder.iterdir()) if self.sweep else [self.folder]
-        return {job.name: dict(_facts(job)) for job in jobs if (job / "plan.json").exists()}
+        return {job.name: dict(_facts(job, self.store)) for job in jobs if (job / "plan.json").exists()}
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:
@@ -140,8 +140,8 @@ def _kill(process: psutil.Process) -> str | None:
     return [*ours, *(Path(word).name for word in words[:1]), "unnamed"][0]
 
 
-def _facts(job: Path) -> Iterator[tuple[str, Any]]:
-    yield "plan", (job / "plan.json").read_text()
+def _facts(job: Path, store: Path) -> Iterator[tuple[str, Any]]:
+    yield "plan", (job / "plan.json").read_text().replace(str(store), "")  # in which the model lies
     row = json.loads((job / "row.json").read_text()) if (job / "row.json").exists() else {}
     yield "failed", row.get("failed")
     for file in sorted((job / "artifact").glob("*.safetensors")):
