@@ -213,16 +213,18 @@ def _blocks(copy: Copy) -> None:
 
 @fault("scales of another matrix")
 def _foreign_scales(copy: Copy) -> None:
-    tensors = copy.one()
-    gate = f"{copy.matrix(tensors, 'gate_proj')}.{copy.packed.scales[0]}"
-    tensors[gate] = tensors[gate.replace("gate_proj", "up_proj")]
-    copy.save(tensors)
+    _take_from_up(copy, copy.packed.scales[0])
 
 
 @fault("packed words of another matrix")
 def _foreign_words(copy: Copy) -> None:
+    _take_from_up(copy, copy.packed.codes)
+
+
+def _take_from_up(copy: Copy, name: str) -> None:
+    """Give a gate_proj the tensor `name` of the up_proj beside it."""
     tensors = copy.one()
-    gate = f"{copy.matrix(tensors, 'gate_proj')}.{copy.packed.codes}"
+    gate = f"{copy.matrix(tensors, 'gate_proj')}.{name}"
     tensors[gate] = tensors[gate.replace("gate_proj", "up_proj")]
     copy.save(tensors)
 

@@ -12,7 +12,7 @@ from qforge.envs.lifetime import die_with, end_quietly, importing
 
 if __name__ == "__main__":
     die_with(os.getppid())
-    print(f"process group {os.getpgrp()}", flush=True)  # whose memory is the server's; read by qforge.runtimes.vllm
+    print(f"process group {os.getpgrp()}", flush=True)  # whose memory is the server's; read by qforge.runtimes.server
 end_quietly()
 with importing():
     import vllm.config  # noqa: F401  most of what each of them imports
