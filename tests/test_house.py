@@ -45,6 +45,12 @@ def test_no_file_is_longer_than_it_should_be() -> None:
         assert len(file.read_text().splitlines()) <= 250, file
 
 
+def test_no_file_has_both_sides_of_a_merge() -> None:
+    for file in subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0"):
+        text = (ROOT / file).read_bytes() if (ROOT / file).is_file() else b""
+        assert not re.search(rb"^(<{7}|>{7}) ", text, re.M), file
+
+
 def test_the_stages_import_no_hydra() -> None:
     """They run where Hydra is not installed: so nothing that they import, however far down, may import it."""
     for module in pkgutil.iter_modules(stages.__path__):
