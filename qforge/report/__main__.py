@@ -1,7 +1,7 @@
 """One report of many rows, or one of what changed with the versions that serve:
 
 python -m qforge.report PAGE.html ROW.json ...
-python -m qforge.report watch FOLDER [--page PAGE.html] [--quality PERCENT] [--speed PERCENT]
+python -m qforge.report watch FOLDER [--page PAGE.html] [--quality PERCENT] [--speed PERCENT] [--anew]
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ def watched(arguments: list[str]) -> int:
     parser.add_argument("--page", type=Path, help="to write; watch.html in the folder without it")
     parser.add_argument("--quality", type=float, default=watch.QUALITY, help="percent more perplexity without an alarm")
     parser.add_argument("--speed", type=float, default=watch.SPEED, help="percent fewer tokens/s without an alarm")
+    parser.add_argument("--anew", action="store_true", help="take checkpoints of one recipe and size for one")
     given = parser.parse_args(arguments)
-    found = watch.series(watch.read(given.folder), given.quality, given.speed)
+    found = watch.series(watch.read(given.folder), given.quality, given.speed, given.anew)
     page = given.page or given.folder / "watch.html"
     alarms = [(each, point) for each in found for point in each.points if point.alarm]
     title = f"{given.folder.resolve().name}, over dates and versions"

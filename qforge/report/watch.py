@@ -1,11 +1,13 @@
 """The same checkpoint under one vLLM after another: does it still score and serve as well?
 
 Rows tell of one checkpoint where it was made by one plan (the key of its quantization), lies at one path, or is the original. A
-measure is followed where its conditions are the same: text, windows and context; machine, options, prompt, answer and streams.
+measure is followed where its conditions are the same: KV cache; text, windows and context; machine, options, prompt, answer and
+streams. How much memory the server took decides neither scores nor speed, as long as it holds the load.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,8 @@ from packaging.version import InvalidVersion, Version
 from qforge.json_files import read_json
 from qforge.report.table import Row, name_of
 
-QUALITY, SPEED = 1.0, 5.0  # percent that may be lost before anybody is told
+QUALITY, SPEED = 1.0, 5.0  # percent that may be lost without an alarm
+MEMORY = ("gpu_memory_utilization", "kv_cache_memory_bytes")  # vLLM's options of how much it takes
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,18 @@ def read(folder: Path) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{folder}: no row of a finished run in it; give a folder with row.json files")
 
 
-def series(rows: Iterable[tuple[str, Row]], quality: float = QUALITY, speed: float = SPEED) -> list[Series]:
-    """What was measured more than once. `quality`, `speed`: percent that a later point may lose without an alarm."""
+def series(
+    rows: Iterable[tuple[str, Row]], quality: float = QUALITY, speed: float = SPEED, anew: bool = False
+) -> list[Series]:
+    """What was measured more than once.
+
+    `quality`, `speed`: percent that a later point may lose without an alarm. `anew`: checkpoints of one recipe and size are
+    taken for one, although each row made its own.
+    """
     points: dict[tuple[str, str, str], list[Point]] = {}
     names: dict[str, str] = {}
     for file, row in rows:
-        identity = _identity(row)
+        identity = _recipe(row) if anew else _identity(row)
         names.setdefault(identity, f"{row['model']}, {name_of(row)}")
         for measure, conditions, value, low, high in _measures(row):
             point = Point(row["date"], _version(row), value, low, high, file)
@@ -70,7 +79,13 @@ def series(rows: Iterable[tuple[str, Row]], quality: float = QUALITY, speed: flo
             ordered = sorted(measured, key=lambda p: (p.date, _ordered(p.vllm), p.file))
             least = quality if measure.startswith("perplexity") else speed
             found.append(Series(names[identity], measure, conditions, _alarmed(ordered, measure, least)))
-    return sorted(found, key=lambda s: (not any(p.alarm for p in s.points), s.checkpoint, s.measure))
+    return sorted(found, key=_first)
+
+
+def _first(found: Series) -> tuple[bool, bool, str, str]:
+    """In which order a page has them: alarms, then several versions."""
+    alarmed, versions = any(point.alarm for point in found.points), {point.vllm for point in found.points}
+    return not alarmed, len(versions) == 1, found.checkpoint, found.measure
 
 
 def _alarmed(points: list[Point], measure: str, least: float) -> list[Point]:
@@ -92,6 +107,18 @@ def _identity(row: Row) -> str:
     return str(made or row.get("artifact") or f"{row['model']} {row['method']}")
 
 
+def _recipe(row: Row) -> str:
+    """How the checkpoint is made, as far as a row says it: by its name, its size, and what its command sets."""
+    said = [word for word in shlex.split(row["command"]) if word.startswith(("calib", "method."))]
+    return shlex.join([row["model"], name_of(row), str(row["size"]["bytes"]), *sorted(said)])
+
+
+def _cache(row: Row) -> str:
+    """The KV cache; rows of before 2026-11-29 have its dtype among the engine's options."""
+    kv = row.get("kv") or {"name": row["conditions"]["runtime_args"].get("kv_cache_dtype", "auto")}
+    return f"KV cache {kv['name']}" + (f" per {kv['strategy']}" if kv.get("strategy") else "")
+
+
 def _version(row: Row) -> str:
     measured = row["measured"]
     versions = (measured.get("evaluate") or {}).get("versions") or {}
@@ -108,13 +135,13 @@ def _ordered(version: str) -> Version:
 def _measures(row: Row) -> Iterator[tuple[str, str, float, float, float]]:
     """Name, conditions, value and its range."""
     conditions, machine, measured = row["conditions"], row["machine"], row["measured"]
-    options = [f"{name}={value}" for name, value in sorted(conditions["runtime_args"].items())]
-    where = ", ".join(
-        [*machine["gpus"], f"{machine['cpu']} with {machine['cores']} cores", conditions["runtime"], *options]
-    )
+    arguments = {name: value for name, value in conditions["runtime_args"].items() if name not in MEMORY}
+    options = [f"{name}={value}" for name, value in sorted(arguments.items()) if name != "kv_cache_dtype"]
+    cores = f"{machine['cpu']} with {machine['cores']} cores"
+    where = ", ".join([*machine["gpus"], cores, conditions["runtime"], *options, _cache(row)])
     for name, text in (measured["evaluate"].get("texts") or {}).items():
         content = f" of {text['sha256'][:8]}" if "sha256" in text else ""  # rows of early versions do not say
-        how = f"{text['tokens']} tokens{content}, context {conditions['context']}"
+        how = f"{text['tokens']} tokens{content}, context {conditions['context']}, {_cache(row)}"
         yield f"perplexity of {name}", how, text["perplexity"], text["perplexity"], text["perplexity"]
     bench: dict[str, Any] = measured["bench"]
     for streams, run in (bench.get("runs") or {}).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.rows import ROWS
@@ -41,8 +42,8 @@ def _folders(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
 
 
-def alarms(*rows: dict, **least: float) -> set[str]:
-    found = watch.series([(str(number), row) for number, row in enumerate(rows)], **least)
+def alarms(*rows: dict, **options: Any) -> set[str]:
+    found = watch.series([(str(number), row) for number, row in enumerate(rows)], **options)
     return {each.measure for each in found for point in each.points if point.alarm}
 
 
@@ -81,6 +82,22 @@ def test_another_checkpoint_or_machine_is_not_followed() -> None:
     assert alarms(ROW, another) == set()
     elsewhere = later(speed=0.5, machine={**ROW["machine"], "cores": 96})
     assert alarms(ROW, elsewhere) == set()
+
+
+def test_another_cache_is_not_followed_and_another_share_of_the_memory_is() -> None:
+    in_fp8 = later(perplexity=2, speed=0.5, kv={"name": "fp8", "dtype": "fp8", "strategy": None})
+    assert alarms(ROW, in_fp8) == set()
+    options = {"kv_cache_dtype": "fp8", **ROW["conditions"]["runtime_args"]}  # as earlier rows say it
+    assert alarms(ROW, later(perplexity=2, conditions={**ROW["conditions"], "runtime_args": options})) == set()
+    options = {"gpu_memory_utilization": 0.2, "kv_cache_dtype": "auto", **ROW["conditions"]["runtime_args"]}
+    smaller = later(speed=0.5, conditions={**ROW["conditions"], "runtime_args": options})
+    assert alarms(ROW, smaller) == {f"tokens/s at {streams}" for streams in SPEEDS}
+
+
+def test_checkpoints_that_are_made_anew_are_followed_by_their_recipe_where_one_asks() -> None:
+    anew = later(perplexity=2, quantize={**ROW["quantize"], "key": "another"})
+    assert alarms(ROW, anew, anew=True) == {"perplexity of wikitext"}
+    assert alarms(ROW, {**anew, "command": f"{ROW['command']} calib.sequences=3"}, anew=True) == set()
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
