@@ -85,6 +85,17 @@ def of_version(measurements: Sequence[Measurement], vllm: str) -> list[Measureme
     return [m for m in measurements if _release(m.vllm) == _release(vllm)]
 
 
+def telling(measurements: Sequence[Measurement], vllm: str) -> list[Measurement]:
+    """Those that a plan has room for: of the release that will serve where there are any, and of each model the one that says
+    most."""
+    kept: dict[str, Measurement] = {}
+    for row in of_version(measurements, vllm) or measurements:
+        known = kept.get(row.model)
+        if known is None or len(row.speed) + len(row.perplexity) > len(known.speed) + len(known.perplexity):
+            kept[row.model] = row
+    return list(kept.values())
+
+
 def nearest(measurements: Sequence[Measurement], parameters: int, experts: bool = False) -> list[Measurement]:
     """Those of the model nearest in size, of the same kind, and of the hardware with the most of them: ratios of different
     models, or to bf16 on different hardware, do not compare."""

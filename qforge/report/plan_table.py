@@ -11,10 +11,11 @@ from rich.text import Text
 from qforge.config.job import Job
 from qforge.console import console
 from qforge.plan import support_matrix
-from qforge.plan.evidence import Measurement, of_method, of_version, rows
+from qforge.plan.evidence import Measurement, of_method, of_version, rows, telling
 from qforge.plan.guide import Advice, Choice
 from qforge.plan.loads import loads
 from qforge.plan.plan import Plan
+from qforge.plan.speech import Deployed
 from qforge.plan.support_matrix import How
 from qforge.report.tiers import tiers
 
@@ -44,6 +45,8 @@ def plan(planned: Plan, job: Job) -> None:
     table.add_row("TP", ", ".join(map(str, planned.tensor_parallel)) + " are legal: no head and no group is cut")
     for name, text in _expected(planned, job):
         table.add_row(name, text)
+    if planned.speech:
+        table.add_row("speech", _stages(planned.speech, job))
     table.add_row("judged", _judged(job))
     for name, text in tiers(planned, job):
         table.add_row(name, text)
@@ -118,9 +121,24 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str | Text]]:
                  ("prefill", own.prefill, bf16.prefill)]  # fmt: skip
         rates = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {rates}"))
-    for row in (r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size):
+    measured = [r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size]
+    shown = telling(measured, support_matrix.newest(job.hw))
+    for row in shown:
         lines.append(("measured", Text.assemble(f"{row.numbers}  ", (f"({_source(row, job)})", "dim"))))
+    if rest := len(measured) - len(shown):
+        lines.append(("", Text(f"{rest} more in results/: the same models again, or an older vLLM", style="dim")))
     return lines
+
+
+def _stages(deployed: Deployed, job: Job) -> str:
+    """Where vLLM-Omni's stages run, and what each takes there."""
+    assert job.runtime.speech
+    parts = [
+        f"{name} {stage.need:.2f} GiB on device {', '.join(map(str, stage.devices))} ({stage.utilization:.0%} of it)"
+        for name, stage in deployed.stages.items()
+    ]
+    speech = job.runtime.speech
+    return f"{'; '.join(parts)}; {speech.sequences} answers of {speech.context} tokens and {speech.seconds:g} s of sound"
 
 
 def _source(row: Measurement, job: Job) -> str:

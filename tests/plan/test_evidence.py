@@ -41,3 +41,20 @@ def test_what_an_fp8_cache_lost_is_not_held_against_the_method(tmp_path: Path) -
         kv = {"name": name, "dtype": dtype, "strategy": None}
         (tmp_path / f"{name}.json").write_text(json.dumps({**row, "kv": kv}))
     assert [m.file for m in evidence.judged(tmp_path)] == ["auto.json"]
+
+
+def test_a_plan_shows_of_each_model_the_row_that_says_most_of_the_release_that_will_serve() -> None:
+    rows = [
+        measurement("old", "a", "0.26.0", {1: 2.0, 4: 2.0}),
+        measurement("less", "a", "0.33.0", {1: 1.5}),
+        measurement("more", "a", "0.33.1", {1: 1.5, 4: 1.2}),
+        measurement("other", "b", "0.33.0", {1: 1.1}),
+    ]
+    assert [row.file for row in evidence.telling(rows, "0.33.0")] == ["more", "other"]
+    assert [row.file for row in evidence.telling(rows[:1], "0.33.0")] == ["old"]
+
+
+def measurement(file: str, model: str, vllm: str, speed: dict[int, float]) -> evidence.Measurement:
+    return evidence.Measurement(
+        file, model, "rtn", "int4", 128, "h200", vllm, 10**9, False, speed, least=speed, perplexity={}
+    )
