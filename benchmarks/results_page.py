@@ -387,7 +387,7 @@ def duration(sweep: Path, rows: list[Row]) -> str:
     took, dearest = json.loads(sweep.read_text()), max(rows, key=lambda row: alone(row["time"]))
     return (
         f"The sweep took {took['seconds']:.0f} s; its rows one by one, sharing the model alone, {took['alone']:.0f} s "
-        f"({took['alone'] / took['seconds']:.2f} times as long); the dearest of them, {name_of(dearest)}, "
+        f"({took['alone'] / took['seconds']:.2f} times as long); the slowest of them, {name_of(dearest)}, "
         f"{alone(dearest['time']):.0f} s."
     )
 

@@ -83,7 +83,7 @@ def random_model(folder: Path, shape: Path, size: float) -> Path:
 
 
 def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Quantize in a fresh process, after the same bytes were read and written by nobody else."""
+    """Quantize in a fresh process, after the same bytes were read and written once."""
     job = _job(method, source)
     planned = plan.make(job, source)
     out = source.with_name(f"{source.name}-{method}")

@@ -284,7 +284,7 @@ def errors() -> list[str]:
     known = json.loads(diagnose.PATTERNS.read_text())
     lines = [
         "# vLLM's errors", "",
-        "A server that does not start ends with one of these, found in its log: cause, remedy, and its last words.", "",
+        "A server that does not start ends with one of these, found in its log: cause, remedy, and the last lines of it.", "",
     ]  # fmt: skip
     for each in known:
         words = _cell(each.get("template", each["match"]))

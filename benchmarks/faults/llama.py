@@ -1,4 +1,4 @@
-"""A Llama by numpy, and its checkpoint read by nobody's code but this: what a score says of a damaged artifact."""
+"""A Llama by numpy, and its checkpoint read by no other code: what a score says of a damaged artifact."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Spoken:
     questions: str = line(MISSING)  # a file with a question per line
     limit: int = bounded(MISSING, at_least=1)  # questions
     tokens: int = bounded(MISSING, at_least=1)  # of text that an answer may have
-    # of an API that writes down what it hears (OpenAI's audio/transcriptions), up to and with /v1; none: nobody listens
+    # of an API that writes down what it hears (OpenAI's audio/transcriptions), up to and with /v1; none: not transcribed
     recognizer: str | None = line(None)
     recognizer_model: str = line(MISSING)  # its name there
 
@@ -91,7 +91,7 @@ class Eval:
     windows: int = bounded(MISSING, at_least=1)  # windows per text
     divergence: Divergence = field(default_factory=Divergence)
     own_answers: OwnAnswers = field(default_factory=OwnAnswers)
-    # task names of lm-eval, YAML files of ours, or JSON Lines of anybody's questions
+    # task names of lm-eval, YAML files of ours, or JSON Lines of the user's questions
     tasks: list[str] = bounded(factory=list, unique=True)
     task_data: str | None = line(None)  # folder with the data of our task files; none: beside them
     limit: int | None = bounded(None, at_least=1)  # samples per task

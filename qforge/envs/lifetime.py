@@ -26,9 +26,9 @@ def importing() -> Iterator[None]:
 
 
 def end_quietly() -> None:
-    """Nothing on stderr once Python and all exit handlers have had their say.
+    """Nothing on stderr once Python and all exit handlers have written theirs.
 
-    nanobind, behind Triton, takes what gc.freeze keeps for leaks: its list would be the last words of every log.
+    nanobind, behind Triton, takes what gc.freeze keeps for leaks: its list would be the end of every log.
     """
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))  # registered first, so it comes last
 

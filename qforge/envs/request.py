@@ -62,4 +62,4 @@ def stage(work: Callable[[Request], dict[str, Any]]) -> None:
         Path(request.out, "failed.txt").write_text(str(failure))
         sys.exit(FAILED)
     finally:
-        gc.freeze()  # nobody needs the libraries taken apart at the end
+        gc.freeze()  # the libraries need not be taken apart at the end

@@ -55,7 +55,7 @@ def run_stage(
 
 @contextmanager
 def _ending_with(server: subprocess.Popen[bytes] | None, child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End `child` when the server has ended. Part of it may linger, and lets those who have asked it wait for ever."""
+    """End `child` when the server has ended. Part of it may linger, and lets those who have asked it wait without end."""
     done = threading.Event()
 
     def watch() -> None:

@@ -7,7 +7,7 @@ a run that is killed, or has more questions, asks only what has not been answere
 - looping: more than half of its 4-grams have been there before, or it is the same few words (stability.py)
 - empty: no text, and no function is called
 - template: a special token of the tokenizer stands in it as text, so the template or the end of the answer is broken
-- tool_call: it holds the beginning of a call that the server's parser made nothing of
+- tool_call: it holds the beginning of a call that the server's parser did not understand
 - no_room: the prompt does not fit into the context; nothing was answered. A budget of which only a part fits is shortened
   by the server, and ends as cut_off
 """

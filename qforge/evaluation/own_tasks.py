@@ -1,4 +1,4 @@
-"""Tasks made of anybody's questions (questions.py): asked in chat or, of a base model, as a text to go on with; and scored."""
+"""Tasks made of the user's questions (questions.py): asked in chat or, of a base model, as a text to go on with; and scored."""
 
 from __future__ import annotations
 

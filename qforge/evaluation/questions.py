@@ -1,4 +1,4 @@
-"""Questions of anybody's own: a file of JSON Lines, each a question and what its answer is held against.
+"""Questions of the user's own: a file of JSON Lines, each a question and what its answer is held against.
 
     {"question": "Which port does the service listen on?", "answer": "8443"}
 

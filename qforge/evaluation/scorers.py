@@ -120,7 +120,7 @@ class Server:
         }
 
     def context(self) -> int:
-        """The tokens that a prompt and its answer may have, where nobody has set them: as the server says."""
+        """The tokens that a prompt and its answer may have, where they are not set: as the server says."""
         return int(self.client.get("/v1/models").raise_for_status().json()["data"][0]["max_model_len"])
 
 

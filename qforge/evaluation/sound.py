@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH = 2  # bytes of a sample
 FULL = 2**15
-SILENT_DBFS = -60.0  # RMS about the mean in dB of full scale, below which nobody hears speech
+SILENT_DBFS = -60.0  # RMS about the mean in dB of full scale, below which no speech is heard
 CLIPPED = 0.05  # of all samples at full scale, above which it is a square wave
 # a code sounds a step after it is made, and code2wav cuts its ends (ran: of 50 codes 93,525 samples, as many as of 48.7)
 CODES_APART = 2
@@ -72,7 +72,7 @@ def described(sound: Sound) -> dict[str, float]:
 
 
 def faults(sound: Sound, codes: int | None, samples_per_code: int) -> list[str]:
-    """What is wrong, each in a few words. `codes`: steps of the talker that it was made of; none where nobody says."""
+    """What is wrong, each in a few words. `codes`: steps of the talker that it was made of; none where they are not known."""
     found = []
     if (sound.rate, sound.channels, sound.width) != (RATE, 1, WIDTH):
         bits = 8 * sound.width

@@ -1,4 +1,4 @@
-"""Tasks, scored by lm-eval: any of its own by name, and task files of ours for machines without a hub; and anybody's questions.
+"""Tasks, scored by lm-eval: any of its own by name, task files of ours for machines without a hub, and the user's questions.
 
 A task file (data/tasks/*.yaml) names one of lm-eval's own under `include`, relative to lm_eval/tasks, and says where the
 data are instead; prompts, targets, metrics and filters are then lm-eval's by construction. A file of questions (questions.py)

@@ -1,4 +1,4 @@
-"""Check experiments before anybody measures them.
+"""Check experiments before they are measured.
 
     python -m qforge.experiments conf/experiment/x.yaml ...
 

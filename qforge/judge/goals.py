@@ -35,13 +35,13 @@ def judge(
 
 
 def not_judged(reason: str) -> Results:
-    """verdict.json of what nobody has judged."""
+    """verdict.json of what was not judged."""
     nothing = {"verdict": "not_measured", "criteria": []}
     return {**nothing, "sound": nothing, "goals": {}, "says": f"not judged: {reason}"}
 
 
 def word(row: Results) -> str:
-    """What quality says of a row: sound, unsound or undecided; of one that nobody judged not_judged."""
+    """What quality says of a row: sound, unsound or undecided; of one that was not judged not_judged."""
     return WORDS[row["sound"]["verdict"]] if row["goals"] or row["sound"]["criteria"] else "not_judged"
 
 
@@ -151,7 +151,7 @@ def _sentence(found: Results) -> str:
 
 
 def _goals(goals: Results) -> Iterator[str]:
-    """What it is good for, what not, and what nobody knows, of a checkpoint that is sound or may be."""
+    """What it is good for, what not, and what is not known, of a checkpoint that is sound or may be."""
     by_verdict: dict[str, list[Results]] = {}
     for name, goal in goals.items():
         own = verdict.overall({c["verdict"] for c in goal["criteria"]})

@@ -1,4 +1,4 @@
-"""Metrics of answers that were lost, told from chance (paired.py)."""
+"""Metrics of answers that were lost, beyond chance (paired.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qforge.judge.comparison import Comparison, Results, main_metric
 
 
 def answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
-    """Drop of the task's main metric in points, told from chance by McNemar's test or the bootstrap, and Holm's correction."""
+    """Drop of the task's main metric in points, beyond chance by McNemar's test or the bootstrap, with Holm's correction."""
     for name, task in measured["evaluate"]["tasks"].items():
         if (metric := main_metric(task)) is None:
             continue
@@ -20,7 +20,7 @@ def answers(criterion: Criterion, measured: Results, baseline: Results) -> Itera
 
 
 def broken_answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
-    """More answers in chat with a fault (cut off, looping, empty ...) than of bf16, in points, by task, told from chance."""
+    """More answers in chat with a fault (cut off, looping, empty ...) than of bf16, in points, by task, beyond chance."""
     for name, task in measured["evaluate"]["tasks"].items():
         if "asked" in task:
             sides = (task, baseline["evaluate"]["tasks"][name])

@@ -71,7 +71,7 @@ class Packer:
 
     @contextmanager
     def _queue(self) -> Iterator[None]:
-        """On a GPU, a queue that nobody else has meanwhile: copies wait for no other thread's kernels."""
+        """On a GPU, a queue that no other thread has meanwhile: copies wait for no other thread's kernels."""
         if self.device.type == "cpu":
             yield
             return

@@ -20,7 +20,7 @@ class Core:
 
     at: str  # before the names of its decoder: "model.language_model."
     head: str | None  # its output matrix; none where that is the embedding
-    kind: str | None  # the model_type of the causal model; none where nobody was asked yet
+    kind: str | None  # the model_type of the causal model; none where transformers was not asked yet
     splits: bool = False  # whether its checkpoint has experts one by one that the source has in one tensor
 
     def inside(self, name: str) -> str | None:

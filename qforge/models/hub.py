@@ -31,7 +31,7 @@ class File:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision names one state of the repository for ever, as a branch or a tag does not."""
+    """Whether a revision always names the same state of the repository, as a branch or a tag does not."""
     return bool(revision and COMMIT.fullmatch(revision))
 
 

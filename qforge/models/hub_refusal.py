@@ -25,8 +25,8 @@ class Unreachable(ValueError):
 def asking(hub: str, revision: str | None) -> Iterator[None]:
     """Questions about the repository `hub`. Raises ValueError in place of the library's errors; Unreachable without an answer.
 
-    The hub's rules: without a token, missing and private repositories are one answer (401 RepoNotFound), so that nobody
-    can find out what exists; with one, a missing repository and a private one of others are too (404).
+    The hub's rules: without a token, missing and private repositories are one answer (401 RepoNotFound), so that what
+    exists is not disclosed; with one, a missing repository and a private one of others are too (404).
     """
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, SafetensorsParsingError

@@ -88,7 +88,7 @@ def _fp8_block(weight: Tensor, scale: Tensor, height: int, width: int) -> Kind |
 
 
 def _block(quantization: dict[str, Any]) -> tuple[int, int]:
-    """The sides of FP8's blocks, as transformers or compressed-tensors names them; zeros where nobody does."""
+    """The sides of FP8's blocks, as transformers or compressed-tensors names them; zeros where neither does."""
     groups = [weights.get("block_structure") for weights in quantization_config.weights_of(quantization)]
     for sides in (quantization.get("weight_block_size"), *groups):
         if isinstance(sides, list) and len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):

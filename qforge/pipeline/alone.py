@@ -29,9 +29,9 @@ def alone(run: Run) -> Iterator[None]:
 
 def locks(job: Job, environ: Mapping[str, str]) -> list[tuple[str, bool]]:
     """What a measurement locks, and whether with others: every GPU that it may use, and the machine, which jobs on different
-    GPUs share. A job on the CPU has the machine by itself, and so has one of whose GPUs nobody can tell which they are.
+    GPUs share. A job on the CPU has the machine by itself, and so has one whose GPUs cannot be told.
 
-    Everybody takes them in this order, so that no two wait for each other.
+    All take them in this order, so that no two wait for each other.
     """
     variables = {**environ, **job.runtime.environ}
     if job.hw.vendor is Vendor.nvidia:

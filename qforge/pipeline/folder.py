@@ -35,7 +35,7 @@ def clear(folder: Path, texts: Iterable[str], pattern: re.Pattern[str] = OF_RUN)
     """Remove what an earlier run left in the same folder: nothing old may look like a result of this one.
 
     `texts` are all values of the configuration. Raises ValueError where one of them names what would be removed, and
-    where `artifact` is nobody's artifact: then nothing is removed.
+    where `artifact` is not known to be a run's: then nothing is removed.
     """
     if not folder.is_dir():
         return

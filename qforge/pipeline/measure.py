@@ -78,7 +78,7 @@ def write_results(run: Run, results: dict[str, Any]) -> None:
 
 
 def _seen(job: Job, text: Text) -> dict[str, Any] | None:
-    """What calibration has seen of a text; none where the method looks at none, or nobody knows what a given one had."""
+    """What calibration has seen of a text; none where the method looks at none, or a given checkpoint's is not known."""
     if not job.reads_text or job.artifact:
         return None
     kinds = {calibration_text.kind for calibration_text in job.calib.texts.values()}

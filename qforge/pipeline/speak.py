@@ -35,7 +35,7 @@ LEAST = (
 def speak(run: Run, plan: Plan, artifact: Path, texts: Mapping[str, str] | None) -> dict[str, Any]:
     """speak.json: what the checkpoint says aloud; its sound lies beside it as speech-N.wav.
 
-    `texts`: the greedy answers of plain vLLM in text, by question; none where nobody asked it. Raises StageError where the
+    `texts`: the greedy answers of plain vLLM in text, by question; none where it was not asked. Raises StageError where the
     answers are not those: then vLLM-Omni has loaded another model than vLLM, whatever it sounds like.
     """
     job = run.job

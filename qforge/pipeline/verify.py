@@ -63,7 +63,7 @@ def verify(request: Job, folder: Path) -> Verified:
 
 
 def _of_others(job: Job, request: Job) -> Job:
-    """The artifact's own job. Whose artifact it is, nobody knows: which code runs is said by who checks it, never by the job.
+    """The artifact's own job. Its author is not known: which code runs is said by who checks it, never by the job.
 
     Raises ValueError where scoring again would start what the request does not name.
     """

@@ -46,7 +46,7 @@ def deliver(wanted: Publish, folder: Path) -> int:
 
 
 def objection(folder: Path) -> str | None:
-    """Why the artifact of a run should not be in anybody's hands; none where it is sound and its gate holds, if that must."""
+    """Why the artifact of a run should not be published; none where it is sound and its gate holds, if that must."""
     row = read_json(folder / "row.json")
     if goals.word(row) != "sound":
         return str(row["says"])

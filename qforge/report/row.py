@@ -155,7 +155,7 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
-    """What a reader might take for granted and nobody looked at."""
+    """What a reader might take for granted and was not measured."""
     evaluate, bench = measured["evaluate"], measured["bench"]
     for name in ("evaluate", "bench", "divergence"):
         if why := measured.get(name, {}).get("not_measured"):
@@ -175,7 +175,7 @@ def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
             yield "conversation: no judge rated its answers"
         yield f"other kinds of text than {' and '.join(text['kind'] for text in evaluate['texts'].values())}"
     if spoken := measured.get("speak"):
-        told = spoken.get("not_measured") or "nobody judged how it sounds: listen to it in the report"
+        told = spoken.get("not_measured") or "how it sounds was not judged: listen to it in the report"
         yield f"speech: {told}"
     if "runs" in bench:
         yield f"speed on other hardware than {job.hw.name}, beyond {max(bench['runs'], key=int)} concurrent requests, and at \

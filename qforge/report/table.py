@@ -61,7 +61,7 @@ def is_baseline(row: Row) -> bool:
 
 
 def verdict_of(row: Row) -> str:
-    """The verdict as people see it: of what was judged, whether it is sound; what bf16 is, nobody has judged."""
+    """The verdict as people see it: of what was judged, whether it is sound; bf16 itself is not judged."""
     if is_baseline(row):
         return "baseline"
     return goals.word(row) if "sound" in row else str(row["verdict"])

@@ -1,5 +1,5 @@
 """The server's key on every route. vLLM asks for it below /v1, /v2, /inference and /cohere alone
-(entrypoints/serve/middleware/authenticate.py in 0.32), so that /metrics, /docs, /tokenize and /invocations answered anybody.
+(entrypoints/serve/middleware/authenticate.py in 0.32), so that /metrics, /docs, /tokenize and /invocations needed none.
 
 Imported by vLLM, in other people's environments too: nothing but the standard library.
 """

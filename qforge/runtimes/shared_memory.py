@@ -9,7 +9,7 @@ from pathlib import Path
 from qforge.machine.usage import members
 
 FOLDER = Path("/dev/shm")
-BUFFERS = "psm_"  # how Python names segments that nobody names: buffers between the processes of an engine
+BUFFERS = "psm_"  # how Python names segments that are given no name: buffers between the processes of an engine
 
 
 def held(group: int) -> set[Path]:

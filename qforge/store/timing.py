@@ -38,5 +38,5 @@ class Time:
 
 
 def alone(summary: dict[str, dict[str, float]]) -> float:
-    """Seconds that a row would have cost by itself, with nothing there but the model and nobody in the way."""
+    """Seconds that a row would have cost by itself, with nothing there but the model and no other job waited for."""
     return sum(seconds for way in ("spent", "saved") for stage, seconds in summary[way].items() if stage != "fetch")
