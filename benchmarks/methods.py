@@ -34,8 +34,13 @@ from qforge.report.table import verdict_of
 
 OUT = ROOT / "outputs" / "methods"
 MODEL = "smollm2_135m_turned"  # off the grid of its 4-bit file
-INT4 = ["rtn", "gptq", "gptqmodel", "auto_gptq", "awq", "gptqmodel_awq", "autoawq", "autoround"]
-NVFP4 = ["nvfp4", "nvfp4_llmc", "nvfp4_four_over_six", "nvfp4_mse", "nvfp4_gptq", "nvfp4_hessian", "nvfp4_w4a4"]
+INT4 = [
+    "rtn", "rtn_mse", "rtn_imatrix", "gptq", "gptqmodel", "auto_gptq", "awq", "gptqmodel_awq", "autoawq", "autoround",
+]  # fmt: skip
+NVFP4 = [
+    "nvfp4", "nvfp4_llmc", "nvfp4_llmc_mse", "nvfp4_llmc_imatrix", "nvfp4_four_over_six", "nvfp4_mse", "nvfp4_gptq",
+    "nvfp4_hessian", "nvfp4_w4a4",
+]  # fmt: skip
 METHODS = [
     "bf16", *[f"{method}/32" for method in INT4], *NVFP4, "bnb_nf4", "mxfp4", "rtn/64", "gptq/64", "fp8", "w8a8",
 ]  # fmt: skip

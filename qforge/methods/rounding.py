@@ -1,7 +1,7 @@
 """A method's rounding to nearest, without a checkpoint: a matrix -> what would be stored of it, as bf16 again.
 
-Methods that look at no data store exactly this. GPTQ and AWQ round the same way to the same format, but choose what they
-round by looking at data.
+Methods that stream store exactly this. GPTQ and AWQ round the same way to the same format, but choose what they round by
+looking at data; an observer that searches (MSE, importance matrix) rounds by other scales than the largest weight's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ def recipe(method: Method) -> dict[str, Any]:
             f"method={method.name}: sensitivity rounds by llm-compressor's recipes and to ModelOpt's NVFP4; use method=rtn, "
             "fp8 or nvfp4_llmc to measure it"
         )
-    return scheme
+    groups = {name: _by_the_largest(group) for name, group in scheme.get("config_groups", {}).items()}
+    return {**scheme, "config_groups": groups} if groups else scheme
+
+
+def _by_the_largest(group: Any) -> Any:
+    """A config group without its observer: by default scales are the largest weight's, which can be computed row by row."""
+    weights = group.get("weights") if isinstance(group, dict) else None
+    if not weights:
+        return group
+    return {**group, "weights": {key: weights[key] for key in weights if key not in ("observer", "observer_kwargs")}}
 
 
 def rounding(method: Method, group_size: int | None) -> Round:

@@ -11,6 +11,7 @@ from support.jobs import job
 
 from qforge.envs import managed
 from qforge.inspect.inspect import inspect
+from qforge.inspect.rows import READERS, of
 from qforge.json_files import read_json
 from qforge.models import quantization_config
 from qforge.models.checkpoint import headers, write_config
@@ -22,7 +23,10 @@ def source(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("tiny") / "source", {**DENSE, "num_hidden_layers": 3}, model, files=1)
 
 
-BY_LLM_COMPRESSOR = ("nvfp4_gptq", "nvfp4_w4a4", "fp8_block")  # the streamed ones: test_streaming.py
+SEARCHED = {"rtn": ("rtn_mse", "rtn_imatrix"), "nvfp4_llmc": ("nvfp4_llmc_mse", "nvfp4_llmc_imatrix")}
+BY_LLM_COMPRESSOR = (  # of those that stream test_streaming.py has more
+    "nvfp4_gptq", "nvfp4_w4a4", "fp8_block", *SEARCHED, *SEARCHED["rtn"], *SEARCHED["nvfp4_llmc"],
+)  # fmt: skip
 BY_MODELOPT = ("nvfp4", "nvfp4_mse", "nvfp4_four_over_six", "nvfp4_hessian")
 
 
@@ -109,6 +113,26 @@ def test_a_search_for_scales_finds_better_ones(source: Path, made: dict[str, Pat
     assert squared["nvfp4_mse"] < 0.9 * squared["nvfp4_four_over_six"] < 0.81 * squared["nvfp4"]
     sizes = original["model.layers.1.input_layernorm.weight"].read().astype(np.float32)
     assert ((lost["nvfp4_hessian"] * sizes) ** 2).sum() < 0.9 * ((lost["nvfp4_mse"] * sizes) ** 2).sum()
+
+
+@pytest.mark.parametrize(("plain", "searched"), SEARCHED.items())
+def test_an_observer_that_searches_finds_better_scales_of_the_same_bytes(
+    source: Path, made: dict[str, Path], plain: str, searched: tuple[str, str]
+) -> None:
+    """By |e|^2.4; with the importance matrix by that where an input counts by its square, which the norm's weight decides."""
+    original, name = headers(source), "model.layers.1.self_attn.q_proj"
+    weight = original[f"{name}.weight"].read().astype(np.float32)
+    norm = original["model.layers.1.input_layernorm.weight"].read().astype(np.float32)
+    read = READERS[job(f"method={plain}").method.format]
+    lost = {
+        method: np.abs(read(of(name, headers(made[method])), np.arange(len(weight)), weight.shape[1]) - weight) ** 2.4
+        for method in (plain, *searched)
+    }
+    mse, imatrix = searched
+    assert lost[mse].sum() < 0.95 * lost[plain].sum()
+    assert (lost[imatrix] * norm**2).sum() < 0.97 * (lost[mse] * norm**2).sum()
+    sizes = {method: {n: t.nbytes for n, t in headers(made[method]).items()} for method in lost}
+    assert sizes[plain] == sizes[mse] == sizes[imatrix]
 
 
 def unpacked(artifact: Path, name: str) -> np.ndarray:

@@ -251,5 +251,8 @@ def test_a_rule_that_waits_changes_nothing_and_the_plan_says_so() -> None:
 
 
 def test_methods_that_round_alike_share_a_measurement() -> None:
-    assert recipe(job("method=gptq").method) == recipe(job("method=rtn").method)
+    for method in ("gptq", "rtn_mse", "rtn_imatrix"):
+        assert recipe(job(f"method={method}").method) == recipe(job("method=rtn").method)
+    for method in ("nvfp4_gptq", "nvfp4_llmc_mse", "nvfp4_llmc_imatrix"):
+        assert recipe(job(f"method={method}").method) == recipe(job("method=nvfp4_llmc").method)
     assert recipe(job("method=awq").method) != recipe(job("method=rtn").method)
