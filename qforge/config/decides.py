@@ -32,7 +32,7 @@ DECIDES = {
     "model.processor.folder": NOTHING,  # its content is in the key of fetch
     "model.architecture": PLAN,  # and, of a random model, its content is in the key of fetch
     "model.structure": NOTHING,  # the key of what it says
-    "model.trust_remote_code": "fetch calibrate quantize kv_scales sensitivity serve evaluate",
+    "model.trust_remote_code": "fetch calibrate quantize kv_scales sensitivity serve evaluate handed",
     "model.args": "serve",
     "model.caution": NOTHING,
     "model.base": NOTHING,

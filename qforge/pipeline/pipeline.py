@@ -17,6 +17,7 @@ from qforge.pipeline import (
     baseline,
     budget,
     fetch,
+    handed,
     preflight,
     same_cache,
     sensitivity,
@@ -160,6 +161,8 @@ def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, against: Base
     measured = measure(run, planned, checkpoint, own_answers_of(run, beside[2]) if beside else None)
     size = planned.bytes if planned.simulated else tensor_bytes(checkpoint)
     measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
+    if states := handed.handed(run, planned, checkpoint, source):
+        measured["handed"] = states
     if against is None:
         return measured, None, goals.not_judged(_why_not(run.job))
     other, stored, reference = beside or against_what(run, source, against)

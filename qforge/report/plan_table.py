@@ -138,7 +138,9 @@ def _stages(deployed: Deployed, job: Job) -> str:
         for name, stage in deployed.stages.items()
     ]
     speech = job.runtime.speech
-    return f"{'; '.join(parts)}; {speech.sequences} answers of {speech.context} tokens and {speech.seconds:g} s of sound"
+    return (
+        f"{'; '.join(parts)}; {speech.sequences} answers of {speech.context} tokens and {speech.seconds:g} s of sound"
+    )
 
 
 def _source(row: Measurement, job: Job) -> str:

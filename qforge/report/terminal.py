@@ -49,6 +49,8 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         answers = result["answers"]
         first, factor = (median(a[key] for a in answers) for key in ("first_sound_seconds", "real_time_factor"))
         return f"{len(answers)} answers, first sound after {first:.2f} s, real-time factor {factor:.2f}"
+    if stage == "handed":
+        return f"cosine {result['mean']:.4f}, at least {result['least']:.4f}, after {result['layer']} blocks"
     runs = {c: median(r["output_throughput"] for r in repeats) for c, repeats in result["runs"].items()}
     return ", ".join(f"{rate:.0f} tokens/s at {c}" for c, rate in runs.items())
 

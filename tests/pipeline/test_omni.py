@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from support.command import ROOT, Cli, Finished
+from support.jobs import job
 
 from qforge.envs import managed
+from qforge.envs.request import Request
 from qforge.json_files import read_json
 from qforge.models.checkpoint import headers
 
@@ -69,6 +71,19 @@ def test_each_engine_reads_its_list_of_exempted_modules_right(omni_rtn: Finished
     assert read == {
         f"modules of thinker and talker that {engine} builds by the list": n for engine, n in engines.items()
     }
+
+
+def test_what_the_talker_is_handed_is_compared_with_the_sources(omni: Path, omni_rtn: Finished, tmp_path: Path) -> None:
+    made = job("model=qwen3_omni_tiny", "method=rtn", "runtime=vllm_omni")
+    request = Request(made, str(tmp_path), {"source": str(omni), "artifact": str(omni_rtn.folder / "artifact")})
+    request.write(tmp_path / "request.json")
+    command = [managed.managed("quant").python, "-m", "qforge.stages.handed", tmp_path / "request.json"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    found = read_json(tmp_path / "result.json")
+    assert (found["layer"], found["tokens"]) == (2, 168)
+    assert 0 < found["least"] < found["mean"] < 1
+    assert found["mean"] > 0.8  # rounding, and no other weights
+    assert not (tmp_path / "unpacked").exists()
 
 
 @pytest.mark.real
