@@ -109,6 +109,7 @@ DECIDES = {
     "runtime.args": "serve",
     "runtime.environ": "serve probe",
     "runtime.start_timeout": NOTHING,
+    "runtime.timed": NOTHING,
     "runtime.speech.env": NOTHING,  # its packages
     "runtime.speech.devices": "speak",
     "runtime.speech.context": "speak",

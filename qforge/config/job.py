@@ -99,6 +99,7 @@ class Runtime:
     args: dict[str, Any] = unbounded(factory=dict)  # the engine's own options, under its own names
     environ: dict[str, str] = unbounded(factory=dict)  # variables of its processes
     start_timeout: int = bounded(MISSING, at_least=1)  # seconds until the server must answer
+    timed: bool = False  # of transformers: whether its own generate() is timed, too; servers always are
     speech: Speech | None = None  # what lets the model speak, beside the engine that scores its text
 
 

@@ -13,7 +13,7 @@ from qforge.envs.request import API_KEY, Failed, Refused, Request
 from qforge.evaluation import garbage, unpacked
 from qforge.evaluation.perplexity import beginning
 from qforge.evaluation.tokenizer import load
-from qforge.models.auto_class import automatic
+from qforge.models.auto_class import opened
 from qforge.runtimes.vllm import MODEL
 
 if TYPE_CHECKING:
@@ -131,14 +131,12 @@ class Transformers:
     parallel = 1
 
     def __init__(self, request: Request) -> None:
-        with importing():
-            import torch
-            from transformers import AutoConfig
-
         self.artifact, self.job = request.inputs["artifact"], request.job
-        trusted = self.job.model.trust_remote_code
-        opens = automatic(AutoConfig.from_pretrained(self.artifact, trust_remote_code=trusted))
-        self.model = opens.from_pretrained(self.artifact, dtype=torch.bfloat16, trust_remote_code=trusted).eval()
+        with importing():
+            import torch  # noqa: F401  most of what opening takes
+            import transformers  # noqa: F401
+
+        self.model = opened(self.artifact, self.job.model.trust_remote_code)
         self.unpacked: dict[str, float] | None = unpacked.compare(self.model, Path(self.artifact))
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:

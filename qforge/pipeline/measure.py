@@ -135,18 +135,27 @@ def _keys(job: Job, plan: Plan, checkpoint: Any, own: Path | None = None) -> dic
         "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
     }  # fmt: skip
     evaluated |= {"own_answers": hashlib.sha256(own.read_bytes()).hexdigest()} if own else {}
-    benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code("qforge.stages.bench")}
+    benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code(f"qforge.stages.{_timing(job)}")}
     keys = {"serve": served, "evaluate": evaluated, "bench": benched}
     if plan.speech:
         keys[TEXTS] = {"served": key_of(served), "job": decided_by(job, TEXTS), "questions": speak.questions(job)}
     return keys
 
 
+def _timing(job: Job) -> str:
+    """The stage that times: a server's clients, or the library itself."""
+    return "generate" if job.runtime.engine is Engine.transformers else "bench"
+
+
 def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
     if stage not in (*job.stages, TEXTS):
         return f"stages={job.stages} leaves it out"
-    if job.runtime.engine is Engine.transformers and stage != "evaluate":
-        return "runtime=transformers does not serve; speed is measured through vLLM only"
+    if (
+        job.runtime.engine is Engine.transformers
+        and stage != "evaluate"
+        and not (stage == "bench" and job.runtime.timed)
+    ):
+        return "runtime=transformers does not serve; speed is measured through vLLM, or without a server by runtime.timed=true"
     if job.runtime.engine is Engine.vllm and "serve" not in job.stages:
         return f"stages={job.stages} leaves serve out, and runtime={job.runtime.name} measures through the server"
     if stage == "evaluate" and job.model.speed_only:
@@ -198,5 +207,12 @@ def _build(
         more |= {"asked": str(journal(run, keys["serve"]))} if server else {}
         more |= {"own_answers": str(own)} if own else {}
     with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:
-        run.stage(stage, where, out, line.feed, server, inputs={"artifact": str(artifact), **more})
+        run.stage(
+            _timing(run.job) if stage == "bench" else stage,
+            where,
+            out,
+            line.feed,
+            server,
+            inputs={"artifact": str(artifact), **more},
+        )
         line.note = terminal.headline(stage, read_json(out / "result.json"))

@@ -18,7 +18,7 @@ from qforge.json_files import write_json, write_text
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS
 from qforge.plan import support_matrix
-from qforge.report import baseline, curve, figures, ranks, reasons, single, table, voices
+from qforge.report import baseline, curve, engines, figures, ranks, reasons, single, table, voices
 from qforge.report.table import Row, Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -40,7 +40,7 @@ def html(file: Path, rows: list[Row]) -> Table:
         whole=[row for row in rows if not row.get("failed")], details=DETAILS,
         spoken=partial(voices.spoken, folder=file.parent, embedded=len(rows) == 1),
         counts=Counter(map(table.verdict_of, rows)).most_common(),
-        same=table.same(rows), best=ranks.best(columns),
+        engines=engines.compared(rows), same=table.same(rows), best=ranks.best(columns),
         cautions=dict.fromkeys(row["caution"] for row in rows if row.get("caution")),
         data=Markup(json.dumps(figures.data(columns), separators=(",", ":")).replace("<", "\\u003c")),
     )  # fmt: skip

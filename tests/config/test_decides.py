@@ -31,6 +31,7 @@ STAGES = {
     "probe",
     "texts",
     "speak",
+    "handed",
 }
 
 
