@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,5 +193,6 @@ def _end(folder: Path, how: str, why: str, code: int, debug: bool) -> int:
         traceback.print_exc()
     separator = ";" if how == "interrupted" else ":"
     console.print(f"{how}{separator} {why}", style="yellow" if how == "interrupted" else "bold red")
-    unfinished.leave(folder, "failed" if how == "interrupted" else how, f"{how}{separator} {why}")
+    with suppress(OSError):  # a disk that is full has no room for the row either, and that was said
+        unfinished.leave(folder, "failed" if how == "interrupted" else how, f"{how}{separator} {why}")
     return code

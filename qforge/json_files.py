@@ -67,6 +67,9 @@ def write_json(file: Path, content: Any) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write `text` whole or not at all: neither a killed run nor a power cut leaves anything that looks finished."""
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="") as stream:  # line ends as they are
-        stream.write(text)
-    appear(partial, file)
+    try:
+        with partial.open("w", newline="") as stream:  # line ends as they are
+            stream.write(text)
+        appear(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)  # where the disk is full

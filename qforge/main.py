@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
+import locale
 import os
 import shlex
 import sys
@@ -39,6 +41,7 @@ exit_codes: list[int] = []
 
 def main() -> int:
     """Run what the command line says; 0 done, 1 failed, 2 refused, 3 a required gate does not hold, 130 interrupted."""
+    _speak_utf8()
     program, *arguments = sys.argv
     if arguments == ["--version"]:
         print(version())
@@ -58,7 +61,8 @@ def main() -> int:
     except OSError as error:
         if exit_codes or (arguments and arguments[0] in COMMANDS):
             raise
-        print(f"refused: hydra.run.dir: {error}; give a folder that can be created", file=sys.stderr)
+        fix = "free some space" if error.errno == errno.ENOSPC else "give a folder that can be created"
+        print(f"refused: hydra.run.dir: {error}; {fix}", file=sys.stderr)
         return 2
     except SystemExit as error:  # argparse has printed what it refused, or a callback has
         return int(error.code or 0) if exit_codes or not error.code else 2
@@ -86,6 +90,15 @@ def _run_hydra(config: DictConfig) -> int:
         send.asked(config, Path(folder))
         exit_codes[-1] = exit_codes[-1] or publish.asked(config, Path(folder))
     return exit_codes[-1]
+
+
+def _speak_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding (LC_ALL=C, ISO 8859): files and names are UTF-8
+    everywhere, and what a run starts inherits it."""
+    if sys.flags.utf8_mode or locale.getencoding().lower() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # -I and -E do not read the variable
 
 
 def version() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import runpy
 import sys
@@ -90,3 +91,11 @@ class Place:
             if Path(base) == self.folder:
                 folders.remove("runs")
             yield from (os.path.relpath(os.path.join(base, name), self.folder) for name in names)
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """sha256 of each file of weights in the artifact of a run's folder."""
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted((folder / "artifact").glob("*.safetensors"))
+    }

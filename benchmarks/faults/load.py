@@ -1,9 +1,11 @@
 """Load: a store of 100,000 results listed and freed, a report of 10,000 rows, 16 jobs at once on one store.
 
-    .venv/bin/python benchmarks/faults/load.py [--results 100000] [--rows 10000] [--jobs 16] [--model FOLDER]
+    .venv/bin/python benchmarks/faults/load.py [--results 100000] [--rows 10000] [--jobs 16] [--hosts 0] [--model FOLDER]
 
-Prints seconds of each. The rows are the committed ones (results/*.json), again and again under other names; the jobs quantize
-tiny.py's model by one method in one store and each say which result it was: ends with 1 where one was made twice.
+Prints seconds of each; none of what has the count 0. The rows are the committed ones (results/*.json), again and again under
+other names; the jobs quantize tiny.py's model by one method in one store, inspect what was made, and each say which result it
+was: ends with 1 where one was made twice. With `--hosts 4` the jobs are spread over so many hosts whose store is on a network
+file system (hosts.py), as root; then a host dies while its job quantizes, and a job on another must come to the same result.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import command  # first: it puts the checkout on sys.path
+from hosts import Host
+from hosts import hosts as hosts_of
 
+WAITS = 3.0  # seconds that the job beside it has to come to the lock
 PROGRAM = (sys.executable, str(command.ROOT / "run.py"))
 
 
@@ -74,32 +79,46 @@ def of_report(top: Path, count: int) -> None:
     print(f"    {(top / 'page.html').stat().st_size / 1e6:.1f} MB")
 
 
-def of_jobs(top: Path, count: int, model: Path | None) -> int:
-    """So many jobs at once. Returns how many results were made more than once."""
-    if model is None:
-        model = top / "model"
-        tiny = Path(__file__).with_name("tiny.py")
-        subprocess.run([command.ROOT / ".venvs/quant/bin/python", tiny, model], check=True)
-    job = [
-        "model=local",
-        "model.name=tiny",
-        f"model.path={model}",
-        "method=rtn",
-        "stages=[quantize,inspect]",
-        f"store={top}/jobs",
-    ]
-    with timed(f"{count} jobs at once"):
+def of_jobs(top: Path, count: int, model: Path, hosts: list[Host]) -> int:
+    """So many jobs at once, on these hosts in turn, or here. Returns 1 where a result was made more than once."""
+    store = hosts[0].shared / "store" if hosts else top / "jobs"
+    with timed(f"{count} jobs at once{f' on {len(hosts)} hosts' if hosts else ''}"):
         running = [
-            subprocess.Popen([*PROGRAM, *job, f"hydra.run.dir={top}/run/{number}"], stdout=subprocess.DEVNULL)
+            start(job(model, store, top / f"run/{number}"), hosts[number % len(hosts)] if hosts else None)
             for number in range(count)
         ]
         codes = [process.wait() for process in running]
     logs = list((top / "run").glob("*/quantize.log"))
-    made = {
-        json.dumps(json.loads((top / f"run/{number}/quantize.json").read_text())["made"]) for number in range(count)
-    }
+    folders = [top / f"run/{number}" for number in range(count)]
+    made = {json.dumps(json.loads((folder / "quantize.json").read_text())["made"]) for folder in folders}
     print(f"    exit codes {sorted(set(codes))}, {len(logs)} quantized, {len(made)} result")
     return int(set(codes) != {0} or len(logs) != 1 or len(made) != 1)
+
+
+def of_dead_host(top: Path, model: Path, hosts: list[Host]) -> int:
+    """The first host dies while its job quantizes; one on the second waits for it. Returns 1 where that one does not end."""
+    store, begun = hosts[0].shared / "other", hosts[0].shared.parent / "disk/other/quantize"
+    process = start(job(model, store, top / "dead"), hosts[0])
+    while process.poll() is None and not list(begun.glob("*.partial")):
+        time.sleep(0.05)
+    other = start(job(model, store, top / "other"), hosts[1])
+    time.sleep(WAITS)
+    hosts[0].die()
+    process.wait()
+    with timed("a host died while it quantized; the next one"):
+        code = other.wait()
+    left = [file.name for file in begun.glob("*.partial")]
+    print(f"    exit code {code}, {len(list(begun.glob('*/result.json')))} result, {len(left)} half ones left")
+    return int(code != 0 or bool(left) or not (top / "other/quantize.log").exists())
+
+
+def job(model: Path, store: Path, folder: Path) -> list[str]:
+    source = ["model=local", "model.name=tiny", f"model.path={model}"]
+    return [*source, "method=rtn", "stages=[quantize,inspect]", f"store={store}", f"hydra.run.dir={folder}"]
+
+
+def start(overrides: list[str], host: Host | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*(host.enter if host else []), *PROGRAM, *overrides], stdout=subprocess.DEVNULL)
 
 
 def main() -> int:
@@ -107,12 +126,24 @@ def main() -> int:
     parser.add_argument("--results", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--jobs", type=int, default=16)
+    parser.add_argument("--hosts", type=int, default=0)
     parser.add_argument("--model", type=Path, help="a folder that tiny.py has made")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="qforge-load-") as top:
-        of_store(Path(top), options.results)
-        of_report(Path(top), options.rows)
-        return of_jobs(Path(top), options.jobs, options.model)
+    with tempfile.TemporaryDirectory(prefix="qforge-load-") as folder, ExitStack() as stack:
+        top = Path(folder)
+        if options.results:
+            of_store(top, options.results)
+        if options.rows:
+            of_report(top, options.rows)
+        if not options.jobs:
+            return 0
+        model = options.model or top / "model"
+        if not model.is_dir():
+            tiny = Path(__file__).with_name("tiny.py")
+            subprocess.run([command.ROOT / ".venvs/quant/bin/python", tiny, model], check=True)
+        hosts = stack.enter_context(hosts_of(top / "network", options.hosts)) if options.hosts else []
+        code = of_jobs(top, options.jobs, model, hosts)
+        return code | of_dead_host(top, model, hosts) if len(hosts) > 1 else code
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from qforge.config.evaluation import Eval
 from qforge.config.job import Vendor
 from qforge.envs.request import Refused
 from qforge.evaluation import stability
-from qforge.evaluation.scorers import Server
+from qforge.evaluation.scorers import HUNG, Server, content_of
 from qforge.runtimes.vllm import MODEL, not_language
 
 FAULTS = ("cut_off", "looping", "empty", "template", "tool_call", "no_room")
 TOKENS = 256  # of an answer, where neither eval.answer_tokens nor the task says; lm-eval's own default
+SLOWEST = 2.0  # seconds for each token that an answer may have, after which the server hangs; no answer here took a tenth of it
 CALL = re.compile(r"<tool_call>|<function=|\[TOOL_CALLS\]|<\|python_tag\|>")  # how calls begin in the common formats
 NO_ROOM = re.compile(r"maximum (context|model) length")
 
@@ -129,7 +130,7 @@ class Chat:
         return {**answer, "faults": faults(answer, self.special)}
 
     def _asked(self, body: Record) -> Record:
-        reply = self.server.client.post("/v1/chat/completions", json=body, timeout=None)
+        reply = self.server.post("/v1/chat/completions", body, HUNG + body["max_tokens"] * SLOWEST)
         if reply.status_code == 400 and NO_ROOM.search(reply.text):
             return {"text": "", "thoughts": None, "calls": [], "finish": "no_room", "tokens": 0}
         if reply.status_code == 400 and "--enable-auto-tool-choice" in reply.text:
@@ -137,7 +138,7 @@ class Chat:
                 "eval.tasks: the server parses no tool calls; give the parser of this model, for instance "
                 "+model.args.enable_auto_tool_choice=true +model.args.tool_call_parser=hermes"
             )
-        content = reply.raise_for_status().json()
+        content = content_of(reply)
         choice = content["choices"][0]
         message = choice["message"]
         return {

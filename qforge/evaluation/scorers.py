@@ -17,7 +17,10 @@ from qforge.models.auto_class import opened
 from qforge.runtimes.vllm import MODEL
 
 if TYPE_CHECKING:
+    import httpx
     from numpy.typing import NDArray
+
+HUNG = 900.0  # seconds without an answer after which the server hangs; a prompt of 32k tokens took minutes on two CPU cores
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,22 @@ class Server:
         self.url, self.key, self.request = request.server, os.environ[API_KEY], request
         self.parallel = request.job.eval.concurrency
         headers = {"Authorization": f"Bearer {self.key}"}
-        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=900)
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=HUNG)
+
+    def post(self, path: str, body: dict[str, Any], seconds: float = HUNG) -> httpx.Response:
+        """What it answers, errors too. Raises Failed where it answers nothing for so many seconds."""
+        import httpx
+
+        try:
+            return self.client.post(path, json=body, timeout=seconds)
+        except httpx.TimeoutException:
+            raise Failed(f"the server hangs: it has answered nothing to {path} for {seconds:g} s") from None
 
     def _ask(self, **body: Any) -> Any:
-        reply = self.client.post("/v1/completions", json={"model": MODEL, "temperature": 0, **body})
+        reply = self.post("/v1/completions", {"model": MODEL, "temperature": 0, **body})
         if reply.status_code >= 400 and "not JSON compliant" in reply.text:  # vLLM's words for a NaN in its own answer
             raise Failed(f"the model is garbage: the server's log probabilities are NaN; {self.origin(body['prompt'])}")
-        return reply.raise_for_status().json()["choices"][0]
+        return content_of(reply)["choices"][0]
 
     def score(self, window: list[int], top_k: int = 0) -> Scored:
         import numpy as np
@@ -99,12 +111,12 @@ class Server:
     def chat(self, messages: list[dict[str, str]], tokens: int) -> str:
         """The model's greedy answer to a conversation. Raises Refused where it has no chat template."""
         body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": tokens}
-        reply = self.client.post("/v1/chat/completions", json=body)
+        reply = self.post("/v1/chat/completions", body)
         if reply.status_code == 400 and "chat template" in reply.text:
             raise Refused(
                 "eval.judge: this model has no chat template, so it cannot chat; leave eval.judge.base_url out"
             )
-        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+        return str(content_of(reply)["choices"][0]["message"]["content"])
 
     def for_lm_eval(self) -> tuple[Any, Any]:
         os.environ["OPENAI_API_KEY"] = self.key
@@ -122,6 +134,16 @@ class Server:
     def context(self) -> int:
         """The tokens that a prompt and its answer may have, where they are not set: as the server says."""
         return int(self.client.get("/v1/models").raise_for_status().json()["data"][0]["max_model_len"])
+
+
+def content_of(reply: httpx.Response) -> dict[str, Any]:
+    """What an answer of OpenAI's API says. Raises httpx.HTTPStatusError for an error, Failed where it has no choice."""
+    try:
+        content: dict[str, Any] = reply.raise_for_status().json()
+        content["choices"][0]
+    except (ValueError, LookupError, TypeError):
+        raise Failed(f"the server's answer to {reply.url.path} is none of OpenAI's API: {reply.text[:100]!r}") from None
+    return content
 
 
 class Transformers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from support.checkpoints import in_quant
 from support.jobs import job
 
 from qforge.config.evaluation import Eval
-from qforge.envs.request import API_KEY, Request
+from qforge.envs.request import API_KEY, Failed, Request
 from qforge.evaluation import answered, mt_bench, own_tasks
 from qforge.evaluation.asking import Chat, faults
 from qforge.evaluation.scorers import Server
@@ -63,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.sent.append(body)
         said = self.server.says.get(body["messages"][-1]["content"], {})
+        time.sleep(said.get("seconds", 0))
+        if "garbage" in said:
+            return self._send(200, said["garbage"])
         if "error" in said:
             return self._reply(400, {"error": {"message": said["error"]}})
         message = {
@@ -75,9 +79,12 @@ class Handler(BaseHTTPRequestHandler):
         return self._reply(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
 
     def _reply(self, code: int, content: Any) -> None:
+        self._send(code, json.dumps(content))
+
+    def _send(self, code: int, text: str) -> None:
         self.send_response(code)
         self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
+        self.wfile.write(text.encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -275,3 +282,21 @@ def test_sampling_on_a_cpu_asks_one_at_a_time(api: Api, tmp_path: Path) -> None:
     assert chat(api, tmp_path / "j", "hw=cpu", *sampled).parallel == 1
     assert chat(api, tmp_path / "j", "hw=h100", *sampled).parallel == 4
     assert chat(api, tmp_path / "j", "hw=cpu", "eval.temperature=0", "eval.concurrency=4").parallel == 4
+
+
+@pytest.mark.parametrize("text", ["<html>502 Bad Gateway</html>", '{"choices": []}', "[]", '{"error": null}', ""])
+def test_a_server_that_answers_garbage_is_called_so(api: Api, tmp_path: Path, text: str) -> None:
+    asks, api.says["q"] = chat(api, tmp_path / "j"), {"garbage": text}
+    with pytest.raises(Failed, match="the server's answer to /v1/chat/completions is none of OpenAI's API: "):
+        asks.ask([asks.body([{"role": "user", "content": "q"}], 0)], "x")
+    assert not (tmp_path / "j").read_text(), "it is no answer that a later run would find"
+
+
+def test_a_server_that_hangs_is_not_waited_for_for_ever(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks, api.says["q"] = chat(api, tmp_path / "j"), {"seconds": 0.5}
+    monkeypatch.setattr("qforge.evaluation.asking.HUNG", 0.1)
+    monkeypatch.setattr("qforge.evaluation.asking.SLOWEST", 0.001)
+    with pytest.raises(Failed, match="the server hangs: it has answered nothing to /v1/chat/completions for"):
+        asks.ask([asks.body([{"role": "user", "content": "q"}], 0)], "x")
