@@ -6,16 +6,14 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-from omegaconf import open_dict
 
-if TYPE_CHECKING:
-    from qforge.sweeps import slurm
+from hydra_plugins.qforge.tasks import composed
 
 KILL_WAIT = 3600  # seconds; longer than KillWait and GraceTime are anywhere
 
@@ -36,7 +34,10 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
         from qforge.sweeps import slurm
 
         try:
-            tasks = [self._task(initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides)]
+            tasks = [
+                composed(self.hydra_context, self.config, list(overrides), number)
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ]
             slurm.prepare(tasks)
             state = Singleton.get_state()
             arguments = [(task.overrides, "hydra.sweep.dir", task.number, str(task.number), state) for task in tasks]
@@ -68,14 +69,3 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]  # of hydra's own, untyped
             time.sleep(KILL_WAIT)
             raise RuntimeError(f"SLURM sent SIGTERM, and {KILL_WAIT} s later the job was still running")
         return returned
-
-    def _task(self, number: int, overrides: list[str]) -> slurm.Task:
-        """The job of these overrides, composed."""
-        from qforge.sweeps.slurm import Task
-
-        config: Any = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        with open_dict(config):
-            config.hydra.job.num = number
-            folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
-            del config["hydra"]
-        return Task(number, list(filter_overrides(overrides)), config, folder)

@@ -121,6 +121,7 @@ DECIDES = {
     "serve.keep": NOTHING,
     "serve.port": NOTHING,
     "serve.api_key": NOTHING,
+    "serve.shared": NOTHING,  # as load on the machine
     "eval.name": NOTHING,
     "eval.texts.*.path": "evaluate",  # and the text
     "eval.texts.*.kind": "evaluate",  # stands in the result

@@ -108,6 +108,7 @@ class Serve:
     keep: bool = False  # serve until Ctrl-C instead of measuring
     port: int | None = bounded(None, at_least=1, at_most=65535)  # none: a free one
     api_key: str | None = line(None)  # ${oc.env:NAME}; none: a random one, printed with the curl line
+    shared: bool = False  # beside other jobs' servers on its devices, which only what is timed has by itself
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from time import monotonic
 
 from qforge.config.job import Job, Vendor
@@ -18,11 +19,42 @@ from qforge.store.locks import locked
 @contextmanager
 def alone(run: Run) -> Iterator[None]:
     """Wait until no other job that shares the store measures on a device of this one, and keep them off."""
+    with _held(run, beside=False):
+        yield
+
+
+@contextmanager
+def whole(run: Run) -> Iterator[None]:
+    """For everything that a server is started for: alone, but where it shares its devices, which takes them step by step."""
+    with nullcontext() if run.job.serve.shared else alone(run):
+        yield
+
+
+@contextmanager
+def step(run: Run, timed: bool = False) -> Iterator[None]:
+    """Of a job that shares its devices one step: beside the steps of other such jobs, or, where it is `timed`, alone."""
+    with _held(run, beside=not timed) if run.job.serve.shared else nullcontext():
+        yield
+
+
+@contextmanager
+def same(run: Run, key: str) -> Iterator[None]:
+    """Wait until no other job measures the same checkpoint in the same way: then its results are there."""
+    started = monotonic()
+    with locked(run.store.root / f"measuring-{key}.lock", waiting=lambda: print_waiting("the same measurement")):
+        run.time.waited += monotonic() - started
+        yield
+
+
+@contextmanager
+def _held(run: Run, beside: bool) -> Iterator[None]:
     started = monotonic()
     with ExitStack() as held:
         for name, shared in locks(run.job, os.environ):
             file = run.store.root / f"measuring-{socket.gethostname()}-{name}.lock"
-            held.enter_context(locked(file, shared, lambda: print_waiting("the devices of this machine")))
+            waiting = partial(print_waiting, "the devices of this machine")
+            # a server that began in a step lives on, and holds nothing while others are timed
+            held.enter_context(locked(file, shared or beside, waiting, left=not run.job.serve.shared))
         run.time.waited += monotonic() - started
         yield
 

@@ -23,6 +23,7 @@ from qforge.models.checkpoint import headers
 from qforge.models.formats import FORMATS, MIXED
 from qforge.models.parts import Part
 from qforge.pipeline import calibrate, core, fetch, kv_scales, unpack
+from qforge.pipeline.alone import step
 from qforge.pipeline.folder import RESULTS
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.plan import experts
@@ -156,7 +157,7 @@ def _quantized(run: Run, plan: Plan, source: Path) -> Path:
 
     def build(out: Path) -> None:
         where = interpreters.named(method.env or QUANT_ENV, run.job)
-        with progress_line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
+        with step(run), progress_line("quantize", f"{method.name} ({len(plan.quantized)} matrices)") as line:
             run.stage(
                 "quantize", where, out, line.feed, inputs=inputs, exempt=plan.ignore, kept=kept, simulate=plan.simulated,
                 processes=processes, core=plan.core,

@@ -9,6 +9,7 @@ from qforge.config.job import Job
 from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.json_files import read_json
+from qforge.pipeline.alone import step
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.store.results import code, result
 
@@ -33,7 +34,7 @@ def measure(run: Run, source: Path, calibration: Path) -> Path:
 
     def build(out: Path) -> None:
         where = interpreters.named(QUANT_ENV, run.job)
-        with progress_line("kv_scales", "keys and values of the bf16 model") as line:
+        with step(run), progress_line("kv_scales", "keys and values of the bf16 model") as line:
             inputs = {"source": str(source), "calibration": str(calibration)}
             run.stage("kv_scales", where, out, line.feed, inputs=inputs)
             line.note = f"{read_json(out / 'result.json')['scales']} scales of keys and values"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from qforge.evaluation import answered, contamination, divergence, tasks
 from qforge.json_files import read_json, write_json
 from qforge.machine import identity, usage
 from qforge.pipeline import calibrate, speak
-from qforge.pipeline.alone import alone
+from qforge.pipeline.alone import same, step, whole
 from qforge.pipeline.asked import journal, own_answers_names
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
@@ -45,20 +45,25 @@ def measure(run: Run, plan: Plan, artifact: Path, own: Path | None = None) -> di
     results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := _left_out(run.job, plan, name))}
     stages = [name for name in asked if name not in results]
     keys = _keys(run.job, plan, run.fingerprint(artifact), own) if stages else {}
-    folders = {name: run.store.find(name, keys[name]) for name in stages}
-    missing = [name for name, folder in folders.items() if folder is None]
-    for name, folder in folders.items():
-        if folder:
-            run.reuse(name, folder, run.job.method.name)
-            results[name] = result(folder)
-    if missing:
-        environment = interpreters.of_runtime(run.job)
-        with alone(run), _maybe_server(run, plan, artifact, environment, keys, missing) as server:
+    with ExitStack() as held:
+        if None in _known(run, keys, stages).values():
+            held.enter_context(same(run, key_of(keys["serve"])))
+        folders = _known(run, keys, stages)
+        missing = [name for name, folder in folders.items() if folder is None]
+        for name, folder in folders.items():
+            if folder:
+                run.reuse(name, folder, run.job.method.name)
+                results[name] = result(folder)
+        if missing:
+            environment = interpreters.of_runtime(run.job)
+            held.enter_context(whole(run))
+            server = held.enter_context(_maybe_server(run, plan, artifact, environment, keys, missing))
             for name in missing:
                 build = partial(_build, run, plan, name, artifact, environment, keys, server, own)
-                results[name] = result(run.get(name, keys[name], build, run.job.method.name))
-    elif "serve" in stages:
-        run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
+                with step(run, timed=name == "bench"):
+                    results[name] = result(run.get(name, keys[name], build, run.job.method.name))
+        elif "serve" in stages:
+            run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
     if "evaluate" in stages:
         results["evaluate"]["kv"] = _other_kv(run, plan, artifact)
         if answers := answered.read(run.store.root / "evaluate" / results["evaluate"]["key"]):
@@ -69,6 +74,11 @@ def measure(run: Run, plan: Plan, artifact: Path, own: Path | None = None) -> di
         text["seen"] = _seen(run.job, run.job.eval.texts[name])
     write_results(run, results)
     return results
+
+
+def _known(run: Run, keys: dict[str, Any], stages: list[str]) -> dict[str, Path | None]:
+    """What the store has of `stages`."""
+    return {name: run.store.find(name, keys[name]) for name in stages}
 
 
 def write_results(run: Run, results: dict[str, Any]) -> None:
@@ -171,7 +181,9 @@ def _maybe_server(
 ) -> Iterator[Server | None]:
     """A server, if the runtime has one and no other job has measured what is missing while this one waited."""
     if run.job.runtime.engine is Engine.vllm and any(run.store.find(name, keys[name]) is None for name in missing):
-        with server(run, plan.emulated, artifact, environment) as running:
+        with ExitStack() as until_done:
+            with step(run):
+                running = until_done.enter_context(server(run, plan.emulated, artifact, environment))
             run.time.spend(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", running.facts["start_seconds"])
             yield running
     else:

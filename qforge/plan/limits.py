@@ -24,6 +24,12 @@ def notes(job: Job) -> list[str]:
 def _exceeded(job: Job) -> Iterator[tuple[str, str]]:
     """The stage, and what is wrong for it."""
     limit, served = job.engine_args.get("max_model_len"), job.runtime.engine is Engine.vllm
+    if served and job.serve.shared and "kv_cache_memory_bytes" not in job.engine_args:
+        yield (
+            "serve",
+            "serve.shared=true: vLLM would take all that is free for its KV cache, and leave the others none; give "
+            "+runtime.args.kv_cache_memory_bytes=BYTES, and a gpu_memory_utilization that is free when it starts",
+        )
     yield from (("evaluate", fault) for fault in _settings(job, served))
     if served and limit is not None:
         yield from (("evaluate", fault) for fault in _evaluation(job, limit))

@@ -12,8 +12,11 @@ HELD: set[int] = set()  # descriptors of the locks held here: a child that inher
 
 
 @contextmanager
-def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock on `file`; calls `waiting` if another process has it. It ends with the last process that holds it."""
+def locked(
+    file: Path, shared: bool = False, waiting: Callable[[], None] = lambda: None, left: bool = True
+) -> Iterator[None]:
+    """Hold a lock on `file`; calls `waiting` if another process has it. It ends with the last process that holds it; without
+    `left` with the block, whatever process that began in it lives on."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -27,6 +30,8 @@ def locked(file: Path, shared: bool = False, waiting: Callable[[], None] = lambd
         yield
     finally:
         HELD.discard(descriptor)
+        if not left:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

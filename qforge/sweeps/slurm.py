@@ -13,49 +13,31 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from hydra.core.utils import JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from submitit import AutoExecutor
 from submitit import Job as Ran
 from submitit.core.utils import FailedSubmissionError
 
-from qforge.config.compose import typed
 from qforge.config.job import Job, Vendor
 from qforge.config.places import importable
 from qforge.console import console
 from qforge.envs import managed
 from qforge.envs.request import REFUSED
-from qforge.json_files import read_json, write_json
+from qforge.json_files import read_json
 from qforge.pipeline.measure import MEASUREMENTS
 from qforge.pipeline.run import EVAL_ENV, QUANT_ENV
 from qforge.plan import towers
-from qforge.report import unfinished
 from qforge.report.table import verdict_of
+from qforge.sweeps.task import Task
 
 GENERIC = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
 LOOK = 10  # seconds between two looks into SLURM's queue; it serves the whole cluster
 STATE = re.compile(r"\b(JobState|Reason|ExitCode)=(\S+)")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One job of a sweep: what it is told, and where its results go."""
-
-    number: int
-    overrides: list[str]
-    config: DictConfig
-    folder: Path
-
-    @property
-    def job(self) -> Job:
-        """Raises what `typed` raises."""
-        return typed(self.config)
 
 
 def prepare(tasks: Sequence[Task]) -> None:
@@ -145,20 +127,10 @@ def settle(task: Task, job: Ran[Any]) -> None:
     """A job has ended: say how, by its row; one that left none gets one that says why."""
     file = task.folder / "row.json"
     if not file.exists() and (ending := _ending(job)):
-        _begun(task)
         verdict, why = ending
-        row = unfinished.row(task.folder, verdict, f"job {job.job_id}: {why}  (logs: {job.paths.folder})")
-        write_json(file, row)
+        task.leave(verdict, f"job {job.job_id}: {why}  (logs: {job.paths.folder})")
     how = verdict_of(read_json(file)) if file.exists() else "done"  # of a plan there is no row
     console.print(f"{task.number} {how}: {shlex.join(task.overrides)}", style="dim")
-
-
-def _begun(task: Task) -> None:
-    """What Hydra writes down when a job begins; for one that never did."""
-    folder = task.folder / ".hydra"
-    folder.mkdir(parents=True, exist_ok=True)  # one that is there may be of a job of an earlier sweep
-    OmegaConf.save(task.config, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(task.overrides), folder / "overrides.yaml")
 
 
 def _ending(job: Ran[Any]) -> tuple[str, str] | None:

@@ -7,13 +7,17 @@ import itertools
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.jobs import job
 from support.nvml import Card, ask, driver
 
-from qforge.pipeline.alone import amd_visible, locks
+from qforge.pipeline.alone import amd_visible, locks, step, whole
+from qforge.pipeline.run import Run
+from qforge.plan import limits
+from qforge.store.locks import HELD, locked_now
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="the driver of these tests is compiled")
 H200, L40S = Card("NVIDIA H200", "9.0", 143771), Card("NVIDIA L40S", "8.9", 46068)
@@ -119,3 +123,37 @@ with alone(Run(made, Path(sys.argv[1], "run"))):
         with start("0,1", 0) as both, start("2", 0) as other:
             ended = [float(process.communicate()[0].split()[-1]) for process in (first, both, other)]
     assert ended[2] < ended[0] < ended[1]
+
+
+def free(run: Run) -> bool:
+    """Whether somebody else could time something on the machine now."""
+    (lock,) = run.store.root.glob("measuring-*-machine.lock")
+    with locked_now(lock) as got:
+        return got
+
+
+def test_servers_that_share_a_device_hold_it_step_by_step(tmp_path: Path) -> None:
+    shared = ("serve.shared=true", "+runtime.args.kv_cache_memory_bytes=1000000", f"store={tmp_path}")
+    first, second = (Run(job(*shared), tmp_path / name) for name in ("first", "second"))
+    with ExitStack() as lasting:
+        with whole(first), step(first), step(second):
+            # a server that was started in a step outlives it
+            server = subprocess.Popen(["sleep", "60"], pass_fds=tuple(HELD))
+            lasting.callback(server.wait)
+            lasting.callback(server.kill)
+            assert not free(first)
+        assert free(first)
+        with step(first, timed=True):
+            assert not free(second)
+
+
+def test_a_server_that_shares_nothing_holds_its_devices_as_long_as_it_lives(tmp_path: Path) -> None:
+    run = Run(job(f"store={tmp_path}"), tmp_path / "run")
+    with whole(run), step(run, timed=True):
+        assert not free(run)
+    assert free(run)
+
+
+def test_a_cache_that_takes_all_is_refused_beside_others() -> None:
+    with pytest.raises(ValueError, match=r"serve\.shared=true.*\+runtime\.args\.kv_cache_memory_bytes"):
+        limits.refuse(job("serve.shared=true"))
