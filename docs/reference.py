@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from qforge.config.bounds import BOUNDS, Bounds
+from qforge.config.bounds import BOUNDS, LARGEST, Bounds
 from qforge.config.compose import compose
 from qforge.config.job import Job
 from qforge.config.places import CONF
@@ -61,6 +61,7 @@ def keys() -> list[str]:
         "",
         "Any value of the configuration can be given as `key=value`; `qforge --cfg job` prints all of them as they are",
         "resolved. The third column is the value where no group and no key is given: the demo model by GPTQ on a CPU.",
+        f"A number without an upper bound of its own is at most {LARGEST:,}.",
         "",
     ]
     for prefix, kind, value in sections("", Job, default):
@@ -127,7 +128,7 @@ def bounds(each: Field[Any], kind: Any) -> str:
         return ""
     assert isinstance(limits, Bounds)
     words = [f"{word.replace('_', ' ')} {value:g}" for word in ("at_least", "above", "at_most")
-             if (value := getattr(limits, word)) is not None]  # fmt: skip
+             if (value := getattr(limits, word)) not in (None, LARGEST)]  # fmt: skip
     words += ["one of " + ", ".join(limits.one_of)] if limits.one_of else []
     return ", ".join([*words, *(["not empty"] if limits.non_empty else []), *(["no repeats"] if limits.unique else [])])
 
