@@ -15,6 +15,8 @@ from qforge.config.places import INSTALLED, ROOT
 from qforge.machine import identity
 
 HASHES = "qforge/hashes.json"
+# What fetching and signing leave beside the files of an artifact, and nothing loads: git, the hub, its library, model-signing.
+BESIDE = (".git", ".gitattributes", ".cache", "model.sig")
 
 
 def now() -> dict[str, Any]:
@@ -38,8 +40,10 @@ def _git(*arguments: str) -> str | None:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder` but the list of hashes itself."""
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != HASHES]
+    """sha256 of every file below `folder` but the list of hashes itself and what may lie BESIDE."""
+    own = [entry for entry in sorted(folder.iterdir()) if entry.name not in BESIDE]
+    files = [f for entry in own for f in (sorted(entry.rglob("*")) if entry.is_dir() else [entry]) if f.is_file()]
+    files = [f for f in files if f.relative_to(folder).as_posix() != HASHES]
     with ThreadPoolExecutor() as pool:  # gigabytes each
         return {f.relative_to(folder).as_posix(): sha for f, sha in zip(files, pool.map(_sha256, files), strict=True)}
 

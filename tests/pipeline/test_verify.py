@@ -40,7 +40,11 @@ def rehash(artifact: Path) -> None:
 
 
 def test_an_untouched_artifact_is_what_it_was(cli: Cli, rtn: Finished, tmp_path: Path) -> None:
+    """Also where it came from a hub, whose library and git keep files beside those of the artifact, and was signed."""
     moved = shutil.copytree(rtn.folder / "artifact", tmp_path / "moved")
+    for name in (".gitattributes", ".cache/huggingface/download/config.json.metadata", ".git/HEAD", "model.sig"):
+        (moved / name).parent.mkdir(parents=True, exist_ok=True)
+        (moved / name).write_text("beside")
     done = cli.succeed_inside(f"verify={moved}")
     for said in (
         "the hash of every file",
