@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qforge.config.compose import compose
+from qforge.config.job import Criterion
 from qforge.config.places import CONF
+from qforge.judge import matched
 from qforge.judge.goals import judge_again
 from qforge.plan.support_matrix import kernels
 from qforge.report.reasons import why
@@ -33,7 +35,7 @@ from qforge.store.timing import alone
 RESULTS = ROOT / "results"
 GOALS = compose(CONF).goals
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
-TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "every method", "streams")}
+TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "matched speed", "every method", "streams")}
 Row = dict[str, Any]
 
 
@@ -92,6 +94,8 @@ def drawn(mark: str) -> list[str]:
     """The table of a mark."""
     if mark == "every method":
         return compared("cpu")
+    if mark == "matched speed":
+        return for_users("qwen3_8b_random", "2026-11-29")
     return streamed() if mark == "streams" else served("0.33.0", "h200")
 
 
@@ -121,6 +125,24 @@ def gains(row: Row | None) -> dict[str, str]:
     rates = {streams: run["output_throughput"] / theirs[streams]["output_throughput"] for streams, run in own.items()}
     weights = {"weights over bf16's": f"{row['size']['bytes'] / row['size']['bf16_bytes']:.2f}"}
     return weights | {f"tokens/s at {streams}": f"{rate:.2f}" for streams, rate in rates.items()}
+
+
+def for_users(model: str, date: str) -> list[str]:
+    """Tokens/s in all over bf16's where each user gets what bf16 gives at each number of streams, of the rows of a day."""
+    rows = [read(file) for file in sorted(RESULTS.glob(f"{model}-*-h200-{date}.json"))]
+    cells = []
+    for row in (row for row in rows if row["baseline"]):
+        own, theirs = (
+            {"bench": {"runs": {n: [run] for n, run in row[side]["bench"]["runs"].items()}}}
+            for side in ("measured", "baseline")
+        )
+        cell = {"method": called(row)}
+        for streams, (run,) in theirs["bench"]["runs"].items():
+            criterion = Criterion("matched_throughput_gain_percent", concurrency=int(streams))
+            (found,) = matched.throughput(criterion, own, theirs)
+            cell[f"at {1000 / run['p50_tpot_ms']:.0f} tokens/s each (bf16: {streams})"] = f"{1 + found.value / 100:.2f}"
+        cells.append(cell)
+    return markdown(cells)
 
 
 def streamed() -> list[str]:

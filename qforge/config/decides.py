@@ -172,6 +172,7 @@ DECIDES = {
     "bench.concurrency": "bench",
     "bench.input_len": "bench",
     "bench.output_len": "bench",
+    "bench.trace": NOTHING,  # the file
     "bench.requests": "bench",
     "bench.repeats": "bench",
     "gate.name": NOTHING,

@@ -116,8 +116,10 @@ class Bench:
     name: str = line(MISSING)  # of its file in conf/bench/
     # streams at once; each is measured
     concurrency: list[int] = bounded(MISSING, at_least=1, non_empty=True, unique=True)
-    input_len: int = bounded(MISSING, at_least=1)  # tokens of a prompt
-    output_len: int = bounded(MISSING, at_least=2)  # tokens of an answer
+    input_len: int = bounded(MISSING, at_least=1)  # tokens of a prompt; of a trace, of the longest that is sent
+    output_len: int = bounded(MISSING, at_least=2)  # tokens of an answer; of a trace, of the longest that is asked for
+    # a file of requests, for their lengths and shared beginnings (qforge/evaluation/trace.py); none: all of one length
+    trace: str | None = None
     requests: int = bounded(MISSING, at_least=1)  # per stream and repeat
     repeats: int = bounded(MISSING, at_least=1)  # of which the median is reported
 

@@ -66,4 +66,5 @@ def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
 
 def _bench(result: dict[str, Any]) -> dict[str, Any]:
     settings = {f"bench.{name}": result[name] for name in ("input_len", "output_len", "tool")}
+    settings |= {"the requests of bench.trace": (result.get("trace") or {}).get("sha256")}
     return {**settings, "bench.concurrency": sorted(map(int, result["runs"]))}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from qforge.config.job import Criterion
-from qforge.judge import bootstrap, lost_answers
+from qforge.judge import bootstrap, lost_answers, matched
 from qforge.judge.bootstrap import Spread, exact
 from qforge.judge.comparison import Comparison, Results, main_metric
 
@@ -199,6 +199,7 @@ METRICS = {
     "tokens_per_second_gain_percent": Metric(
         partial(speed, "output_throughput", True), "bench", "%", "repeats", times=times_as_fast
     ),
+    "matched_throughput_gain_percent": Metric(matched.throughput, "bench", "%", "repeats", times=times_as_fast),
     "tokens_per_second": Metric(partial(speed, "output_throughput", False), "bench", "tokens/s", "repeats", False),
     "p95_latency_increase_percent": Metric(partial(speed, "p95_e2el_ms", True), "bench", "%", "repeats"),
     "p95_latency_ms": Metric(partial(speed, "p95_e2el_ms", False), "bench", "ms", "repeats", False),

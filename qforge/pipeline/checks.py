@@ -13,7 +13,7 @@ from qforge.config.evaluation import eval_files
 from qforge.config.job import Criterion, Job, Sensitivity, Vendor
 from qforge.config.method import Method
 from qforge.config.places import given_path, option_files
-from qforge.evaluation import questions, tasks
+from qforge.evaluation import questions, tasks, trace
 from qforge.judge.metrics import METRICS
 from qforge.methods import lookup, rounding
 from qforge.models.formats import FORMATS, MIXED
@@ -198,10 +198,9 @@ def _check_engine(job: Job) -> None:
     args = job.engine_args
     limit, devices, part = (args.get(k) for k in ("max_model_len", "tensor_parallel_size", "gpu_memory_utilization"))
     numbers = ("max_model_len", "tensor_parallel_size", "gpu_memory_utilization")
-    if wrong := next(
-        (name for name in numbers if name in args and (args[name] is None or isinstance(args[name], bool))), None
-    ):
-        raise ValueError(f"runtime.args.{wrong}={args[wrong]}: is not a number; give one, or leave it out")
+    for name in numbers:
+        if name in args and (args[name] is None or isinstance(args[name], bool)):
+            raise ValueError(f"runtime.args.{name}={args[name]}: is not a number; give one, or leave it out")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"runtime.args.max_model_len={limit}: use a number of tokens, 1 or more")
     if devices is not None and (not isinstance(devices, int) or devices < 1):
@@ -245,6 +244,7 @@ def _check_files(job: Job) -> None:
     for file in tasks.data_files(job.eval):
         if not file.is_file():
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
+    trace.check(job.bench)
     for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
         if not given_path(path).is_file():
             raise ValueError(f"{key}={path}: no such file; give a file that exists")

@@ -146,6 +146,8 @@ def _keys(job: Job, plan: Plan, checkpoint: Any, own: Path | None = None) -> dic
     }  # fmt: skip
     evaluated |= {"own_answers": hashlib.sha256(own.read_bytes()).hexdigest()} if own else {}
     benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code(f"qforge.stages.{_timing(job)}")}
+    if job.bench.trace:
+        benched["trace"] = hashlib.sha256(given_path(job.bench.trace).read_bytes()).hexdigest()
     keys = {"serve": served, "evaluate": evaluated, "bench": benched}
     if plan.speech:
         keys[TEXTS] = {"served": key_of(served), "job": decided_by(job, TEXTS), "questions": speak.questions(job)}

@@ -31,6 +31,9 @@ def _exceeded(job: Job) -> Iterator[tuple[str, str]]:
             "+runtime.args.kv_cache_memory_bytes=BYTES, and a gpu_memory_utilization that is free when it starts",
         )
     yield from (("evaluate", fault) for fault in _settings(job, served))
+    if job.bench.trace and job.runtime.timed:
+        fault = f"bench.trace={job.bench.trace}: runtime.timed times prompts of one length; set bench.trace=null"
+        yield "bench", fault
     if served and limit is not None:
         yield from (("evaluate", fault) for fault in _evaluation(job, limit))
         tokens = job.bench.input_len + job.bench.output_len

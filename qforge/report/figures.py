@@ -21,7 +21,7 @@ def data(columns: Table) -> dict[str, Any]:
         "quality": [keys.index(key) for key in ("kl", "loss", "drop") if key in keys],
         "interval": [keys.index(key) for key in ("low", "high") if key in keys],
         "against": [keys.index(key) for key in [*_fastest(keys), "gb", "bits"] if key in keys],
-        "curves": [*_latencies(keys), *_positions(keys)],
+        "curves": [*_latencies(keys), *_per_user(keys), *_positions(keys)],
     }
 
 
@@ -41,6 +41,17 @@ def _latencies(keys: list[str]) -> list[dict[str, Any]]:
     axes += [(f"{name}, ms", [("p50", f"p50_{s}"), ("p95", f"p95_{s}")]) for s, name in LATENCIES.items()]
     curves = [_curve(title, "concurrent requests", lines, keys) for title, lines in axes]
     return [curve for curve in curves if curve["lines"]]
+
+
+def _per_user(keys: list[str]) -> list[dict[str, Any]]:
+    """What the server makes in all against what each of its users gets: 1000 by the median ms per token after the first.
+
+    The number of streams says nothing to a user: two checkpoints are alike for one who waits for the same speed.
+    """
+    streams = sorted(int(key.partition("@")[2]) for key in keys if key.startswith("user@"))
+    points = [(n, keys.index(f"tps@{n}"), keys.index(f"user@{n}")) for n in streams]
+    lines = [{"label": "", "points": points}]
+    return [{"title": "tokens/s in all", "x": "tokens/s per user", "lines": lines}] if len(points) > 1 else []
 
 
 def _positions(keys: list[str]) -> list[dict[str, Any]]:

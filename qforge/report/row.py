@@ -100,6 +100,7 @@ def _conditions(job: Job) -> dict[str, Any]:
         "environ": job.runtime.environ, "context": job.eval.context, "windows": job.eval.windows,
         "task_samples": job.eval.limit, "input_len": job.bench.input_len, "output_len": job.bench.output_len,
         "repeats": job.bench.repeats, "calibrated_on": sorted(job.calib.texts) if job.reads_text else [],
+        **({"trace": job.bench.trace} if job.bench.trace else {}),
     }  # fmt: skip
 
 
@@ -178,8 +179,11 @@ def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
         told = spoken.get("not_measured") or "how it sounds was not judged: listen to it in the report"
         yield f"speech: {told}"
     if "runs" in bench:
+        lengths = f"{bench['input_len']} tokens in and {bench['output_len']} out"
+        if "trace" in bench:
+            lengths = f"those of {bench['trace']['name']}, of up to {lengths}"
         yield f"speed on other hardware than {job.hw.name}, beyond {max(bench['runs'], key=int)} concurrent requests, and at \
-other lengths than {bench['input_len']} tokens in and {bench['output_len']} out"
+other lengths than {lengths}"
     yield "safety, bias and everything else that was not measured for bf16 either"
 
 

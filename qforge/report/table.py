@@ -180,10 +180,8 @@ def _cells(row: Row) -> Iterator[tuple[Column, Cell]]:
     for key in ("name", "question", "expect"):
         answer = (row.get("experiment") or {}).get(key)
         yield Column("experiment" if key == "name" else key, key, shown=False), answer
-    yield (
-        Column("seconds", "seconds it costs by itself", "s", 0, shown=False),
-        alone(row["time"]) if "time" in row else None,
-    )
+    cost = alone(row["time"]) if "time" in row else None
+    yield Column("seconds", "seconds it costs by itself", "s", 0, shown=False), cost
     yield Column("tps", "tokens/s at the most streams", "", 1, "high", shown=False), _throughput(row)
     yield Column("folder", "folder", shown=False), row.get("folder")
     yield from _long(row)
@@ -226,10 +224,11 @@ def _quality(row: Row) -> Iterator[tuple[str, float]]:
 def _speed(row: Row) -> Iterator[tuple[Column, Cell]]:
     bench = (row.get("measured") or {}).get("bench") or {}
     for streams, run in bench.get("runs", {}).items():
-        yield (
-            Column(f"tps@{streams}", f"tokens/s, {streams} stream{'s' * (streams != '1')}", "", 1, "high"),
-            run["output_throughput"],
-        )
+        label = f"tokens/s, {streams} stream{'s' * (streams != '1')}"
+        yield Column(f"tps@{streams}", label, "", 1, "high"), run["output_throughput"]
+        if run.get("p50_tpot_ms"):
+            column = Column(f"user@{streams}", f"tokens/s per user, {streams} at once", "", 1, "high", False)
+            yield column, 1000 / run["p50_tpot_ms"]
         for short, name in LATENCIES.items():
             for p in ("p50", "p95", "p99"):
                 if f"{p}_{short}_ms" in run:

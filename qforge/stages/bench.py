@@ -8,12 +8,17 @@ part of every runtime environment already, somebody's own included. Each concurr
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from qforge.config.places import given_path
 from qforge.envs.lifetime import importing
 from qforge.envs.request import API_KEY, Request, stage
+from qforge.evaluation import trace
 from qforge.machine.usage import resident_gib, sampled
 from qforge.runtimes.vllm import MODEL
 
@@ -25,7 +30,8 @@ KEPT = ("output_throughput", "total_token_throughput", "request_throughput",
 
 
 def bench(request: Request) -> dict[str, Any]:
-    """Returns, per concurrency, a list with one entry per repeat. Random prompts, fixed lengths, greedy, no EOS.
+    """Returns, per concurrency, a list with one entry per repeat. Random prompts, greedy, no EOS; all of one length, or of the
+    lengths of a trace's first requests.
 
     Prefill is the rate of tokens when every answer is one token long, at the last concurrency.
     Raises RuntimeError where a request failed: then the numbers mean nothing.
@@ -48,11 +54,22 @@ def bench(request: Request) -> dict[str, Any]:
     return {
         "input_len": job.input_len,
         "output_len": job.output_len,
+        **_traced(request),
         "tool": "vllm bench serve",
         "resident_gib": resident_gib(int(request.inputs["server_group"])),
         "prefill_tokens_per_second": prefill,
         "runs": runs,
     }
+
+
+def _traced(request: Request) -> dict[str, Any]:
+    """Of a trace: which it was, and what its requests are like at each concurrency."""
+    job = request.job.bench
+    if not job.trace:
+        return {}
+    file, streams = given_path(job.trace), map(str, job.concurrency)
+    asked = dict(zip(streams, (trace.summary(trace.asked(job, c)) for c in job.concurrency), strict=True))
+    return {"trace": {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "asked": asked}}
 
 
 @cache
@@ -66,25 +83,38 @@ def _client() -> tuple[Any, argparse.ArgumentParser]:
     return serve, parser
 
 
-def arguments(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> list[str]:
-    """The command line of `vllm bench serve`; `output_len` instead of the job's."""
+def arguments(
+    request: Request, concurrency: int, seed: int, output_len: int | None = None, calls: Path | None = None
+) -> list[str]:
+    """The command line of `vllm bench serve`; `output_len` instead of the job's; with `calls` the requests in that file."""
     job = request.job.bench
-    options = {
+    options: dict[str, Any] = {
         "backend": "openai", "base-url": request.server, "model": request.inputs["artifact"],
-        "served-model-name": MODEL, "dataset-name": "random", "random-input-len": job.input_len,
-        "random-output-len": output_len or job.output_len, "random-range-ratio": 0, "num-prompts": job.requests * concurrency,
+        "served-model-name": MODEL, "num-prompts": job.requests * concurrency,
         "max-concurrency": concurrency, "temperature": 0, "seed": seed, "ready-check-timeout-sec": 0,
         "percentile-metrics": ",".join(TIMES), "metric-percentiles": "50,95,99",
     }  # fmt: skip
+    if calls:
+        options |= {"dataset-name": "timed_trace", "dataset-path": calls, "timed-trace-chunk-hash-size": trace.BLOCK}
+    else:
+        options |= {
+            "dataset-name": "random", "random-input-len": job.input_len,
+            "random-output-len": output_len or job.output_len, "random-range-ratio": 0,
+        }  # fmt: skip
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    flags += ["--no-self-timed"] if calls else []  # as many at once as are asked for, not when the trace had them
     trusted = ["--trust-remote-code"] if request.job.model.trust_remote_code else []  # of the tokenizer, which it loads
     return [*flags, "--ignore-eos", "--disable-tqdm", *trusted]
 
 
 def _measure(request: Request, concurrency: int, seed: int, output_len: int | None = None) -> dict[str, float]:
     client, parser = _client()
-    with sampled(int(request.inputs["server_group"])) as usage:
-        result = client.main(parser.parse_args(arguments(request, concurrency, seed, output_len)))
+    with tempfile.TemporaryDirectory() as folder, sampled(int(request.inputs["server_group"])) as usage:
+        calls = None
+        if request.job.bench.trace:
+            asked = trace.asked(request.job.bench, concurrency)
+            trace.write(calls := Path(folder, "calls.jsonl"), asked, seed, output_len)
+        result = client.main(parser.parse_args(arguments(request, concurrency, seed, output_len, calls)))
     if result["failed"]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {concurrency}"

@@ -82,6 +82,7 @@ def test_every_metric_passes_a_model_as_good_as_bf16_and_fails_one_far_worse(met
     worse["divergence"]["texts"]["text"]["window_agreed"] = [40] * 20
     limit = {
         "tokens_per_second_gain_percent": {"at_least": -10}, "tokens_per_second": {"at_least": 90},
+        "matched_throughput_gain_percent": {"at_least": -10},
         "top1_agreement_percent": {"at_least": 80}, "p95_latency_ms": {"at_most": 1100}, "failed_requests": {"at_most": 0},
         "weights_percent_of_bf16": {"at_most": 60}, "differing_percent": {"at_most": 0},
         "degenerate_increase_points": {"at_most": 20}, "needle_drop_points": {"at_most": 10},

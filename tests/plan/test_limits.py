@@ -50,6 +50,13 @@ def test_a_model_of_512_tokens_can_be_planned_and_quantized(tmp_path: Path) -> N
         plan.make(job(short), None)
 
 
+def test_a_trace_is_for_servers() -> None:
+    traced = "runtime=transformers", "runtime.timed=true", "bench=conversation"
+    with pytest.raises(ValueError, match=r"runtime\.timed times prompts of one length; set bench\.trace=null"):
+        check(job(*traced))
+    check(job(*traced, "bench.trace=null"))
+
+
 def test_a_plan_without_such_limits_has_no_such_note() -> None:
     assert not [note for note in plan.make(job("plan_only=true"), None).notes if "would be refused" in note]
 

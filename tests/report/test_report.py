@@ -57,8 +57,18 @@ def test_every_row_is_in_the_table_best_first_and_the_plots_are_drawn(many: Path
     assert found["plots"] == 4, "tokens/s at the fewest and at the most streams, memory, bits"
     assert found["dots"] >= 8
     assert found["fronts"] == 2, "bf16 beats all others in both quality and speed"
-    # throughput and three latencies; five rows were timed, each latency at p50 and p95
-    assert (found["charts"], found["curves"]) == (4, 5 + 3 * 5 * 2)
+    # throughput, three latencies and throughput by speed per user; five rows were timed, each latency at p50 and p95
+    assert (found["charts"], found["curves"]) == (5, 5 + 3 * 5 * 2 + 5)
+
+
+def test_what_all_get_is_drawn_against_what_each_gets() -> None:
+    data = figures.data(table.table(ROWS))
+    (plot,) = (curve for curve in data["curves"] if curve["x"] == "tokens/s per user")
+    by = {column["key"]: column["values"] for column in data["columns"]}
+    for streams, made, each in plot["lines"][0]["points"]:
+        assert data["columns"][made]["key"] == f"tps@{streams}"
+        for user, latency in zip(data["columns"][each]["values"], by[f"p50_tpot@{streams}"], strict=True):
+            assert user == (latency and pytest.approx(1000 / latency, rel=1e-3))
 
 
 def test_sorting_works_both_ways_and_leaves_what_is_missing_last(many: Path) -> None:
@@ -195,7 +205,7 @@ def test_one_run_shows_its_verdict_first_and_its_intervals(one: Path) -> None:
     assert found["verdict"] == "unsound"
     assert found["order"] == sorted(found["order"])
     assert found["order"][0] > 0
-    assert (found["bars"], found["plots"], found["table"], found["h1"]) == (7, 4, True, 1)
+    assert (found["bars"], found["plots"], found["table"], found["h1"]) == (7, 5, True, 1)
 
 
 def test_a_page_needs_no_network_and_is_small(many: Path, one: Path) -> None:

@@ -14,7 +14,11 @@ def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: flo
     random = np.random.default_rng(seed)
     losses = [list(random.normal(loss, noise, 100)) for _ in range(20)]
     correct = [float(i < 200 * right) for i in range(200)]
-    run = [{"output_throughput": rate * f, "p95_e2el_ms": 1e5 / rate / f} for f in (0.98, 1.0, 1.02)]
+    runs = {
+        streams: [{"output_throughput": rate * f, "p95_e2el_ms": 1e5 / rate / f, "p50_tpot_ms": 1e3 * int(streams) / rate / f}
+                  for f in (0.98, 1.0, 1.02)]
+        for streams in ("1", "4")
+    }  # fmt: skip
     text = {**summary(losses), "windows_sha256": "w"}
     task = {"metrics": {"acc": right}, "prompt_hashes": "p", "per_sample": {"acc": correct},
             "asked": {"broken": [1 - score for score in correct]}}  # fmt: skip
@@ -28,6 +32,6 @@ def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: flo
         "evaluate": {**MADE, "through": "server", "context": 101, "versions": {"torch": "2"}, "texts": {"text": text},
                      "tasks": {"task": task}, "long_context": long, "stability": stability},
         "divergence": {"texts": {"text": divergence}},
-        "bench": {**MADE, "input_len": 1, "output_len": 1, "tool": "t", "runs": {"1": run, "4": run}},
+        "bench": {**MADE, "input_len": 1, "output_len": 1, "tool": "t", "runs": runs},
         "weights": {"bytes": 3e9, "as_bf16": False},
     }  # fmt: skip

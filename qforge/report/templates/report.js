@@ -256,15 +256,20 @@ function curve(plot, rows, first) {
   const drawn = [];
   for (const [nth, line] of plot.lines.entries())
     for (const [i, row] of rows.entries()) {
-      const points = line.points.map(([x, index]) => [x, columns[index].values[row]]).filter(([, v]) => v !== null);
+      // a point: what is along the axis, or the column that has it, and the column that is drawn
+      const points = line.points.map(([x, index, along]) => [along ? columns[along].values[row] : x, columns[index].values[row]])
+        .filter(([x, v]) => x !== null && v !== null);
       if (points.length) drawn.push({ row, nth, line, colour: `var(--s${(i + first) % SERIES})`, points });
     }
   if (!drawn.length) return;
   const xs = [...new Set(drawn.flatMap((d) => d.points.map((p) => p[0])))].sort((a, b) => a - b);
   const all = drawn.flatMap((d) => d.points.map((p) => p[1])), highest = 1.05 * Math.max(...all), least = Math.min(...all) / 1.05;
   const log = plot.log || (least > 0 && highest / least > 25); // one slow row shall not flatten all others
+  const measured = plot.lines.some((line) => line.points.some(([, , along]) => along)); // along the axis, too
+  const across = measured ? { low: 0, high: 1.05 * xs.at(-1), ticks: ticks(0, 1.05 * xs.at(-1)) }
+    : { low: xs[0], high: xs.at(-1), ticks: xs, log: xs[0] > 0 && xs.at(-1) / xs[0] > 8 };
   const { figure, svg, px, py } = frame($("curves"), plot.title,
-    { label: plot.x, low: xs[0], high: xs.at(-1), ticks: xs, log: xs[0] > 0 && xs.at(-1) / xs[0] > 8 },
+    { label: plot.x, ...across },
     { label: plot.title, low: log ? least : 0, high: highest, ticks: log ? logTicks(least, highest) : ticks(0, highest), log });
   const points = [];
   for (const { row, nth, line, colour, points: values } of drawn) {
@@ -272,7 +277,7 @@ function curve(plot, rows, first) {
     make(svg, "path", { class: nth ? "curve dashed" : "curve", stroke: colour, d: "M" + places.join("L") });
     values.forEach(([x, y], i) => {
       make(svg, "circle", { cx: places[i][0], cy: places[i][1], r: 3, fill: colour });
-      points.push([...places[i], () => `${at("name", row)}\n${line.label ? line.label + ", " : ""}${plot.title}: ${+y.toPrecision(4)}\n${plot.x}: ${x}`]);
+      points.push([...places[i], () => `${at("name", row)}\n${line.label ? line.label + ", " : ""}${plot.title}: ${+y.toPrecision(4)}\n${plot.x}: ${+x.toPrecision(4)}`]);
     });
   }
   hover(svg, points);
