@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
@@ -39,11 +40,13 @@ def run(settings: Eval, task: str, scorer: Scorer, tokenizer: Any, chat: Chat | 
         raise Refused(
             f"eval.tasks: {task} holds {kind}, which are asked in chat alone; give a model that has a chat template"
         )
-    score = SCORES[kind]
-    records = [
-        answered.record(name, question.id, seed, question.question, _wanted(question), answer, score(question, answer))
-        for (seed, question), answer in zip(((s, q) for s in range(seeds) for q in asked), answers, strict=True)
-    ]
+    rounds = [(seed, question) for seed in range(seeds) for question in asked]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # code in the sandbox is waited for
+        scores = pool.map(SCORES[kind], (question for _, question in rounds), answers)
+        records = [
+            answered.record(name, question.id, seed, question.question, _wanted(question), answer, scored)
+            for (seed, question), answer, scored in zip(rounds, answers, scores, strict=True)
+        ]
     by_seed = [_summary(asked, [one for one in records if one["seed"] == seed]) for seed in range(seeds)]
     summary = {**answered.across(by_seed), "judged": JUDGED[kind]}
     return summary | ({"asked": answered.account(records, seeds)} if chat else {}), records if chat else []

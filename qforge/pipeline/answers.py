@@ -30,7 +30,8 @@ PLAIN = (
     ("enforce_eager", "False"),
     ("kv_cache_dtype", "auto"),
     ("enable_auto_tool_choice", "True"),
-    ("tool_call_parser", "hermes"),
+    *(("tool_call_parser", name) for name in ("hermes", "llama3_json", "openai", "deepseek_v3", "kimi_k2")),
+    ("reasoning_parser", "qwen3"),
 )
 
 
