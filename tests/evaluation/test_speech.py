@@ -129,6 +129,10 @@ def test_whose_text_it_is() -> None:
     assert speech.agreement({"a": "!!!"}, {"a": "one"})["alike"] == 0.0
 
 
+def test_nobody_listens_unless_asked() -> None:
+    assert job().eval.speech.recognizer is None
+
+
 def test_a_recognizer_writes_down_what_it_hears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "answer-1.wav"
     file.write_bytes(wav(tone(4)))

@@ -7,13 +7,13 @@ import signal
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from support.browser import ask
 from support.command import Cli
 from support.processes import processes_with, wait_for_output
 
 from qforge.evaluation import sound
+from qforge.machine import usage
 from qforge.runtimes import shared_memory
 
 SPEAKS = (
@@ -24,8 +24,15 @@ SPEAKS = (
 pytestmark = pytest.mark.omni
 
 
-def nothing_stays(cli: Cli) -> None:
+def group(log: Path) -> int:
+    """The process group of a server."""
+    return int(log.read_text().partition("process group ")[2].split()[0])
+
+
+def nothing_stays(cli: Cli, folder: Path) -> None:
+    """Engines call themselves something else than their command, so their groups are looked at."""
     assert not processes_with(str(cli.store))
+    assert not [process for log in folder.glob("*speak-server.log") for process in usage.members(group(log))]
     assert not list(shared_memory.FOLDER.glob("*chatcmpl-qforge*"))
 
 
@@ -40,7 +47,7 @@ def test_int4_and_bf16_speak_what_vllm_writes_and_are_played(cli: Cli) -> None:
         assert sound.read((done.folder / answer["file"]).read_bytes()).seconds == answer["seconds"]
     players = "document.querySelectorAll('table.voices audio[src^=\"data:audio/wav;base64,\"]').length"
     assert ask(done.folder / "report.html", f"return {players}") == 2
-    nothing_stays(cli)
+    nothing_stays(cli, done.folder)
 
 
 def test_a_talker_that_is_killed_ends_the_run(cli: Cli) -> None:
@@ -52,13 +59,10 @@ def test_a_talker_that_is_killed_ends_the_run(cli: Cli) -> None:
     assert run.returncode == 1, output
     assert "the server ended while it was used" in output
     assert "Look for 'Out of memory'" in output
-    nothing_stays(cli)
+    nothing_stays(cli, folder)
 
 
 def talker(folder: Path) -> int:
     """The engine of the second stage, among the processes of this run's server."""
-    group = int((folder / "speak-server.log").read_text().partition("process group ")[2].split()[0])
-    for process in psutil.process_iter():
-        if os.getpgid(process.pid) == group and "stage1" in " ".join(process.cmdline()):
-            return process.pid
-    raise AssertionError("no talker runs")
+    engines = usage.members(group(folder / "speak-server.log"))
+    return next(engine.pid for engine in engines if "stage1" in " ".join(engine.cmdline()))

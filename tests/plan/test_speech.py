@@ -11,7 +11,8 @@ from support.command import ROOT
 from support.jobs import job
 
 from qforge.config.speech import STAGES
-from qforge.plan import plan, support_matrix
+from qforge.models.checkpoint import Tensor
+from qforge.plan import plan, speech, support_matrix
 from qforge.plan.memory import UTILIZATION
 from qforge.plan.speech import Deployed
 
@@ -104,6 +105,23 @@ def test_a_model_without_a_talker_does_not_speak(tmp_path: Path) -> None:
     file.write_text(json.dumps({**config, "enable_audio_output": False}))
     with pytest.raises(ValueError, match=r"has no talker .* it answers in text; leave runtime out"):
         deployed("method=bf16", f"model.architecture={file}")
+
+
+@pytest.mark.parametrize("model", ["qwen3_omni_30b_captioner", "qwen3_omni_30b_thinking"])
+def test_speech_asked_of_the_captioner_is_refused(model: str) -> None:
+    with pytest.raises(ValueError, match=rf"runtime=vllm_omni: {model} has no talker .*; leave runtime out"):
+        deployed("method=bf16", f"model={model}")
+
+
+def test_a_thinker_by_itself_cannot_speak() -> None:
+    made = job(*OMNI, "method=rtn", "artifact=/thinker")
+    config = json.loads((ROOT / "data/architectures/qwen3_omni_30b.json").read_text())
+    held = {"thinker.lm_head.weight": Tensor("BF16", (152064, 2048))}
+    with pytest.raises(
+        ValueError, match=r"artifact=/thinker: it holds no tensor of talker and code2wav, .*; give a"
+    ) as refusal:
+        speech.deployed(made, config, held, [], [1])
+    assert "\n" not in str(refusal.value)
 
 
 def test_what_one_engine_alone_cannot_load() -> None:
