@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command import ROOT, Cli, Finished
 from support.jobs import job
 
+from qforge.config.job import Job
 from qforge.envs import managed
 from qforge.envs.request import Request
 from qforge.json_files import read_json
 from qforge.models.checkpoint import headers
+from qforge.report import engines
+
+SPEAKS = ("model=qwen3_omni_tiny", "method=rtn", "runtime=vllm_omni")
 
 TOKENS = """
 import json, sys
@@ -74,16 +79,31 @@ def test_each_engine_reads_its_list_of_exempted_modules_right(omni_rtn: Finished
 
 
 def test_what_the_talker_is_handed_is_compared_with_the_sources(omni: Path, omni_rtn: Finished, tmp_path: Path) -> None:
-    made = job("model=qwen3_omni_tiny", "method=rtn", "runtime=vllm_omni")
-    request = Request(made, str(tmp_path), {"source": str(omni), "artifact": str(omni_rtn.folder / "artifact")})
-    request.write(tmp_path / "request.json")
-    command = [managed.managed("quant").python, "-m", "qforge.stages.handed", tmp_path / "request.json"]
-    subprocess.run(command, check=True, cwd=ROOT)
-    found = read_json(tmp_path / "result.json")
+    found = ran("handed", job(*SPEAKS), tmp_path, source=omni, artifact=omni_rtn.folder / "artifact")
     assert (found["layer"], found["tokens"]) == (2, 168)
     assert 0 < found["least"] < found["mean"] < 1
     assert found["mean"] > 0.8  # rounding, and no other weights
     assert not (tmp_path / "unpacked").exists()
+
+
+def test_transformers_generates_with_the_thinker_alone(omni: Path, tmp_path: Path) -> None:
+    small = ("bench=quick", "bench.concurrency=[1,2]", "bench.input_len=4", "bench.output_len=3")
+    found = ran("generate", job(*SPEAKS, *small), tmp_path, artifact=omni)
+    assert found["tool"] == engines.LIBRARY
+    for streams, (run,) in found["runs"].items():
+        seconds = run["mean_e2el_ms"] / 1000
+        assert run["output_throughput"] == pytest.approx(3 * int(streams) / seconds)
+        assert run["mean_ttft_ms"] + 2 * run["mean_tpot_ms"] == pytest.approx(run["mean_e2el_ms"])
+        assert run["peak_resident_gib"] > 0
+
+
+def ran(stage: str, made: Job, out: Path, **inputs: Path) -> dict[str, Any]:
+    """The result of a stage, run by itself in the quantizer's environment."""
+    Request(made, str(out), {name: str(path) for name, path in inputs.items()}).write(out / "request.json")
+    command = [managed.managed("quant").python, "-m", f"qforge.stages.{stage}", out / "request.json"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    result: dict[str, Any] = read_json(out / "result.json")
+    return result
 
 
 @pytest.mark.real
