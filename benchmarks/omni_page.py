@@ -39,7 +39,7 @@ def page() -> str:
     lines = [
         "# Qwen3-Omni",
         "",
-        "Drawn by `python benchmarks/omni_page.py`: do not edit. How to do it: [Quantize Qwen3-Omni](../docs/howto/omni.md).",
+        "Drawn by `python benchmarks/omni_page.py`: do not edit. How it is done is in docs/howto/omni.md.",
         "",
         "## Planned",
         "",
@@ -48,7 +48,8 @@ def page() -> str:
     for hw, name in HARDWARE.items():
         command = ["python", "run.py", *PLAN, f"hw={hw}"]
         lines += ["", f"### {name}", "", "```text", f"$ {shlex.join(command)}", *planned(hw), "```"]
-    lines += ["", "## Run", "", f"{dates(rows)}, {measured_by(rows[0])}", "", *measured(rows)]
+    if rows:
+        lines += ["", "## Run", "", f"{dates(rows)}, {measured_by(rows[0])}", "", *measured(rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 
