@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,11 +135,13 @@ def clock(*moments: str) -> Limit:
 
 
 def at(name: str) -> Limit:
-    """Store, folder and home below a folder of this name."""
+    """Store and folder below a folder of this name, and the home, where it can be."""
 
     def limit(place: Place, stack: ExitStack) -> Callable[[], None]:
-        place.store, place.run, place.home = (place.folder / name / part for part in ("store", "run", "home"))
-        place.home.mkdir(parents=True)
+        place.store, place.run = (place.folder / name / part for part in ("store", "run"))
+        with suppress(OSError):  # too long for this file system
+            (home := place.folder / name / "home").mkdir(parents=True)
+            place.home = home
         return lambda: None
 
     return limit

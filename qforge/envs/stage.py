@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from qforge.envs.output import pieces, words
 from qforge.envs.process import Environment, StageError, end_group, process
 from qforge.envs.request import API_KEY, FAILED, REFUSED, Request
+
+KILLED = 128 + signal.SIGKILL  # as the guard says it
 
 
 def run_stage(
@@ -49,6 +52,10 @@ def run_stage(
     if code:
         if any("No space left on device" in text for text in last):
             raise ValueError(f"store={out.parent.parent}: the disk is full; free some space and run again")
+        if code == KILLED:
+            raise StageError(
+                f"{name} was killed: by hand, or by the system for lack of memory; run again  (log: {log})"
+            )
         last_line = last[-1] if last else "it said nothing"
         raise StageError(f"{name} failed (exit code {code}): {last_line}  (log: {log})")
 

@@ -75,10 +75,26 @@ class Stored(Tensor):
 def companions(folder: Path) -> list[str]:
     """The files around the weights that belong to the model, by name: tokenizer, processor, chat template, code, licence.
 
-    Left out is what describes this one checkpoint: its config, its quantization config, its README and its index.
+    Left out is what describes this one checkpoint: its config, its quantization config, its README and its index. Raises
+    ValueError for a link to what is of no model: it would be copied into the artifact.
     """
     sizes = {name: (folder / name).stat().st_size for name in _names(folder)}
-    return [n for n in repository.companions(sizes, code=True) if n not in (*OWN_CONFIGS, INDEX)]
+    names = [n for n in repository.companions(sizes, code=True) if n not in (*OWN_CONFIGS, INDEX)]
+    for name in names:
+        _refuse_link_outside(folder / name)
+    return names
+
+
+def _refuse_link_outside(file: Path) -> None:
+    """A link may lead to another file of its folder, into Hugging Face's cache, and beside the weights of another folder."""
+    if not file.is_symlink():
+        return
+    target = file.resolve()
+    cached = target.parent.name == "blobs" and (target.parent.parent / "snapshots").is_dir()
+    if target.parent != file.parent.resolve() and not cached and not any(target.parent.glob("*.safetensors")):
+        raise ValueError(
+            f"{file}: a link to {target}, where no model is; put the file itself there if it is the model's"
+        )
 
 
 def small_files(folder: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import hydra
+import psutil
 import pytest
 from support.command import QUICK, Cli, Finished
 from support.jobs import job
@@ -118,6 +119,12 @@ def test_the_process_gets_the_value_and_the_job_keeps_the_name(tmp_path: Path, m
     here = process.Environment(Path(sys.executable), "x", None, {"HF_TOKEN": "${oc.env:MY_KEY}"})
     with process.process(here, ["-c", "import os; print(os.environ['HF_TOKEN'])"], {}) as child:
         assert child.communicate()[0] == b"s3cret\n"
+    with process.process(here, ["-c", "import time; print(1, flush=True); time.sleep(60)"], {}) as child:
+        assert child.stdout
+        child.stdout.readline()
+        lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert any("time.sleep(60)" in line for line in lines), "it runs"
+    assert not [line for line in lines if "s3cret" in line], "who lists processes sees the value"
 
 
 @pytest.mark.parametrize("name", ["api_key", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "password", "token"])

@@ -216,6 +216,18 @@ def test_a_failing_stage_says_what_and_where(tmp_path: Path) -> None:
     assert not (tmp_path / "result.json").exists()
 
 
+def test_a_stage_that_was_killed_is_called_so(tmp_path: Path) -> None:
+    """By its signal, as the system ends what needs more memory than there is: it cannot say anything itself."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nif 'qforge.stages.bench' in sys.orig_argv[2:3]:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    here = replace(HERE, environ={"PYTHONPATH": str(tmp_path)})
+    with pytest.raises(
+        StageError, match=r"bench was killed: by hand, or by the system for lack of memory; .*bench\.log"
+    ):
+        stage.run_stage("bench", here, Request(Job(), str(tmp_path)), tmp_path / "bench.log", lambda text: None)
+
+
 def test_a_guard_that_is_told_more_than_once_ends_its_command_all_the_same() -> None:
     """The parent asks and dies: the second signal follows the first at once."""
     command = [

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.checkpoints import in_quant
 from support.command import ROOT
 from support.jobs import job
 
@@ -69,3 +70,27 @@ def test_tests_without_an_assertion_are_refused(tmp_path: Path, text: str) -> No
 def test_committed_tests_are_python() -> None:
     for question in questions.read(ROOT / "data/tasks/python_functions.jsonl"):
         compile(question.tests, question.id, "exec")
+
+
+TEMPLATE = """
+import sys
+from jinja2.exceptions import SecurityError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+from qforge.config.job import Job
+from qforge.evaluation import tokenizer
+words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+for template in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ cycler.__init__.__globals__ }}"):
+    words.chat_template = template
+    words.save_pretrained(sys.argv[1])
+    try:
+        print(tokenizer.load(sys.argv[1], Job()).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False))
+    except SecurityError as refused:
+        print("refused", refused)
+"""
+
+
+def test_chat_templates_of_a_model_reach_nothing(tmp_path: Path) -> None:
+    said = in_quant("-c", TEMPLATE, tmp_path).stdout.splitlines()
+    assert [line.partition(" ")[0] for line in said] == ["refused"] * 3, said

@@ -170,3 +170,21 @@ def test_no_name_leads_out_of_the_models_folder(name: str) -> None:
     assert repository.companions({name: 1}, code=True) == []
     with pytest.raises(ValueError, match="missing: the download is incomplete"):
         repository.weight_files([name, "model.safetensors"], ["../model.safetensors"], "x")
+
+
+def test_no_link_takes_a_file_of_the_users_into_an_artifact(tmp_path: Path) -> None:
+    """An archive may hold links. Those of who gathers a model in a folder are read, and those of Hugging Face's cache."""
+    home, model, other, cache = (tmp_path / name for name in ("home", "model", "other", "cache"))
+    for folder in (home, model, other, cache / "snapshots", cache / "blobs"):
+        folder.mkdir(parents=True)
+    (home / "id_rsa").write_text("secret")
+    write(other / "model.safetensors", {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}})
+    for file in (other / "tokenizer.json", cache / "blobs/f00", model / "own.json"):
+        file.write_text("{}")
+    (model / "tokenizer.json").symlink_to(other / "tokenizer.json")
+    (model / "merges.txt").symlink_to(cache / "blobs/f00")
+    (model / "vocab.json").symlink_to("own.json")
+    assert checkpoint.companions(model) == ["merges.txt", "own.json", "tokenizer.json", "vocab.json"]
+    (model / "LICENSE").symlink_to(home / "id_rsa")
+    with pytest.raises(ValueError, match=rf"{model}/LICENSE: a link to {home}/id_rsa, where no model is; put the file"):
+        checkpoint.companions(model)

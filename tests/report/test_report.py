@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,39 @@ def test_names_that_look_like_markup_are_shown_not_run(tmp_path: Path) -> None:
     pages.html(tmp_path / "report.html", [row])
     found = ask(tmp_path / "report.html", "return document.querySelector('h1').textContent")
     assert found.startswith("</script><script>console.log('ran')")
+
+
+MARKUP = """<img src=x onerror=alert(1)>"'>"""
+# what a page looks up, computes with or splits, and does not show as it is
+READ = {"metric", "threshold", "verdict", "command", "judged"}
+
+
+class Tags(HTMLParser):
+    """Counts tags that came out of a text."""
+
+    found = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += ("src", "x") in attrs or any(name == "onerror" for name, _ in attrs)
+
+
+def hostile(value: Any) -> Any:
+    """The same with markup for every text."""
+    if isinstance(value, dict):
+        return {key: part if key in READ else hostile(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [hostile(part) for part in value]
+    return MARKUP if isinstance(value, str) else value
+
+
+def test_whatever_text_a_row_has_is_shown_not_run(tmp_path: Path) -> None:
+    rows = [hostile(row) for row in ROWS if not row.get("failed")]
+    for name, shown in (("many", rows), ("one", rows[:1])):
+        pages.html(page := tmp_path / f"{name}.html", shown)
+        tags = Tags()
+        tags.feed(page.read_text())
+        assert MARKUP[1:15] in page.read_text(), "it is shown"
+        assert not tags.found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark", "print"])
