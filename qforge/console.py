@@ -6,9 +6,19 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 # The libraries report through tqdm; llm-compressor's sequential pipeline numbers its bars: "(3/31): Calibrating".
@@ -22,18 +32,57 @@ if not console.is_terminal:
     console.width = 120  # a log file or CI; rich would take 80
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast a bar fills: when and where it began, and where it was last. Times in seconds, shares of the bar in [0, 1].
+
+    Rich's own estimate looks back half a minute, in which a library may say nothing.
+    """
+
+    began: float
+    first: float
+    seen: float
+    done: float
+
+    def at(self, now: float, done: float) -> Pace:
+        """With a new reading; one that is lower is of the stage's next bar."""
+        return Pace(now, done, now, done) if done < self.done else replace(self, seen=now, done=done)
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the bar is full; none before it has moved."""
+        if self.done <= self.first:
+            return None
+        whole = (self.seen - self.began) / (self.done - self.first)
+        return max((1 - self.done) * whole - (now - self.seen), 0)
+
+
+class TimeLeft(ProgressColumn):
+    """The time left of the bar that a stage shows, empty where it shows none."""
+
+    def render(self, task: Task) -> Text:
+        pace: Pace | None = task.fields["pace"]
+        left = pace.left(time.monotonic()) if pace else None
+        minutes, seconds = divmod(round(left or 0), 60)
+        return Text("" if left is None else f"{minutes}:{seconds:02} left", style="progress.remaining")
+
+
 class Line:
     """The line of a running stage; feed it the stage's output."""
 
     def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
         self._progress, self._task = progress, task
+        self._pace: Pace | None = None
         self.note = ""
 
     def feed(self, output: str) -> None:
         """Move the bar where `output` (a line, or one update of a tqdm bar) says how far the work is."""
         progress = fraction(output)
         if progress and self._progress and self._task is not None:
-            self._progress.update(self._task, completed=progress[0], total=1.0, what=progress[1])
+            done, what = progress
+            now = time.monotonic()
+            self._pace = self._pace.at(now, done) if self._pace else Pace(now, done, now, done)
+            # never full: Rich would take the stage for finished
+            self._progress.update(self._task, completed=min(done, 0.999), total=1.0, what=what, pace=self._pace)
 
 
 def fraction(output: str) -> tuple[float, str] | None:
@@ -61,10 +110,10 @@ def progress_line(name: str, detail: str = "") -> Iterator[Line]:
             BarColumn(24),
             TextColumn("{task.fields[what]}", style="dim", markup=False),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeLeft(),
         )
         with Progress(*columns, console=console, transient=True) as progress:
-            line = Line(progress, progress.add_task(name, total=None, what=detail))
+            line = Line(progress, progress.add_task(name, total=None, what=detail, pace=None))
             yield line
     else:
         console.print(f"  … {name:10} {detail}", style="dim")

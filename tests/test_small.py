@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qforge.console import fraction
+from qforge.console import Pace, fraction
 from qforge.envs.lifetime import importing
 from qforge.inspect import scales
 from qforge.inspect.equality import same
@@ -37,6 +37,16 @@ def test_progress_is_read_from_the_libraries_bars(line: str, done: float, what: 
     assert found
     assert found[0] == pytest.approx(done)
     assert found[1] == what
+
+
+def test_the_time_left_is_of_the_bar_that_is_shown() -> None:
+    pace = Pace(100, 0.0, 100, 0.0)
+    assert pace.left(110) is None, "it has not moved"
+    quarter = pace.at(160, 0.25)
+    assert (quarter.left(160), quarter.left(200), quarter.left(900)) == (180, 140, 0)
+    following = quarter.at(340, 1.0).at(345, 0.0)
+    assert following.left(350) is None
+    assert following.at(355, 0.5).left(355) == 10
 
 
 def test_other_output_is_no_progress() -> None:
