@@ -13,6 +13,7 @@ from typing import Any
 
 from qforge.models import architectures
 from qforge.models.checkpoint import Tensor
+from qforge.models.vllm_names import mapped
 
 BLOCK = re.compile(r"(?P<stack>(?:.*?\.)?(?:layers|h|blocks)\.)(?P<number>\d+)\.(?P<rest>.+)")
 BESIDE = re.compile(r"vis|audio|talker|code2wav|mtp|encoder|projector|draft")  # stacks that are not the language model
@@ -42,7 +43,7 @@ def _faults(tensors: Mapping[str, Tensor], config: dict[str, Any], text: dict[st
     expected, blocks = _expected(config), _blocks(tensors)
     yield from _wrapped_faults(tensors, config)
     yield from _block_faults(blocks, text)
-    yield from _family_faults(tensors, expected) if expected else _odd_blocks(blocks, text)
+    yield from _family_faults(tensors, expected, config) if expected else _odd_blocks(blocks, text)
     yield from _head_faults(tensors, config, text, expected)
     yield from _vocabulary_faults(tensors, text)
 
@@ -89,14 +90,53 @@ def _block_faults(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[st
             yield f"{stack}{more[-1]} is in the checkpoint, and config.json says num_hidden_layers={count}"
 
 
-def _family_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
+def _family_faults(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: dict[str, Any]
+) -> Iterator[str]:
     absent = [name for name in expected if name not in tensors and not name.endswith("lm_head.weight")]
+    if unknown := next(_renamed(absent, tensors, expected, config), None):
+        yield unknown
     if absent and (lost := _lost(absent, tensors)):
         yield f"{_several(lost)} missing from the checkpoint"
     for name in [name for name in expected if name in tensors]:
         shape, wanted = tensors[name].shape, expected[name].shape
         if shape != wanted and not name.endswith(VOCABULARY):
             yield f"{name} has the shape {list(shape)}, and config.json gives {list(wanted)}"
+
+
+def _renamed(
+    absent: list[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: dict[str, Any]
+) -> Iterator[str]:
+    """Tensors of the language model's blocks under names that neither the class nor vLLM's name mapper knows: a fused QKV in a
+    Llama, another prefix. A layer's experts may lie in one tensor."""
+    served = mapped(config)
+    there = {served(name): name for name in tensors}
+    known = {served(name) for name in expected}
+    stacks = {name.partition(".experts.")[0] for name in there if name and _stacked(name)}
+    for name in absent:
+        block = BLOCK.fullmatch(name)
+        own = served(name)
+        if not block or BESIDE.search(name) or own is None or own in there:
+            continue
+        if ".experts." in own and own.partition(".experts.")[0] in stacks:
+            continue
+        if other := _in_its_place(block, [file for at, file in there.items() if at not in known]):
+            yield (
+                f"{other} is no name of a {config['model_type']}, whose class looks for {name}: a loader that does not find it "
+                "leaves it random"
+            )
+            return
+
+
+def _stacked(name: str) -> bool:
+    """Whether it holds the experts of a layer."""
+    return ".experts." in name and not NUMBER.search(name.rpartition(".experts.")[2])
+
+
+def _in_its_place(block: re.Match[str], strange: list[str]) -> str | None:
+    """Of the strange names the one that most likely is meant: in the same part of the same block, or in it at all."""
+    places = (f"{block['number']}.{block['rest'].partition('.')[0]}.", f"{block['number']}.")
+    return next((name for place in places for name in strange if f".{place}" in f".{name}"), None)
 
 
 def strangers(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> list[str]:

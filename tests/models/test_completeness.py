@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,50 @@ def test_a_config_of_another_model_is_refused(config: dict[str, Any], says: dict
 def test_names_of_training_are_refused(config: dict[str, Any], renamed: Callable[[str], str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         refuse("x", {renamed(name): tensor for name, tensor in tensors(config).items()}, config)
+
+
+def _fused(have: dict[str, Tensor], whole: str, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """The same blocks with some matrices joined along their outputs."""
+    kept = {name: tensor for name, tensor in have.items() if not any(f".{part}." in name for part in parts)}
+    for name in [name for name in have if f".{parts[0]}.weight" in name]:
+        found = [have[name.replace(parts[0], part)] for part in parts]
+        rows, columns = sum(tensor.shape[0] for tensor in found), found[0].shape[1]
+        kept[name.replace(parts[0], whole)] = Tensor("BF16", (rows, columns))
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "named", "meant"),
+    [
+        (DENSE, lambda t: _fused(t, "qkv_proj", ("q_proj", "k_proj", "v_proj")), "self_attn.qkv_proj", "self_attn.q_proj"),
+        (DENSE, lambda t: _fused(t, "gate_up_proj", ("gate_proj", "up_proj")), "mlp.gate_up_proj", "mlp.gate_proj"),
+        (MOE, lambda t: _fused(t, "W_pack", ("q_proj", "k_proj", "v_proj")), "self_attn.W_pack", "self_attn.q_proj"),
+        (DENSE, lambda t: {n.replace("o_proj", "dense"): v for n, v in t.items()}, "self_attn.dense", "self_attn.o_proj"),
+        (MOE, lambda t: {n.replace("up_proj", "w3"): v for n, v in t.items()}, "mlp.experts.0.w3", "mlp.experts.0.up_proj"),
+        (DENSE, lambda t: {n.removeprefix("model."): v for n, v in t.items()}, "input_layernorm", "input_layernorm"),
+    ],
+)  # fmt: skip
+def test_a_name_that_the_class_does_not_know_is_refused(
+    config: dict[str, Any], change: Callable[[dict[str, Tensor]], dict[str, Tensor]], named: str, meant: str
+) -> None:
+    kind = config["model_type"]
+    with pytest.raises(
+        ValueError, match=rf"layers\.0\.{named}\.weight is no name of a {kind}, .* model\.layers\.0\.{meant}\."
+    ):
+        refuse("x", change(tensors(config)), config)
+
+
+def test_other_names_that_engines_map_are_no_fault() -> None:
+    """Qwen2.5-VL as published and as transformers 5 saves it; the experts of a layer in one tensor."""
+    config = json.loads((ROOT / "data/architectures/qwen2_5_vl_7b.json").read_text())
+    refuse("x", {re.sub("^model\\.", "model.language_model.", n): v for n, v in tensors(config).items()}, config)
+    stacked = {name: tensor for name, tensor in tensors(MOE).items() if ".experts." not in name}
+    for block in range(2):
+        stacked |= {
+            f"model.layers.{block}.mlp.experts.{leaf}": Tensor("BF16", (4, 8, 8))
+            for leaf in ("gate_up_proj", "down_proj")
+        }
+    refuse("x", stacked, MOE)
 
 
 def test_an_adapter_of_the_models_own_is_no_fault() -> None:
