@@ -70,16 +70,20 @@ def main() -> None:
 
 def random_model(folder: Path, shape: Path, size: float) -> Path:
     """A checkpoint of about `size` GB in bf16: as many blocks of the shape as fit."""
-    config = json_files.read_json(shape)
-    tensors = architectures.tensors(config)
-    depth = config["num_hidden_layers"]
-    layer = sum(t.nbytes for name, t in tensors.items() if ".layers." in name) / depth
-    rest = sum(t.nbytes for t in tensors.values()) - layer * depth
-    config["num_hidden_layers"] = max(1, min(depth, round((size * 1e9 - rest) / layer)))
+    config = deep(json_files.read_json(shape), size)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
     random_weights.write(config, folder, threads=THREADS)
     return folder
+
+
+def deep(config: dict[str, Any], size: float) -> dict[str, Any]:
+    """The same configuration with as many blocks as make about `size` GB in bf16, one at least."""
+    tensors = architectures.tensors(config)
+    depth = config["num_hidden_layers"]
+    layer = sum(t.nbytes for name, t in tensors.items() if ".layers." in name) / depth
+    rest = sum(t.nbytes for t in tensors.values()) - layer * depth
+    return {**config, "num_hidden_layers": max(1, min(depth, round((size * 1e9 - rest) / layer)))}
 
 
 def measure(method: str, source: Path, options: argparse.Namespace) -> dict[str, Any]:
