@@ -48,8 +48,8 @@ def serve(checkpoint: Path, prompts: list[list[int]]) -> None:
         asked = SamplingParams(temperature=0, max_tokens=16, prompt_logprobs=0, ignore_eos=True)
         answers = engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], asked, use_tqdm=False)
     except Exception as error:  # whatever vLLM says of it is the result
-        lines = str(error).strip().splitlines() or [""]
-        return write(checkpoint, {"failed": f"{type(error).__name__}: {lines[-1][:200]}"})
+        lines = [line for line in str(error).strip().splitlines() if "For further information" not in line] or [""]
+        return write(checkpoint, {"failed": f"{type(error).__name__}: {lines[-1].strip()[:200]}"})
     logp = [
         next(value.logprob for token, value in entry.items() if token == expected)
         for prompt, answer in zip(prompts, answers, strict=True)

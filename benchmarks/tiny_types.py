@@ -143,6 +143,11 @@ UNSET = ("pad_token_id", "num_key_value_heads", "n_routed_experts", "head_dim", 
          "num_experts_per_tok")  # fmt: skip  # that some leave out
 
 ODD = {"mamba_n_heads": 8, "mamba_d_head": 64}  # in_proj has outputs that no kernel takes, as in the published models
+LATENT = {
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "head_dim": 64,
+}  # the sizes that kernels of latent attention are made for
 NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 # Where SMALL is not enough: sizes that must agree, a layer of each kind, and what published config.json files say besides
 OWN = {
@@ -156,9 +161,10 @@ OWN = {
         **ODD, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 512, "num_local_experts": 0,
     },
     "falcon_h1": ODD,
-    "zamba2": {"attention_head_dim": 128},
+    "zamba2": {"attention_head_dim": 128, "hybrid_layer_ids": [1]},
+    "deepseek_v2": LATENT, "glm4_moe": {"head_dim": 64}, "falcon": {"ffn_hidden_size": 1024},
     "nemotron_h_dense": {"layer_types": ["linear_attention", "mlp", "full_attention"]},
-    "deepseek_v3": NOAUX, "deepseek_v32": NOAUX, "glm_moe_dsa": NOAUX,
+    "deepseek_v3": {**NOAUX, **LATENT}, "deepseek_v32": {**NOAUX, **LATENT}, "glm_moe_dsa": {**NOAUX, **LATENT},
 }  # fmt: skip
 SAME = {"nemotron_h_dense": "nemotron_h", "granitemoehybrid_dense": "granitemoehybrid"}  # a second model of a type
 

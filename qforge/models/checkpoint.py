@@ -30,7 +30,7 @@ POINTER = b"version https://git-lfs"  # what such a file begins with
 LONGEST_HEADER = 100_000_000  # bytes: safetensors itself reads no longer one
 OWN_CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json", "README.md")
 # What the model computes by itself: vLLM and transformers skip it (vLLM: models/utils.py, llama.py, gpt2.py, bloom.py)
-BUFFER = re.compile(r"\.rotary_emb\.inv_freq$|(^|\.)h\.\d+\.attn\.(masked_)?bias$")
+BUFFER = re.compile(r"(^|\.)rotary(_pos)?_emb\.(inv_freq|(cos|sin)_cached)$|(^|\.)h\.\d+\.attn\.(masked_)?bias$")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,14 @@ from typing import Any
 
 from qforge.models import architectures
 from qforge.models.checkpoint import Tensor
+from qforge.models.modules import DRAFT
+from qforge.models.structure import NUMBERS
 from qforge.models.vllm_names import mapped
 
 BLOCK = re.compile(r"(?P<stack>(?:.*?\.)?(?:layers|h|blocks)\.)(?P<number>\d+)\.(?P<rest>.+)")
-BESIDE = re.compile(r"vis|audio|talker|code2wav|mtp|encoder|projector|draft")  # stacks that are not the language model
+BESIDE = re.compile(
+    rf"vis|audio|talker|code2wav|encoder|projector|{DRAFT.pattern}"
+)  # stacks that are not the language model
 NUMBER = re.compile(r"\d+")
 # Names that training or an adapter has put around those of the model: no loader knows them
 WRAPPED = re.compile(
@@ -25,6 +29,7 @@ WRAPPED = re.compile(
 ADAPTER = re.compile(r"\.(lora_[AB]|base_layer)\.")
 HEAD = re.compile(r"(?:head|embed_out|output|lm_head\.\w+)\.weight$")
 VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
+EXPERTS = NUMBERS["num_experts"]
 FEW = 2  # blocks: where so few lack what more have, it was lost; a kind of their own has mostly more
 
 
@@ -44,6 +49,7 @@ def _faults(tensors: Mapping[str, Tensor], config: dict[str, Any], text: dict[st
     yield from _wrapped_faults(tensors, config)
     yield from _block_faults(blocks, text)
     yield from _family_faults(tensors, expected, config) if expected else _odd_blocks(blocks, text)
+    yield from _expert_faults(tensors, text)
     yield from _head_faults(tensors, config, text, expected)
     yield from _vocabulary_faults(tensors, text)
 
@@ -94,10 +100,10 @@ def _family_faults(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: dict[str, Any]
 ) -> Iterator[str]:
     absent = [name for name in expected if name not in tensors and not name.endswith("lm_head.weight")]
-    if unknown := next(_renamed(absent, tensors, expected, config), None):
-        yield unknown
     if absent and (lost := _lost(absent, tensors)):
         yield f"{_several(lost)} missing from the checkpoint"
+    if absent:
+        yield from _renamed(absent, tensors, expected, config)
     for name in [name for name in expected if name in tensors]:
         shape, wanted = tensors[name].shape, expected[name].shape
         if shape != wanted and not name.endswith(VOCABULARY):
@@ -107,8 +113,8 @@ def _family_faults(
 def _renamed(
     absent: list[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: dict[str, Any]
 ) -> Iterator[str]:
-    """Tensors of the language model's blocks under names that neither the class nor vLLM's name mapper knows: a fused QKV in a
-    Llama, another prefix. A layer's experts may lie in one tensor."""
+    """What the language model's blocks lack, or have under names that neither the class nor vLLM's name mapper knows: a fused
+    QKV in a Llama, another prefix. A layer's experts may lie in one tensor."""
     served = mapped(config)
     there = {served(name): name for name in tensors}
     known = {served(name) for name in expected}
@@ -120,12 +126,14 @@ def _renamed(
             continue
         if ".experts." in own and own.partition(".experts.")[0] in stacks:
             continue
-        if other := _in_its_place(block, [file for at, file in there.items() if at not in known]):
+        strange = [file for at, file in there.items() if at not in known and not BESIDE.search(file)]
+        if other := _in_its_place(block, strange):
             yield (
                 f"{other} is no name of a {config['model_type']}, whose class looks for {name}: a loader that does not find it "
                 "leaves it random"
             )
-            return
+        else:
+            yield f"{name} is missing from the checkpoint"
 
 
 def _stacked(name: str) -> bool:
@@ -145,11 +153,10 @@ def strangers(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> list[str
     if not expected or any(name not in tensors for name in expected if not name.endswith("lm_head.weight")):
         return []
     count = int(architectures.language(config)["num_hidden_layers"])
-    drafts = re.compile(r"(?:^|\.)mtp")
 
     def beside(name: str) -> bool:
         block = BLOCK.fullmatch(name)
-        return bool(drafts.search(name) or HEAD.search(name) or (block and int(block["number"]) >= count))
+        return bool(DRAFT.search(name) or HEAD.search(name) or (block and int(block["number"]) >= count))
 
     return [name for name in tensors if name not in expected and not beside(name)]
 
@@ -166,6 +173,19 @@ def _lost(absent: list[str], tensors: Mapping[str, Tensor]) -> list[str]:
         return name.removesuffix(".weight").rpartition(".")[0] + "." in parents
 
     return [name for name in absent if same_spelling(name)]
+
+
+def _expert_faults(tensors: Mapping[str, Tensor], text: Mapping[str, Any]) -> Iterator[str]:
+    """Layers with fewer experts than config.json says: what is lost in every layer no comparison of blocks finds."""
+    count = next((value for key in EXPERTS if type(value := text.get(key)) is int), 0)
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for name in tensors:
+        layer, dot, rest = name.partition(".experts.")
+        if dot and not BESIDE.search(name) and (number := rest.partition(".")[0]).isdecimal():
+            numbers[layer].add(int(number))
+    for layer, found in numbers.items():
+        if lost := sorted(set(range(count)) - found):
+            yield f"{_several([f'{layer}.experts.{n}' for n in lost])} missing: config.json says that there are {count} experts"
 
 
 def _odd_blocks(stacks: Mapping[str, Mapping[int, set[str]]], text: Mapping[str, Any]) -> Iterator[str]:

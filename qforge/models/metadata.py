@@ -116,10 +116,13 @@ def _notes(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Iterator[st
         )
 
 
-def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str, list[int]] | None] | None:
+def unclear(
+    model: Model, folder: Path | None, loaded: bool = False
+) -> tuple[dict[str, Any], dict[str, list[int]] | None] | None:
     """What transformers has to be asked: config.json and the tensors' shapes, if those are known.
 
-    None where a model is known by its type, or is all text and known by the names of its matrices.
+    None where a model is known by its type, or is all text and known by the names of its matrices. `loaded`: transformers is
+    to load it, so names are not enough.
     """
     if folder is not None and _known(json_files.read_json(folder / "config.json")):
         return None  # without a look at its tensors
@@ -131,7 +134,7 @@ def unclear(model: Model, folder: Path | None) -> tuple[dict[str, Any], dict[str
         return config, None
     text = architectures.language(config)
     strange = "auto_map" in config or text is not config or any(key not in text for key in NEEDED)
-    if not strange and not any(m.kind == "unknown" for m in modules.from_tensors(tensors, config)):
+    if not strange and not loaded and not any(m.kind == "unknown" for m in modules.from_tensors(tensors, config)):
         return None
     return config, {name: list(tensor.shape) for name, tensor in tensors.items()}
 

@@ -34,7 +34,8 @@ TOWERS = {
 BESIDE = (*TOWERS.values(), "tower")
 BLOCK, NUMBER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\."), re.compile(r"(\d+)")
 TOWER = re.compile(rf"(?:model\.|thinker\.)?({'|'.join(TOWERS)})\.")
-DRAFT = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")  # multi-token prediction: Qwen3-Next, Qwen3.5, MiMo, ERNIE
+# What drafts tokens: multi-token prediction (Qwen3-Next, Qwen3.5, MiMo, ERNIE), and drafters stored with their model
+DRAFT = re.compile(r"(?:^|\.)(?:(?:mtp|nextn|draft|eagle|medusa)(?:_\w+)?|eagle3)\.")
 DRAFT_JOINT = ".eh_proj.weight"  # joins state and embedding in a block of its own: DeepSeek-V3, GLM-4.5
 STACKED = {  # the experts of a layer in one tensor, where no structure says how
     "gpt_oss": {
@@ -152,7 +153,7 @@ def from_tensors(
         name, shape = tensor_name.removesuffix(".weight"), tensor.shape
         if len(shape) < 2 or name.endswith("bias"):
             continue
-        if ("mtp" in name and DRAFT.search(name)) or name.startswith(drafts):
+        if DRAFT.search(name) or name.startswith(drafts):
             matrix = Matrix("draft", name)
         else:
             matrix = _matrix(tensor_name, len(shape), config, structure)

@@ -25,7 +25,8 @@ def known(run: Run, folder: Path | None) -> Run:
     """
     model = replace(run.job.model, structure=None)
     run = run.beside(replace(run.job, model=model), run.prefix)
-    unclear = metadata.unclear(model, folder)
+    method = run.job.method
+    unclear = metadata.unclear(model, folder, loaded=method.env == QUANT_ENV and not method.streams)
     if unclear is None:
         return run
     try:

@@ -59,6 +59,16 @@ def refuse_nothing(job: Job, model: Source, tree: Sequence[Module]) -> None:
     )
 
 
+def refuse_unbuilt(job: Job, model: Source) -> None:
+    """Raises ValueError where a library would have transformers load a model that it cannot build."""
+    built, method = model.structure, job.method
+    if method.function and not method.streams and built and not built.built:
+        raise ValueError(
+            f"method={method.name} model={job.model.name}: its library loads the model's class, and {built.library} cannot "
+            f"build it: {built.why}; use method=rtn, fp8 or nvfp4_llmc, which read tensors, not classes"
+        )
+
+
 def _shapes(modules: Sequence[Module]) -> str:
     names = list(dict.fromkeys(pattern(m.name) for m in modules))
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more kinds" if len(names) > SHOWN else "")

@@ -165,6 +165,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     model = metadata.read(job.model, model_folder)
     tree = modules.from_tensors(model.tensors, model.config, model.structure)
     architecture_notes.refuse_nothing(job, model, tree)
+    architecture_notes.refuse_unbuilt(job, model)
     towers.refuse(job, tree)
     core = cores.needed(job, tree, model.config, model.structure)
     libraries.refuse_architecture(job, model.config, tree, model.tensors, core)

@@ -250,6 +250,13 @@ def test_an_unknown_matrix_stays_in_bf16(name: str, shape: tuple[int, ...]) -> N
     assert (found.kind, found.kept) == ("unknown", "its role in the model is not known")
 
 
+DRAFTERS = (
+    "mtp.layers.0.self_attn.q_proj.weight", "model.mtp_layers.0.input_proj.weight", "model.mtp_block.0.self_attn.q_proj.weight",
+    "model.nextn.layers.0.self_attn.q_proj.weight", "draft_model.layers.0.self_attn.q_proj.weight", "eagle3.fc.weight",
+    "medusa_head.0.0.linear.weight",
+)  # fmt: skip
+
+
 def test_layers_of_multi_token_prediction_draft_and_stay_in_bf16() -> None:
     deepseek = config("deepseek_v3")
     at = f"model.layers.{deepseek['num_hidden_layers']}."
@@ -261,8 +268,9 @@ def test_layers_of_multi_token_prediction_draft_and_stay_in_bf16() -> None:
     assert {found[name.removesuffix(".weight")].kind for name in more} == {"draft"}
     assert found["model.layers.60.self_attn.o_proj"].linear
     qwen = {"model_type": "qwen3_next", "num_hidden_layers": 2}
-    (other,) = modules.from_tensors({"mtp.layers.0.self_attn.q_proj.weight": Tensor("BF16", (8, 8))}, qwen)
-    assert (other.kind, other.block) == ("draft", None)
+    for name in DRAFTERS:
+        (other,) = modules.from_tensors({name: Tensor("BF16", (8, 8))}, qwen)
+        assert (other.kind, other.block) == ("draft", None)
 
 
 def test_a_block_more_than_the_config_says_drafts_nothing() -> None:

@@ -134,6 +134,28 @@ def test_other_names_that_engines_map_are_no_fault() -> None:
             for leaf in ("gate_up_proj", "down_proj")
         }
     refuse("x", stacked, MOE)
+    drafting = {"model.mtp.layers.0.self_attn.q_proj.weight": Tensor("BF16", (8, 8)), **tensors(DENSE)}
+    refuse("x", drafting, DENSE)
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.self_attn\.q_proj\.weight is missing from the checkpoint"):
+        refuse("x", {name: tensor for name, tensor in drafting.items() if ".layers.0.self_attn.q" not in name}, DENSE)
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])
+def test_an_expert_that_no_layer_has_is_missing(key: str) -> None:
+    """Of an architecture that nobody knows, too: blocks that lack the same are alike."""
+    config = {
+        key: 4,
+        "model_type": "other",
+        "num_hidden_layers": 2,
+        "vocab_size": MOE["vocab_size"],
+        "tie_word_embeddings": True,
+    }
+    refuse("x", tensors(MOE), config)
+    less = {name: tensor for name, tensor in tensors(MOE).items() if ".experts.3." not in name}
+    with pytest.raises(
+        ValueError, match=r"mlp\.experts\.3 is missing: config\.json says that there are 4 experts; fetch"
+    ):
+        refuse("x", less, config)
 
 
 def test_an_adapter_of_the_models_own_is_no_fault() -> None:

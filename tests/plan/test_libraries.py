@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from support.jobs import job
 
+from qforge.models.metadata import Source
 from qforge.models.modules import Module
+from qforge.models.structure import Structure
+from qforge.plan.architecture_notes import refuse_unbuilt
 from qforge.plan.libraries import refuse_architecture
 
 ATTENTION = [f"model.layers.0.self_attn.{leaf}.weight" for leaf in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -41,3 +44,11 @@ def test_a_matrix_that_streams_do_not_read_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a\.up_proj\.weight is F64; give a model in bf16, fp16 or fp32"):
         refuse_architecture(job("method=rtn"), {"model_type": "x"}, [odd], [])
     refuse_architecture(job("method=gptq"), {"model_type": "x"}, [odd], [])  # its library loads it in bf16
+
+
+def test_a_class_that_cannot_be_built_is_refused_where_a_library_loads_it() -> None:
+    source = Source({}, {"model_type": "x"}, "x", structure=Structure("transformers 5.17.0", None, "no model type `x`"))
+    words = "its library loads the model's class, and transformers 5.17.0 cannot build it: no model type `x`; use method=rtn"
+    with pytest.raises(ValueError, match=words):
+        refuse_unbuilt(job("method=gptq"), source)
+    refuse_unbuilt(job("method=rtn"), source)  # a stream reads tensors
