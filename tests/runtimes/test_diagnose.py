@@ -52,6 +52,17 @@ def test_the_catalogue_has_no_other_samples() -> None:
     assert len(set(SAMPLES)) == len(ENTRIES) >= 58
 
 
+def test_a_config_that_lacks_what_vllm_reads_is_called_so() -> None:
+    """What vLLM 0.32 said of two tiny models (benchmarks/architectures.py)."""
+    for line in (
+        "'Glm4MoeConfig' object has no attribute 'head_dim'",
+        "'Lfm2Config' object has no attribute 'block_dim'",
+    ):
+        found = diagnose(f"(EngineCore pid=7) ERROR 11-29 23:25:08 [core.py:1100] AttributeError: {line}\n")
+        assert found
+        assert found.id == "config_key"
+
+
 def test_the_first_known_error_counts_and_wrappers_do_not() -> None:
     log = (
         "INFO starting\nRuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
