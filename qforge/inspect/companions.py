@@ -20,6 +20,13 @@ IDLE = {
     "pretraining_tp", "tokenizer_class", "processor_class", "name_or_path", "backend", "is_local", "local_files_only",
     "extra_special_tokens", "added_tokens_decoder",
 }  # fmt: skip
+# What a class computes otherwise where its config.json does not say it; savers of a model keep these, and change their place
+SAID = (
+    "rope_scaling", "partial_rotary_factor", "layer_types", "final_logit_softcapping", "attn_logit_softcapping",
+    "query_pre_attn_scalar", "attention_bias", "norm_topk_prob", "scoring_func", "topk_method", "routed_scaling_factor",
+    "text_config", "thinker_config",
+)  # fmt: skip
+UNSTRETCHED = ("default", "mrope")  # kinds of rope_scaling that newer savers spell otherwise
 # What may take the place of a file that is not there
 INSTEAD = {
     "vocab.json": "tokenizer.json", "merges.txt": "tokenizer.json", "vocab.txt": "tokenizer.json",
@@ -51,7 +58,8 @@ def faults(artifact: Path, source: Path) -> Iterator[str]:
 
 
 def differences(artifact: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
-    """Values of config.json that both have and that differ, the rotary embedding in either spelling."""
+    """Values of config.json that both have and that differ, the rotary embedding in either spelling; and those that the
+    artifact has lost, where its class would take another."""
     yield from _unlike(_plain(artifact), _plain(source), "")
 
 
@@ -64,6 +72,13 @@ def _unlike(artifact: dict[str, Any], source: dict[str, Any], where: str) -> Ite
             yield from _unlike(_plain(own), _plain(other), f"{name}.")
         else:
             yield f"{name} is {own!r:.60}, the source has {other!r:.60}"
+    for key in SAID:
+        if artifact.get(key) is None and (value := source.get(key)) and not _unstretched(value):
+            yield f"{where}{key} is not there, the source has {value!r:.60}"
+
+
+def _unstretched(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("rope_type", value.get("type")) in UNSTRETCHED
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
@@ -79,9 +94,11 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
             "rope_theta": bases.get("full_attention"),
             "rope_local_base_freq": bases.get("sliding_attention"),
         }
-    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    moved = ("rope_theta", "partial_rotary_factor")
+    scaling = {key: value for key, value in rope.items() if key not in moved}
     stretched = scaling.get("rope_type", "default") != "default"
-    return {**plain, "rope_theta": rope.get("rope_theta"), "rope_scaling": scaling if stretched else None}
+    plain = {**plain, **{key: rope[key] for key in moved if key in rope}}
+    return {**plain, "rope_scaling": scaling if stretched else None}
 
 
 def _replaced(name: str, artifact: Path) -> bool:

@@ -227,6 +227,33 @@ def test_what_lies_beside_the_weights(
     assert all(word in fault for word, fault in zip(words, faults, strict=True)), faults
 
 
+SAID = {
+    "rope_theta": 1e4, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "final_logit_softcapping": 30.0,
+    "layer_types": ["full_attention", "sliding_attention"], "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+    "partial_rotary_factor": 0.5, "attention_bias": False, "text_config": {"query_pre_attn_scalar": 224},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", [key for key in SAID if key not in ("rope_theta", "attention_bias")])
+def test_what_a_class_would_compute_otherwise_is_not_lost(lost: str) -> None:
+    for given in ({key: value for key, value in SAID.items() if key != lost}, {**SAID, lost: None}):
+        (said,) = companions.differences(given, SAID)
+        assert said.startswith(f"{lost} is not there, the source has ")
+
+
+def test_what_was_lost_without_a_change_is_no_difference() -> None:
+    """transformers 5 moves what belongs to the rotary embedding; Qwen2.5-VL's kind of it is no stretching."""
+    moved = {"rope_parameters": {**SAID["rope_scaling"], "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+    rest = {key: value for key, value in SAID.items() if "rope" not in key and "rotary" not in key}
+    assert list(companions.differences({**rest, **moved}, SAID)) == []
+    sections = {"rope_theta": 1e4, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+    assert (
+        list(companions.differences({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, sections)) == []
+    )
+    (inside,) = companions.differences({**SAID, "text_config": {"vocab_size": 1}}, SAID)
+    assert inside == "text_config.query_pre_attn_scalar is not there, the source has 224"
+
+
 def test_a_config_that_transformers_saves_again_is_the_same(tmp_path: Path) -> None:
     """Every committed one that this transformers knows: keys are added, rope_theta moves into rope_parameters."""
     code = """if True:
