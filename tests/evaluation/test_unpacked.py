@@ -12,7 +12,7 @@ from support.command import ROOT
 
 LEAVES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 OF_DENSE, OF_MIXTURE = ("gptq", "awq", "fp8", "w8a8", "nvfp4_llmc"), ("rtn", "nvfp4_llmc")
-FAULTS = {"global_scale": "nvfp4_llmc", "scale": "gptq", "two_percent": "fp8", "nan": "awq"}
+FAULTS = {"global_scale": "nvfp4_llmc", "scale": "gptq", "two_percent": "fp8", "nan": "awq", "class": "w8a8"}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,13 @@ def test_one_matrix_with_a_wrong_scale_is_caught(said: dict[str, Any], fault: st
     assert "use a runtime of vLLM (leave runtime out), or method=bf16" in message
     measured = float(message.partition("off by ")[2].split()[0])
     assert difference is None or measured == pytest.approx(difference, rel=0.1)
+
+
+def test_a_class_that_looks_at_a_packed_weight_is_refused(said: dict[str, Any]) -> None:
+    assert "unpacks this checkpoint wrongly: its class fails at what is packed ('" in said["class"]
+    assert (
+        "has no attribute 'weight_of_its_class'), so every score would be wrong; use a runtime of vLLM" in said["class"]
+    )
 
 
 def test_the_global_scale_that_transformers_drops_of_experts_is_caught(said: dict[str, Any]) -> None:

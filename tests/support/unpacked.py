@@ -18,6 +18,7 @@ FAULTS = {  # what a loader may do wrong to one matrix, a little or altogether
     "global_scale": lambda matrix: matrix.weight_global_scale.mul_(0.5),
     "scale": lambda matrix: matrix.weight_scale.fill_(1),
     "two_percent": lambda matrix: matrix.weight_scale.mul_(1.02),
+    "class": lambda matrix: matrix.register_forward_pre_hook(lambda module, inputs: module.weight_of_its_class),
     "nan": lambda matrix: matrix.weight_scale.fill_(torch.nan),
 }
 
