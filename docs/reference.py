@@ -237,6 +237,7 @@ def metrics() -> list[str]:
         "long_context",
         "stability",
         "mt_bench",
+        "chat_judge",
     )
     lines = [
         "# Metrics", "", "What a criterion of a gate may ask for. *Grows*: what more of narrows its interval.", "",

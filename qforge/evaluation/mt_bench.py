@@ -1,27 +1,29 @@
-"""Chat, graded by another model: MT-bench's questions, answered here, rated from 1 to 10 behind any OpenAI-compatible API.
+"""Chat, graded by another model: MT-bench's questions, answered here, judged behind any OpenAI-compatible API.
 
-The questions have two turns; each answer is graded by itself, with MT-bench's own prompts for single answers (Zheng et al.
-2023; FastChat's single-v1 and single-v1-multi-turn, without reference answers). Greedy on both sides. A judge that gives no
-rating is counted, not guessed at. Ratings of different judges cannot be compared, nor can those of MT-bench's leaderboard.
+The questions have two turns. Each answer is rated by itself from 1 to 10, and of a model beside bf16 each is compared with
+bf16's, with MT-bench's own prompts (Zheng et al. 2023; FastChat's single-v1, pair-v2 and their multi-turn forms, without
+reference answers). Greedy on both sides. Each pair is shown in both orders: a model wins or loses where both say so, and else
+it is a tie. `agreement` is the share of pairs on which the judge agrees with itself, of those where it chose in both orders. A
+judge that gives no rating or choice is counted, not guessed at. Ratings of different judges cannot be compared, nor can those
+of MT-bench's leaderboard.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
-
-import httpx
 
 from qforge.config.evaluation import ChatJudge
 from qforge.config.places import given_path
-from qforge.envs.request import Refused
+from qforge.evaluation.chat_judge import Cost, Judge, choice, rating
 from qforge.evaluation.scorers import Server
+from qforge.json_files import write_json
 
-KEY = "QFORGE_JUDGE_KEY"  # environment variable with the judge's API key
-RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
+FILE = "conversations.json"  # of a checkpoint: [{"turns": [question, question], "answers": [answer, answer]}, ...]
+CHARACTERS = 4  # of a token
+RATED, COMPARED = 2, 4  # requests for a question: each turn; each turn in both orders
 INSTRUCTION = (
     "Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the user "
     "question displayed below. Your evaluation should consider factors such as the helpfulness, relevance, accuracy, "
@@ -37,71 +39,120 @@ ONE = (
     "[The End of Assistant's Answer]"
 )
 TWO = (
-    "<|The Start of Assistant A's Conversation with User|>\n\n### User:\n{q1}\n\n### Assistant A:\n{a1}\n\n### User:\n{q2}"
-    "\n\n### Assistant A:\n{a2}\n\n<|The End of Assistant A's Conversation with User|>"
+    "<|The Start of Assistant {name}'s Conversation with User|>\n\n### User:\n{q1}\n\n### Assistant {name}:\n{a1}\n\n"
+    "### User:\n{q2}\n\n### Assistant {name}:\n{a2}\n\n<|The End of Assistant {name}'s Conversation with User|>"
+)
+COMPARE = (
+    "Please act as an impartial judge and evaluate the quality of the responses provided by two AI assistants to the user "
+    "question{plural} displayed below. You should choose the assistant that follows the user's instructions and answers the "
+    "user's question{plural} better. Your evaluation should consider factors such as the helpfulness, relevance, accuracy, "
+    "depth, creativity, and level of detail of their responses. {focus}Begin your evaluation by comparing the "
+    "responses of the two assistants and provide a short explanation. Avoid any position biases and ensure that the order in "
+    "which the responses were presented does not influence your decision. Do not allow the length of the responses to "
+    "influence your evaluation. Do not favor certain names of the assistants. Be as objective as possible. After providing "
+    'your explanation, output your final verdict by strictly following this format: "[[A]]" if assistant A is better, '
+    '"[[B]]" if assistant B is better, and "[[C]]" for a tie.'
+)
+COMPARE_FOCUS = "You should focus on who provides a better answer to the second user question. "
+PAIR = (
+    "[User Question]\n{q1}\n\n[The Start of Assistant A's Answer]\n{a}\n[The End of Assistant A's Answer]\n\n"
+    "[The Start of Assistant B's Answer]\n{b}\n[The End of Assistant B's Answer]"
 )
 
-
-class Judge:
-    """A model behind OpenAI's API. Raises Refused where it cannot be asked."""
-
-    def __init__(self, settings: ChatJudge) -> None:
-        key = os.environ.get(KEY)
-        self.settings = settings
-        self.client = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=600)
-
-    def greet(self) -> None:
-        """Ask it something small. Raises Refused where it does not answer."""
-        self.rate({"role": "user", "content": "Answer with [[5]]."})
-
-    def rate(self, *messages: dict[str, str]) -> float | None:
-        """The rating that the judge gives, or none."""
-        settings = self.settings
-        body = {"model": settings.model, "messages": messages, "temperature": 0, "max_tokens": settings.judge_tokens}
-        try:
-            reply = self.client.post(
-                f"{str(settings.base_url).rstrip('/')}/chat/completions", json=body
-            ).raise_for_status()
-        except httpx.HTTPError as error:
-            raise Refused(
-                f"eval.judge.base_url={settings.base_url}: model {settings.model!r} does not answer: {error}; the address ends "
-                f"in /v1, and the key, if it needs one, is taken from the environment variable {KEY}"
-            ) from None
-        return rating(str(reply.json()["choices"][0]["message"]["content"]))
+Talk = dict[str, list[str]]  # turns and answers
 
 
-def rating(reply: str) -> float | None:
-    """The rating in a judge's reply, or none where it gives none from 1 to 10."""
-    match = RATING.search(reply)
-    return float(match[1]) if match and 1 <= float(match[1]) <= 10 else None
+def cost(settings: ChatJudge, compares: bool) -> Cost:
+    """The most that judging takes for one checkpoint, beside bf16's answers or alone."""
+    lines = _questions(settings)
+    said = sum(len(text) for turns in lines for text in turns) // CHARACTERS
+    each, words = settings.answer_tokens, len(INSTRUCTION) // CHARACTERS
+    requests = len(lines) * (RATED + (COMPARED if compares else 0))
+    # a rating reads a turn's question and answer, then both; a comparison the same with two answers, twice
+    read = 2 * said + len(lines) * 3 * each + (4 * said + len(lines) * 12 * each if compares else 0)
+    return Cost(requests, read + requests * words, requests * settings.judge_tokens)
 
 
-def measure(settings: ChatJudge, server: Server) -> dict[str, Any]:
-    """Ratings by question and turn; none where the judge gave no rating. `mean` is over those that were given."""
-    judge = Judge(settings)
-    lines = given_path(settings.questions).read_text().splitlines()[: settings.limit]
+def measure(
+    settings: ChatJudge, server: Server, out: Path, given: str | None, judge: Judge | None = None
+) -> dict[str, Any]:
+    """Ratings by question and turn, none where the judge gave none; `mean` is over those that were given. Writes FILE.
 
-    def talk(line: str) -> list[float | None]:
-        q1, q2 = json.loads(line)["turns"]
-        messages = [{"role": "user", "content": q1}]
-        a1 = server.chat(messages, settings.answer_tokens)
-        messages += [{"role": "assistant", "content": a1}, {"role": "user", "content": q2}]
-        a2 = server.chat(messages, settings.answer_tokens)
-        return [
-            judge.rate({"role": "user", "content": ONE.format(q1=q1, a1=a1)}),
-            judge.rate(
-                {"role": "system", "content": INSTRUCTION.format(focus=FOCUS)},
-                {"role": "user", "content": TWO.format(q1=q1, a1=a1, q2=q2, a2=a2)},
-            ),
-        ]
-
+    `given`: FILE of bf16, with whose answers these are compared (`pairs`); none: this is bf16, or nothing is beside it.
+    """
+    judge = judge or Judge(settings)
     with ThreadPoolExecutor(server.parallel) as pool:
-        ratings = list(pool.map(talk, lines))
+        talks = list(pool.map(lambda turns: _talk(settings, server, turns), _questions(settings)))
+        write_json(out / FILE, talks)
+        ratings = list(pool.map(lambda talk: _ratings(judge, talk), talks))
+        others: list[Talk] = json.loads(Path(given).read_text()) if given else []
+        pairs = list(pool.map(lambda both: _compared(judge, *both), zip(talks, others, strict=True))) if given else []
     values = [value for turns in ratings for value in turns if value is not None]
     return {
         "judge": settings.model,
-        "questions": len(lines),
+        "questions": len(talks),
         "mean": sum(values) / len(values) if values else None,
-        "unrated": 2 * len(lines) - len(values),
+        "unrated": RATED * len(talks) - len(values),
         "ratings": ratings,
+        "pairs": _summary([pair for turns in pairs for pair in turns]) if given else None,
+        "unanswered": judge.unanswered,
+        "error": judge.error,
     }
+
+
+def _questions(settings: ChatJudge) -> list[list[str]]:
+    lines = given_path(settings.questions).read_text().splitlines()[: settings.limit]
+    return [json.loads(line)["turns"] for line in lines]
+
+
+def _talk(settings: ChatJudge, server: Server, turns: list[str]) -> Talk:
+    messages: list[dict[str, str]] = []
+    answers = []
+    for question in turns:
+        messages.append({"role": "user", "content": question})
+        answers.append(server.chat(messages, settings.answer_tokens))
+        messages.append({"role": "assistant", "content": answers[-1]})
+    return {"turns": turns, "answers": answers}
+
+
+def _told(talk: Talk, name: str) -> str:
+    (q1, q2), (a1, a2) = talk["turns"], talk["answers"]
+    return TWO.format(name=name, q1=q1, a1=a1, q2=q2, a2=a2)
+
+
+def _ratings(judge: Judge, talk: Talk) -> list[float | None]:
+    first = ONE.format(q1=talk["turns"][0], a1=talk["answers"][0])
+    return [
+        rating(judge.ask({"role": "user", "content": first})),
+        rating(
+            judge.ask(
+                {"role": "system", "content": INSTRUCTION.format(focus=FOCUS)},
+                {"role": "user", "content": _told(talk, "A")},
+            )
+        ),
+    ]
+
+
+def _compared(judge: Judge, own: Talk, other: Talk) -> list[list[str | None]]:
+    """By turn what the judge chose with this model as A, then with bf16 as A."""
+    return [[_chosen(judge, turn, *order) for order in ((own, other), (other, own))] for turn in range(RATED)]
+
+
+def _chosen(judge: Judge, turn: int, a: Talk, b: Talk) -> str | None:
+    if turn:
+        system = COMPARE.format(plural="s", focus=COMPARE_FOCUS)
+        shown = f"{_told(a, 'A')}\n\n\n{_told(b, 'B')}"
+    else:
+        system = COMPARE.format(plural="", focus="")
+        shown = PAIR.format(q1=a["turns"][0], a=a["answers"][0], b=b["answers"][0])
+    return choice(judge.ask({"role": "system", "content": system}, {"role": "user", "content": shown}))
+
+
+def _summary(pairs: list[list[str | None]]) -> dict[str, Any]:
+    whole = [(first, second) for first, second in pairs if first and second]
+    agreed = [pair for pair in whole if pair in (("A", "B"), ("B", "A"), ("C", "C"))]
+    won, lost = agreed.count(("A", "B")), agreed.count(("B", "A"))
+    return {
+        "of": len(pairs), "won": won, "lost": lost, "tied": len(whole) - won - lost, "undecided": len(pairs) - len(whole),
+        "agreement": len(agreed) / len(whole) if whole else None, "choices": pairs,
+    }  # fmt: skip

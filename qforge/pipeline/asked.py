@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qforge.evaluation import answered, flips, own_answers
+from qforge.config.evaluation import Eval
+from qforge.evaluation import answered, flips, mt_bench, own_answers
 from qforge.judge.comparison import main_metric
 from qforge.pipeline.run import Run
 from qforge.store.results import key_of
@@ -47,8 +48,14 @@ def journal(run: Run, served: Any) -> Path:
     return folder / ASKED
 
 
-def own_answers_of(run: Run, baseline: dict[str, Any]) -> Path | None:
-    """The file with the answers that a baseline gave, where it was asked for any."""
+def holds_against(settings: Eval) -> bool:
+    """Whether a checkpoint is held against what its baseline says, which is then measured first."""
+    return settings.own_answers.prompts is not None or settings.judge.base_url is not None
+
+
+def said_by(run: Run, baseline: dict[str, Any]) -> dict[str, Path]:
+    """The files with what a baseline said that a checkpoint is held against, where it was asked for any."""
     key = baseline["evaluate"].get("key")
-    file = run.store.root / "evaluate" / str(key) / own_answers.FILE
-    return file if key and file.exists() else None
+    files = {"own_answers": own_answers.FILE, "conversations": mt_bench.FILE}
+    found = {name: run.store.root / "evaluate" / str(key) / file for name, file in files.items()}
+    return {name: file for name, file in found.items() if key and file.exists()}

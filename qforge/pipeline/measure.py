@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,13 +38,13 @@ MEASUREMENTS = ("serve", "evaluate", "bench")
 TEXTS = "texts"  # the answers in text to what a model that speaks is asked aloud
 
 
-def measure(run: Run, plan: Plan, artifact: Path, own: Path | None = None) -> dict[str, Any]:
+def measure(run: Run, plan: Plan, artifact: Path, said: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason; of a model that is to
-    speak those of speak, too. `own`: the file with the baseline's own answers, to be scored; none: this is the baseline."""
+    speak those of speak, too. `said`: the files with what the baseline said (asked.said_by); none: this is the baseline."""
     asked = (*MEASUREMENTS, TEXTS) if "speak" in run.job.stages and run.job.speaks else MEASUREMENTS
     results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := _left_out(run.job, plan, name))}
     stages = [name for name in asked if name not in results]
-    keys = _keys(run.job, plan, run.fingerprint(artifact), own) if stages else {}
+    keys = _keys(run.job, plan, run.fingerprint(artifact), said) if stages else {}
     with ExitStack() as held:
         if None in _known(run, keys, stages).values():
             held.enter_context(same(run, key_of(keys["serve"])))
@@ -59,7 +59,7 @@ def measure(run: Run, plan: Plan, artifact: Path, own: Path | None = None) -> di
             held.enter_context(whole(run))
             server = held.enter_context(_maybe_server(run, plan, artifact, environment, keys, missing))
             for name in missing:
-                build = partial(_build, run, plan, name, artifact, environment, keys, server, own)
+                build = partial(_build, run, plan, name, artifact, environment, keys, server, said)
                 with step(run, timed=name == "bench"):
                     results[name] = result(run.get(name, keys[name], build, run.job.method.name))
         elif "serve" in stages:
@@ -101,7 +101,7 @@ def _other_kv(run: Run, plan: Plan, artifact: Path) -> dict[str, Any]:
     quality = replace(
         job.eval, texts={}, tasks=[], kv_dtypes=[], divergence=replace(job.eval.divergence, windows=0),
         own_answers=replace(job.eval.own_answers, prompts=None),
-        stability=replace(job.eval.stability, prompts=None),
+        stability=replace(job.eval.stability, prompts=None), judge=replace(job.eval.judge, base_url=None),
     )  # fmt: skip
     for dtype in job.eval.kv_dtypes:
         other = replace(job, eval=quality, kv=replace(job.kv, dtype=dtype), stages=["serve", "evaluate"])
@@ -132,7 +132,7 @@ def not_measured(reason: str) -> dict[str, Any]:
     return {name: {"not_measured": reason} for name in MEASUREMENTS}
 
 
-def _keys(job: Job, plan: Plan, checkpoint: Any, own: Path | None = None) -> dict[str, Any]:
+def _keys(job: Job, plan: Plan, checkpoint: Any, said: Mapping[str, Path] | None = None) -> dict[str, Any]:
     served = {
         "checkpoint": checkpoint, "job": decided_by(job, "serve"), "env": interpreters.runtime_identity(job),
         "machine": identity.deciding(identity.machine()), "emulated": plan.emulated,
@@ -144,7 +144,7 @@ def _keys(job: Job, plan: Plan, checkpoint: Any, own: Path | None = None) -> dic
         "texts": [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files],
         "code": code("qforge.stages.evaluate", "qforge.evaluation.answer_metrics"),
     }  # fmt: skip
-    evaluated |= {"own_answers": hashlib.sha256(own.read_bytes()).hexdigest()} if own else {}
+    evaluated |= {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in (said or {}).items()}
     benched = {"served": key_of(served), "job": decided_by(job, "bench"), "code": code(f"qforge.stages.{_timing(job)}")}
     if job.bench.trace:
         benched["trace"] = hashlib.sha256(given_path(job.bench.trace).read_bytes()).hexdigest()
@@ -194,7 +194,7 @@ def _maybe_server(
 
 def _build(
     run: Run, plan: Plan, stage: str, artifact: Path, environment: Environment, keys: dict[str, Any],
-    server: Server | None, own: Path | None, out: Path,
+    server: Server | None, said: Mapping[str, Path] | None, out: Path,
 ) -> None:  # fmt: skip
     if stage == "serve":
         assert server is not None
@@ -219,7 +219,7 @@ def _build(
     more = {"server_group": str(server.group)} if server else {}
     if stage == "evaluate":
         more |= {"asked": str(journal(run, keys["serve"]))} if server else {}
-        more |= {"own_answers": str(own)} if own else {}
+        more |= {name: str(file) for name, file in (said or {}).items()}
     with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:
         run.stage(
             _timing(run.job) if stage == "bench" else stage,

@@ -13,11 +13,13 @@ from qforge.models.checkpoint import tensor_bytes
 from qforge.pipeline import (
     answers,
     artifact,
+    asked,
     asking,
     baseline,
     budget,
     fetch,
     handed,
+    judging,
     preflight,
     same_cache,
     sensitivity,
@@ -25,7 +27,6 @@ from qforge.pipeline import (
     speak,
     structure,
 )
-from qforge.pipeline.asked import changed, own_answers_of
 from qforge.pipeline.baseline import Baseline, bf16_of
 from qforge.pipeline.checks import check
 from qforge.pipeline.measure import MEASUREMENTS, compared, measure, not_measured, write_results
@@ -61,7 +62,12 @@ def go(run: Run) -> None:
     run = serve.settle(run, planned.modules)
     job = run.job
     refuse(job, planned)
-    planned.notes += [*budget.notes(job), *not_looked_for, *answers.check(run, make=False, runtime=not not_looked_for)]
+    planned.notes += [
+        *budget.notes(job),
+        *judging.notes(job),
+        *not_looked_for,
+        *answers.check(run, make=False, runtime=not not_looked_for),
+    ]
     run.write("plan.json", planned.summary())
     plans.plan(planned, job)
     if job.plan_only:
@@ -156,9 +162,9 @@ def _write_again(run: Run, weighed: Weighed, against: Baseline | None) -> None:
 
 def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, against: Baseline | None) -> Weighed:
     """Measure the checkpoint and, where it is judged, the baseline under the same conditions; and the verdict."""
-    asks_first = against if run.job.eval.own_answers.prompts else None  # its answers are what the checkpoint scores
+    asks_first = against if asked.holds_against(run.job.eval) else None  # the checkpoint is held against what it says
     beside = against_what(run, source, asks_first) if asks_first else None
-    measured = measure(run, planned, checkpoint, own_answers_of(run, beside[2]) if beside else None)
+    measured = measure(run, planned, checkpoint, asked.said_by(run, beside[2]) if beside else None)
     size = planned.bytes if planned.simulated else tensor_bytes(checkpoint)
     measured["weights"] = {"bytes": size, "as_bf16": planned.emulated or planned.simulated}
     if states := handed.handed(run, planned, checkpoint, source):
@@ -168,7 +174,7 @@ def weigh(run: Run, planned: Plan, checkpoint: Path, source: Path, against: Base
     other, stored, reference = beside or against_what(run, source, against)
     reference |= {"name": against.name, "weights": {"bytes": planned.bf16_bytes, "is_bf16": against.packing is None}}
     measured["divergence"] = compared(run, measured, reference)
-    measured["flips"] = changed(run, measured, reference)
+    measured["flips"] = asked.changed(run, measured, reference)
     verdict = judge(run.job, measured, reference)
     in_bf16 = against.packing is None and not against.refusal
     if in_bf16 and (cache := same_cache.judged(run, other.job, stored, reference)):

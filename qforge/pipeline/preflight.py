@@ -12,7 +12,7 @@ from qforge.config.job import Engine, Job
 from qforge.envs import interpreters
 from qforge.machine import hardware, identity
 from qforge.models import hub, hub_upload, metadata
-from qforge.pipeline import answers, artifact, fetch
+from qforge.pipeline import answers, artifact, fetch, judging
 from qforge.pipeline.run import Run
 from qforge.plan import sensitivity
 from qforge.plan.plan import Plan
@@ -71,6 +71,7 @@ def preflight(run: Run, plan: Plan) -> None:
         refuse_useless_server(run, plan.emulated or plan.simulated, plan.serving.reason)
     refuse_small_disk(run, plan)
     answers.check(run, make=True)
+    judging.greet(job)
 
 
 def refuse_small_disk(run: Run, plan: Plan) -> None:

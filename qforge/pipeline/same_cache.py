@@ -9,7 +9,7 @@ from typing import Any
 from qforge.config.job import Job
 from qforge.judge import adaptive, goals
 from qforge.pipeline import artifact
-from qforge.pipeline.asked import own_answers_of
+from qforge.pipeline.asked import said_by
 from qforge.pipeline.measure import compared, measure
 from qforge.pipeline.run import Run
 from qforge.plan import plan
@@ -30,7 +30,7 @@ def judged(run: Run, bf16: Job, source: Path, baseline: dict[str, Any]) -> dict[
     planned = plan.make(other, source)
     checkpoint = artifact.checkpoint(beside, planned, source)
     artifact.inspect(beside, planned, checkpoint, source)
-    measured = measure(beside, planned, checkpoint, own_answers_of(run, baseline))
+    measured = measure(beside, planned, checkpoint, said_by(run, baseline))
     measured["divergence"] = compared(beside, measured, baseline)
     verdict = goals.judge(job.gate, job.goals, measured, baseline, adaptive.looks(job))
     return {"kv": job.kv.name, **verdict["sound"], "says": verdict["says"].partition("; ")[0]}

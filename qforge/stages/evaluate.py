@@ -16,6 +16,7 @@ from qforge.config.places import given_path
 from qforge.envs.request import Request, stage
 from qforge.evaluation import (
     answered,
+    chat_judge,
     divergence,
     garbage,
     long_context,
@@ -52,7 +53,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     tokenizer = load(request.inputs["artifact"], request.job)
     chat = _chat(request, server, tokenizer)
     if server and job.judge.base_url:
-        mt_bench.Judge(job.judge).greet()  # one that is away is refused before anything is measured
+        chat_judge.Judge(job.judge).greet()  # one that is away is refused before anything is measured
     seconds: dict[str, float] = {}
     with _timed(seconds, "perplexity"):
         texts, compared = _texts(request, scorer, tokenizer)
@@ -72,7 +73,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     with _timed(seconds, "stability"):
         stable = stability.measure(job, server, tokenizer) if server and job.stability.prompts else None
     with _timed(seconds, "chat"):
-        rated = mt_bench.measure(job.judge, server) if server and job.judge.base_url else None
+        rated = None
+        if server and job.judge.base_url:
+            rated = mt_bench.measure(job.judge, server, Path(request.out), request.inputs.get("conversations"))
     tops = {"file": divergence.FILE, "top_k": job.divergence.top_k, "windows": job.divergence.windows}
     return {
         "through": scorer.name,

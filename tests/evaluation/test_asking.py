@@ -18,7 +18,7 @@ from support.jobs import job
 
 from qforge.config.evaluation import Eval
 from qforge.envs.request import API_KEY, Failed, Request
-from qforge.evaluation import answered, mt_bench, own_tasks
+from qforge.evaluation import answered, chat_judge, own_tasks
 from qforge.evaluation.asking import Chat, faults
 from qforge.evaluation.scorers import Server
 
@@ -192,10 +192,10 @@ def test_a_server_without_a_parser_is_refused_with_the_options_that_it_needs(api
 
 def test_a_judge_that_is_away_is_refused_before_anything_is_measured(api: Api) -> None:
     made = job(f"eval.judge.base_url=http://127.0.0.1:{api.server_port}/v1", "eval.judge.model=m")
-    mt_bench.Judge(made.eval.judge).greet()
+    chat_judge.Judge(made.eval.judge).greet()
     made.eval.judge.base_url = "http://127.0.0.1:9/v1"
     with pytest.raises(ValueError, match=r"eval\.judge\.base_url=http://127\.0\.0\.1:9/v1: model 'm' does not answer"):
-        mt_bench.Judge(made.eval.judge).greet()
+        chat_judge.Judge(made.eval.judge).greet()
 
 
 SCHEMA = {"type": "object", "properties": {"minutes": {"type": "integer"}}, "required": ["minutes"]}

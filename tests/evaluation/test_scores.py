@@ -14,7 +14,7 @@ from support.jobs import job
 
 from qforge.config.evaluation import eval_files
 from qforge.config.places import given_path
-from qforge.evaluation import contamination, divergence, long_context, mt_bench, stability, tasks
+from qforge.evaluation import chat_judge, contamination, divergence, long_context, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
 from qforge.judge.comparison import main_metric
@@ -263,7 +263,7 @@ def test_every_file_that_is_read_is_named() -> None:
     [("It is fine. Rating: [[7]]", 7.0), ("[[8.5]]", 8.5), ("Rating: 7", None), ("[[rating]]", None), ("[[70]]", None)],
 )
 def test_a_rating_is_read_and_none_is_guessed(reply: str, found: float | None) -> None:
-    assert mt_bench.rating(reply) == found
+    assert chat_judge.rating(reply) == found
 
 
 def test_a_text_shorter_than_the_longest_prompt_is_scored_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from support.command import QUICK, ROOT, Cli, Finished
 from support.jobs import job
 
 from qforge.envs.request import API_KEY, Request
-from qforge.evaluation import divergence, mt_bench
+from qforge.evaluation import chat_judge, divergence, mt_bench
 from qforge.evaluation.scorers import Server
 from qforge.json_files import read_json
 from qforge.judge import goals
@@ -248,7 +248,7 @@ def test_the_openai_package_chats_with_it(kept: tuple[str, str, subprocess.Popen
 
 
 def test_a_judge_behind_an_api_rates_the_answers(
-    kept: tuple[str, str, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    kept: tuple[str, str, subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The small model judges itself: the way works, its ratings mean nothing."""
     url, key, _ = kept
@@ -257,16 +257,16 @@ def test_a_judge_behind_an_api_rates_the_answers(
         "eval.judge.answer_tokens=24", "eval.judge.judge_tokens=48",
     )  # fmt: skip
     monkeypatch.setenv(API_KEY, key)
-    monkeypatch.setenv(mt_bench.KEY, key)
+    monkeypatch.setenv(chat_judge.KEY, key)
     server = Server(Request(made, "", server=url))
-    found = mt_bench.measure(made.eval.judge, server)
+    found = mt_bench.measure(made.eval.judge, server, tmp_path, None)
     given = [value for turns in found["ratings"] for value in turns if value is not None]
     assert (found["questions"], [len(turns) for turns in found["ratings"]]) == (2, [2, 2])
     assert found["unrated"] == 4 - len(given)
     assert all(1 <= value <= 10 for value in given)
-    monkeypatch.setenv(mt_bench.KEY, "wrong")
+    monkeypatch.setenv(chat_judge.KEY, "wrong")
     with pytest.raises(ValueError, match=r"eval\.judge\.base_url=.*/v1: model 'model' does not answer: .*401"):
-        mt_bench.measure(made.eval.judge, server)
+        chat_judge.Judge(made.eval.judge).greet()
 
 
 def test_without_the_key_it_answers_nobody(kept: tuple[str, str, subprocess.Popen[str]]) -> None:

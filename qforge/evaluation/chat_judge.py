@@ -1,0 +1,110 @@
+"""A model behind any OpenAI-compatible API that is asked what it thinks of answers: what it says, and what that costs.
+
+It is greeted before anything is measured, and refused where it is away or cannot say a rating that it is told word for word.
+Later a request that fails is sent again twice; what stays unanswered is counted: nothing else that was measured is lost by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass
+
+import httpx
+
+from qforge.config.evaluation import ChatJudge
+from qforge.envs.request import Refused
+
+KEY = "QFORGE_JUDGE_KEY"  # environment variable with the judge's API key
+RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
+CHOICE = re.compile(r"\[\[([ABC])\]\]")
+PAUSES = (1.0, 5.0)  # seconds before a request is sent again
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What judging takes at most. Tokens: four characters each, which is English in common vocabularies."""
+
+    requests: int
+    tokens_in: int
+    tokens_out: int
+
+    def says(self) -> str:
+        """In words, for the plan."""
+        return f"{self.requests:,} requests, at most {self.tokens_in:,} tokens in and {self.tokens_out:,} out"
+
+
+class Judge:
+    """Asks the judge. `unanswered` counts the requests that failed for good, `error` is the first one's."""
+
+    def __init__(self, settings: ChatJudge, pauses: tuple[float, ...] = PAUSES) -> None:
+        key = os.environ.get(KEY)
+        self.settings, self.pauses = settings, pauses
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=600)
+        self.unanswered, self.error, self.counting = 0, "", threading.Lock()
+
+    def greet(self) -> float:
+        """Ask it something small; returns the seconds that took. Raises Refused where it is away, or misses the point."""
+        asked, started = {"role": "user", "content": "Answer with [[5]] and nothing else."}, time.monotonic()
+        where = f"eval.judge.base_url={self.settings.base_url}: model {self.settings.model!r}"
+        try:
+            said = self._reply([asked])
+        except httpx.HTTPError as error:
+            raise Refused(
+                f"{where} does not answer: {error}; the address ends in /v1, and the key, if it needs one, is taken from the "
+                f"environment variable {KEY}"
+            ) from None
+        except ValueError:
+            raise Refused(f"{where} answers, but not as OpenAI's chat API does; give the address of one") from None
+        if rating(said) is None:
+            raise Refused(
+                f"{where} was told to say [[5]] and said {said!r:.80}; a judge must keep to a form: give another"
+            )
+        return time.monotonic() - started
+
+    def ask(self, *messages: Message) -> str:
+        """What the judge says; nothing where it does not answer."""
+        for pause in (*self.pauses, None):
+            try:
+                return self._reply(messages)
+            except (httpx.HTTPError, ValueError) as error:
+                if pause is None:
+                    with self.counting:
+                        self.unanswered += 1
+                        self.error = self.error or f"{type(error).__name__}: {error}"
+                else:
+                    time.sleep(pause)
+        return ""
+
+    def _reply(self, messages: tuple[Message, ...] | list[Message]) -> str:
+        """Raises httpx.HTTPError, and ValueError for what is no answer of a chat API."""
+        settings = self.settings
+        body = {
+            "model": settings.model,
+            "messages": list(messages),
+            "temperature": 0,
+            "max_tokens": settings.judge_tokens,
+        }
+        url = f"{str(settings.base_url).rstrip('/')}/chat/completions"
+        content = self.client.post(url, json=body).raise_for_status().text
+        try:
+            return str(json.loads(content)["choices"][0]["message"]["content"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"no chat completion ({type(error).__name__})") from None
+
+
+def rating(reply: str) -> float | None:
+    """The rating in a judge's reply, or none where it gives none from 1 to 10."""
+    match = RATING.search(reply)
+    return float(match[1]) if match and 1 <= float(match[1]) <= 10 else None
+
+
+def choice(reply: str) -> str | None:
+    """A, B, or C for a tie, as the reply's last mark says; none where it has none."""
+    found = CHOICE.findall(reply)
+    return str(found[-1]) if found else None

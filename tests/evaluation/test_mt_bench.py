@@ -1,0 +1,179 @@
+"""A judge of chat behind a real HTTP server: what it is asked, what is made of its words, and what happens where it fails."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.jobs import job
+
+from qforge.evaluation import chat_judge, mt_bench
+from qforge.json_files import write_json
+from qforge.pipeline import judging
+
+TURNS = ["Name a fruit.", "And another."]
+
+
+class Api(ThreadingHTTPServer):
+    """An API whose `says` makes (status, content) of the messages it is sent, which it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.sent: list[str] = []
+        self.says: Callable[[str], tuple[int, str]] = lambda text: (200, completion("[[5]]"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = "\n".join(message["content"] for message in body["messages"])
+        self.server.sent.append(text)
+        code, content = self.server.says(text)
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def completion(text: str) -> str:
+    return json.dumps({"choices": [{"message": {"content": text}}]})
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api() as served:
+        threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True).start()
+        yield served
+        served.shutdown()
+
+
+def made(api: Api, *overrides: str) -> Any:
+    return job(f"eval.judge.base_url=http://127.0.0.1:{api.server_port}/v1", "eval.judge.model=m", *overrides)
+
+
+def judge(api: Api) -> chat_judge.Judge:
+    return chat_judge.Judge(made(api).eval.judge, pauses=(0.0, 0.0))
+
+
+def measured(api: Api, folder: Path, own: str, other: str | None) -> dict[str, Any]:
+    """One conversation, of which the checkpoint answers both turns with `own`, and bf16 with `other`."""
+    (folder / "questions.jsonl").write_text(json.dumps({"turns": TURNS}))
+    settings = made(api, f"eval.judge.questions={folder}/questions.jsonl").eval.judge
+    served = SimpleNamespace(parallel=2, chat=lambda messages, tokens: own)
+    if other:
+        write_json(folder / "bf16.json", [{"turns": TURNS, "answers": [other, other]}])
+    given = str(folder / "bf16.json") if other else None
+    return mt_bench.measure(settings, served, folder, given, judge(api))  # type: ignore[arg-type]
+
+
+def prefers(word: str) -> Callable[[str], tuple[int, str]]:
+    """A judge who finds the assistant better whose answers have this word, wherever it stands, and rates with 8."""
+
+    def says(text: str) -> tuple[int, str]:
+        if "two AI assistants" not in text:
+            return 200, completion("Rating: [[8]]")
+        shown = text.rpartition(
+            "[The Start of Assistant B" if "[User Question]" in text else "<|The Start of Assistant B"
+        )
+        return 200, completion(f"[[{'B' if word in shown[2] else 'A'}]]")
+
+    return says
+
+
+def test_each_answer_is_rated_and_each_pair_is_shown_in_both_orders(api: Api, tmp_path: Path) -> None:
+    api.says = prefers("pear")
+    found = measured(api, tmp_path, "a plum", "a pear")
+    assert (found["mean"], found["unrated"], found["ratings"]) == (8, 0, [[8, 8]])
+    assert found["pairs"] == {
+        "of": 2, "won": 0, "lost": 2, "tied": 0, "undecided": 0, "agreement": 1, "choices": [["B", "A"], ["B", "A"]],
+    }  # fmt: skip
+    assert len(api.sent) == mt_bench.cost(made(api, "eval.judge.limit=1").eval.judge, compares=True).requests == 6
+    assert measured(api, tmp_path, "a pear", "a plum")["pairs"]["won"] == 2
+    assert json.loads((tmp_path / mt_bench.FILE).read_text()) == [{"turns": TURNS, "answers": ["a pear", "a pear"]}]
+
+
+def test_a_judge_who_likes_the_first_contradicts_itself_and_that_is_a_tie(api: Api, tmp_path: Path) -> None:
+    api.says = lambda text: (200, completion("I like it. [[A]]" if "two AI" in text else "[[3]]"))
+    pairs = measured(api, tmp_path, "a plum", "a pear")["pairs"]
+    assert (pairs["won"], pairs["lost"], pairs["tied"], pairs["agreement"]) == (0, 0, 2, 0)
+
+
+def test_a_judge_who_sees_no_difference_says_so_in_both_orders(api: Api, tmp_path: Path) -> None:
+    api.says = lambda text: (200, completion("[[C]]" if "two AI" in text else "[[3]]"))
+    pairs = measured(api, tmp_path, "a plum", "a plum")["pairs"]
+    assert (pairs["tied"], pairs["agreement"]) == (2, 1)
+
+
+def test_bf16_alone_is_rated_and_compared_with_nothing(api: Api, tmp_path: Path) -> None:
+    found = measured(api, tmp_path, "a plum", None)
+    assert (found["pairs"], found["mean"], len(api.sent)) == (None, 5, 2)
+
+
+def test_nonsense_is_counted_and_not_guessed_at(api: Api, tmp_path: Path) -> None:
+    api.says = lambda text: (200, completion("As a language model I like plums."))
+    found = measured(api, tmp_path, "a plum", "a pear")
+    assert (found["mean"], found["unrated"], found["ratings"]) == (None, 2, [[None, None]])
+    assert (found["pairs"]["undecided"], found["pairs"]["agreement"]) == (2, None)
+    assert (found["unanswered"], found["error"]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ((500, "out of memory"), "HTTPStatusError: Server error '500 Internal Server Error'"),
+        ((200, "<html>"), "JSONDecodeError: "),
+        ((200, '{"choices": []}'), "ValueError: no chat completion"),
+    ],
+)
+def test_a_judge_that_goes_away_costs_its_ratings_alone(
+    api: Api, tmp_path: Path, reply: tuple[int, str], error: str
+) -> None:
+    api.says = lambda text: (200, completion("[[8]]")) if "[Question]" in text else reply
+    found = measured(api, tmp_path, "a plum", None)
+    assert found["ratings"] == [[8, None]]
+    assert found["unanswered"] == 1
+    assert found["error"].startswith(error)
+    assert len(api.sent) == 4, "sent again twice"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ((401, "no"), "model 'm' does not answer: .*401"),
+        ((200, "<html>"), "model 'm' answers, but not as OpenAI's chat API does"),
+        (
+            (200, completion("I am happy to help!")),
+            r"model 'm' was told to say \[\[5\]\] and said 'I am happy to help!'",
+        ),
+    ],
+)
+def test_a_judge_of_no_use_is_refused_before_anything_is_fetched(
+    api: Api, reply: tuple[int, str], message: str
+) -> None:
+    api.says = lambda text: reply
+    with pytest.raises(ValueError, match=rf"eval\.judge\.base_url=http://127\.0\.0\.1:{api.server_port}/v1: {message}"):
+        judging.greet(made(api))
+
+
+def test_cost_and_time_are_said_before_it_begins(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = made(api, "method=rtn")
+    (note,) = judging.notes(whole)
+    assert note.startswith("eval.judge: m is asked in 640 requests, at most "), (
+        "80 questions: 2 of bf16, 2 and 4 of the model"
+    )
+    assert "bf16 rated, then this checkpoint, rated and compared" in note
+    assert "160 requests" in judging.notes(made(api, "method=bf16"))[0]
+    assert judging.notes(job()) == []
+    judging.greet(whole)
+    assert "at that pace about" in capsys.readouterr().out
+    assert len(api.sent) == 1
