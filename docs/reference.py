@@ -235,6 +235,7 @@ def metrics() -> list[str]:
         "tool_calls",
         "sandbox",
         "long_context",
+        "needles",
         "stability",
         "mt_bench",
         "chat_judge",

@@ -149,6 +149,7 @@ DECIDES = {
     "eval.long_context.lengths": "evaluate",
     "eval.long_context.depths": "evaluate",
     "eval.long_context.per_cell": "evaluate",
+    "eval.long_context.families": "evaluate",
     "eval.kv_dtypes": NOTHING,  # each is a result of its own
     "eval.stability.prompts": "evaluate",
     "eval.stability.repeats": "evaluate",

@@ -9,6 +9,8 @@ from qforge.config.bounds import bounded, line, unbounded
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled out, for stages have no OmegaConf
 ANSWER = 16  # tokens that the answer to a needle may have
+ANSWERS = 64  # to several
+FAMILIES = ("keys", "values", "variables", "turns")  # of needles beside a single one: evaluation/needles.py
 SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
 
 
@@ -45,6 +47,8 @@ class LongContext:
     # of the needle, from 0 to 1
     depths: list[float] = bounded(MISSING, at_least=0, at_most=1, non_empty=True, unique=True)
     per_cell: int = bounded(MISSING, at_least=1)  # prompts for each length and depth
+    # further kinds of needles in the noise, each a table of its own
+    families: list[str] = bounded(factory=list, one_of=FAMILIES, unique=True)
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Long context: does a model still find one sentence in a long text, and does each token still get easier to predict?
 
-Needles are RULER's (Hsieh et al. 2024, niah_single_1 and niah_single_2): a sentence with a number is hidden at a given
-depth of a text of a given length, and the number is asked for; the score is the share of prompts whose greedy answer holds
-it. The text is RULER's repeated noise, or real text. RULER is in lm-eval, but needs a hub for its essays and its words,
-and places needles at random; here the depth is an axis. Perplexity by position is that of one window as long as the
+Needles are RULER's (needles.py): a sentence with a number is hidden at a given depth of a text of a given length, and the
+number is asked for; the score is the share of prompts whose greedy answer holds it. The text is RULER's repeated noise, or real
+text; `families` hides other things in the noise, several at once. RULER is in lm-eval, but needs a hub for its essays and its
+words, and places needles at random; here the depth is an axis. Perplexity by position is that of one window as long as the
 longest prompt, or as the text where that is shorter (see perplexity.py), for each real text.
 
 The same prompts are made for every model that shares a tokenizer; `prompts_sha256` says so.
@@ -17,23 +17,14 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from qforge.config.evaluation import ANSWER, LongContext
+from qforge.config.evaluation import LongContext
 from qforge.config.places import given_path
 from qforge.evaluation import garbage
+from qforge.evaluation.needles import FAMILIES, SINGLE, Hidden
 from qforge.evaluation.perplexity import summary, windows
 from qforge.evaluation.scorers import Scorer
 
 NOISE = ["The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."]
-INTRODUCTION = (
-    "A special magic number is hidden within the following text. Make sure to memorize it. I will quiz you about the "
-    "number afterwards."
-)
-NEEDLE = "One of the special magic numbers for {key} is: {value}."
-QUESTION = (
-    "What is the special magic number for {key} mentioned in the provided text? The special magic number for {key} "
-    "mentioned in the provided text is"
-)
-KEYS = ("harbour", "lantern", "meadow", "violin", "copper", "glacier", "orchard", "saddle", "thimble", "walnut")
 
 
 def measure(settings: LongContext, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
@@ -58,20 +49,28 @@ def _positions(settings: LongContext, scorer: Scorer, tokenizer: Any, name: str,
 def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: dict[str, list[str]]) -> dict[str, Any]:
     from tqdm import tqdm
 
-    cells = [(name, n, d, i) for name in haystacks for n in settings.lengths for d in settings.depths
+    kinds = {name: (haystack, SINGLE) for name, haystack in haystacks.items()}
+    kinds |= {f"noise, {family}": (NOISE, family) for family in settings.families}
+    cells = [(name, n, d, i) for name in kinds for n in settings.lengths for d in settings.depths
              for i in range(settings.per_cell)]  # fmt: skip
-    prompts = [prompt(haystacks[name], tokenizer, n, d, f"{name} {n} {d} {i}") for name, n, d, i in cells]
+    asked = []
+    for name, length, depth, i in cells:
+        haystack, family = kinds[name]
+        hidden = FAMILIES[family](random.Random(f"{name} {length} {depth} {i}"))
+        asked.append((prompt(haystack, tokenizer, length, depth, hidden), hidden))
 
-    def ask(question: tuple[list[int], str]) -> bool:
-        return question[1] in scorer.complete(question[0], ANSWER)
+    def ask(question: tuple[list[int], Hidden]) -> float:
+        ids, hidden = question
+        return hidden.found(scorer.complete(ids, hidden.tokens))
 
     with ThreadPoolExecutor(scorer.parallel) as pool:
-        answers = iter(list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="needles")))
+        answers = iter(list(tqdm(pool.map(ask, asked), total=len(asked), desc="needles")))
     needles = {
         name: [[sum(next(answers) for _ in range(settings.per_cell)) / settings.per_cell for _ in settings.depths]
                for _ in settings.lengths]
-        for name in haystacks
+        for name in kinds
     }  # fmt: skip
+    prompts = [(ids, hidden.wanted) for ids, hidden in asked]
     return {
         "lengths": settings.lengths,
         "depths": settings.depths,
@@ -86,19 +85,20 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?]) ", " ".join(text.split()))
 
 
-def prompt(haystack: list[str], tokenizer: Any, length: int, depth: float, seed: str) -> tuple[list[int], str]:
-    """A prompt of at most `length` tokens, BOS included where the tokenizer has one, and the number to be found.
+def prompt(haystack: list[str], tokenizer: Any, length: int, depth: float, hidden: Hidden) -> list[int]:
+    """A prompt of at most `length` tokens, BOS included where the tokenizer has one, with what is hidden in it.
 
-    The haystack begins anew where it is too short. `depth` 0 puts the needle before its first sentence, 1 after its last.
+    The haystack begins anew where it is too short. `depth` 0 puts the first needle before its first sentence, 1 after its last.
     """
-    drawn = random.Random(seed)
-    key, value = drawn.choice(KEYS), str(drawn.randint(1_000_000, 9_999_999))
-    needle, question = NEEDLE.format(key=key, value=value), QUESTION.format(key=key)
 
     def ids(count: int) -> list[int]:
         text = [haystack[i % len(haystack)] for i in range(count)]
-        text.insert(round(depth * count), needle)
-        tokens: list[int] = tokenizer("\n".join([INTRODUCTION, " ".join(text), question]))["input_ids"]
+        placed = sorted(
+            zip(hidden.places(depth), range(len(hidden.needles)), hidden.needles, strict=True), reverse=True
+        )
+        for place, _, needle in placed:  # from behind, so that the places of the others stay
+            text.insert(round(place * count), needle)
+        tokens: list[int] = tokenizer("\n".join([hidden.introduction, " ".join(text), hidden.question]))["input_ids"]
         return tokens
 
     most = 1  # of the sentences: doubled until they are too many, then halved between
@@ -108,4 +108,4 @@ def prompt(haystack: list[str], tokenizer: Any, length: int, depth: float, seed:
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if len(ids(middle)) <= length else (least, middle)
-    return ids(least), value
+    return ids(least)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qforge.config.evaluation import ANSWER
+from qforge.config.evaluation import ANSWER, ANSWERS
 from qforge.config.job import Engine, Job
 
 MAX_LOGPROBS = 20  # vLLM's own default (config/model.py)
@@ -71,8 +71,9 @@ def _evaluation(job: Job, limit: int) -> Iterator[str]:
             f"generated), which is {limit}; raise it or shorten eval.context"
         )
     longest = max(job.eval.long_context.lengths, default=0)
-    if longest and longest + ANSWER > limit:
+    answer = ANSWERS if job.eval.long_context.families else ANSWER
+    if longest and longest + answer > limit:
         yield (
-            f"eval.long_context.lengths: {longest} tokens and an answer of {ANSWER} need runtime.args.max_model_len="
-            f"{longest + ANSWER}, which is {limit}; raise it up to the model's limit, or leave that length out"
+            f"eval.long_context.lengths: {longest} tokens and an answer of {answer} need runtime.args.max_model_len="
+            f"{longest + answer}, which is {limit}; raise it up to the model's limit, or leave that length out"
         )

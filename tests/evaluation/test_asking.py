@@ -191,6 +191,7 @@ def test_a_server_without_a_parser_is_refused_with_the_options_that_it_needs(api
 
 
 def test_a_judge_that_is_away_is_refused_before_anything_is_measured(api: Api) -> None:
+    api.text = "[[5]]"
     made = job(f"eval.judge.base_url=http://127.0.0.1:{api.server_port}/v1", "eval.judge.model=m")
     chat_judge.Judge(made.eval.judge).greet()
     made.eval.judge.base_url = "http://127.0.0.1:9/v1"

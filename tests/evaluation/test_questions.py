@@ -82,6 +82,15 @@ def test_committed_questions_are_ones(file: Path) -> None:
     assert len(questions.read(file)) > 20
 
 
+def test_questions_about_documents_are_answered_by_their_documents() -> None:
+    asked = questions.read(ROOT / "data/tasks/reading.jsonl")
+    assert len(asked) > 10
+    for question in asked:
+        document = question.question.rpartition("Answer from the text above")[0]
+        assert any(answer in document for answer in question.answers), question.id
+        assert 14_000 < len(document) < 17_000, "about 4k tokens"
+
+
 @pytest.mark.parametrize(
     ("check", "keeps", "breaks"),
     [

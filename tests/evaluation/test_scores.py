@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.jobs import job
 
-from qforge.config.evaluation import eval_files
+from qforge.config.evaluation import FAMILIES, eval_files
 from qforge.config.places import given_path
-from qforge.evaluation import chat_judge, contamination, divergence, long_context, stability, tasks
+from qforge.evaluation import chat_judge, contamination, divergence, long_context, needles, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
 from qforge.judge.comparison import main_metric
@@ -204,15 +206,46 @@ def test_a_text_that_was_calibrated_on_is_found_out() -> None:
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
 def test_a_needle_lies_where_it_should_in_a_prompt_as_long_as_asked(depth: float) -> None:
     sentences = [f"This is sentence {i}." for i in range(30)]
-    ids, value = long_context.prompt(sentences, Letters([1]), 2000, depth, "seed")
+    hidden = needles.FAMILIES["single"](random.Random("seed"))
+    ids, (value,) = long_context.prompt(sentences, Letters([1]), 2000, depth, hidden), hidden.wanted
     text = "".join(map(chr, ids[1:]))
     assert ids[0] == 1
     assert 1900 < len(ids) <= 2000
     assert text.count(value) == 1
-    head, tail = len(long_context.INTRODUCTION), len(long_context.QUESTION)
+    head, tail = len(needles.INTRODUCTION), len(needles.QUESTION)
     assert (text.index("One of the special") - head) / (len(text) - head - tail) == pytest.approx(depth, abs=0.06)
-    assert long_context.prompt(sentences, Letters([1]), 2000, depth, "seed") == (ids, value)
-    assert long_context.prompt(sentences, Letters([1]), 2000, depth, "other")[1] != value
+    assert needles.FAMILIES["single"](random.Random("seed")) == hidden
+    assert needles.FAMILIES["single"](random.Random("other")).wanted != hidden.wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("depth", [0.0, 0.4, 1.0])
+def test_every_needle_of_a_family_is_in_the_prompt(family: str, depth: float) -> None:
+    hidden = needles.FAMILIES[family](random.Random("seed"))
+    ids = long_context.prompt([f"This is sentence {i}." for i in range(40)], Letters([1]), 3000, depth, hidden)
+    text = "".join(map(chr, ids[1:]))
+    assert 2900 < len(ids) <= 3000
+    places = [text.index(needle) for needle in hidden.needles]
+    assert places == sorted(places) or not hidden.in_order
+    assert hidden.found(" and ".join(hidden.wanted)) == 1
+    assert hidden.found(hidden.wanted[0]) == 1 / len(hidden.wanted)
+    assert hidden.found("") == 0
+
+
+def test_families_are_tables_of_their_own() -> None:
+    class Finds:
+        parallel = 1
+
+        def complete(self, ids: list[int], tokens: int) -> str:
+            """Every number; where several are wanted only the first."""
+            text = "".join(map(chr, ids[1:]))
+            numbers = re.findall(r"is: (\d+)", text)
+            return str(numbers[0]) if "What are all" in text else " ".join(numbers)
+
+    settings = job("eval=full", "eval.long_context.families=[keys,values]").eval.long_context
+    settings.lengths, settings.depths, settings.per_cell, settings.texts = [1500], [0.0, 0.5], 2, {}
+    found = long_context.measure(settings, Finds(), Letters([1]))["needles"]["found"]  # type: ignore[arg-type]
+    assert found == {"noise": [[1, 1]], "noise, keys": [[1, 1]], "noise, values": [[0.25, 0.25]]}
 
 
 def test_sentences_keep_the_text() -> None:

@@ -1,0 +1,257 @@
+"""results/chat.md, drawn from results/chat/: what answers in chat lose, and how often the verdict is wrong about it.
+
+    python benchmarks/chat.py
+    python benchmarks/chat.py seeds OUT.json NAME=ANSWERS.jsonl ...
+
+The first draws the page. Rows (row.json of a run with eval=chat) are results/chat/MODEL-METHOD-HW.json. The second keeps of
+many runs of answers (answers.jsonl, or bf16-answers.jsonl) what was right and what was broken by task, seed and question, as a
+figure each: results/chat/seeds-MODEL-HW.json, from which the verdict is drawn again and again, with other seeds each time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qforge.config.compose import compose
+from qforge.config.places import CONF
+from qforge.evaluation.own_tasks import JUDGED
+from qforge.judge import verdict
+
+RESULTS = ROOT / "results" / "chat"
+GATE = compose(CONF, "gate=chat").gate
+MAIN = (*JUDGED.values(), "exact_match,strict-match")  # of which an answer has one
+SEEDS = 3  # of one run, as eval=chat asks
+Row = dict[str, Any]
+Kept = dict[
+    str, dict[str, list[str]]
+]  # by task, of `right` and `broken` a text for each seed with a figure for each question
+
+
+def main() -> None:
+    """Draw the page, or keep answers."""
+    if sys.argv[1:2] == ["seeds"]:
+        named = [word.partition("=") for word in sys.argv[3:]]
+        Path(sys.argv[2]).write_text(json.dumps({name: keep(Path(file)) for name, _, file in named}, indent=1) + "\n")
+    else:
+        (ROOT / "results" / "chat.md").write_text(page())
+
+
+# -- the page
+
+
+def page() -> str:
+    """Everything, by model and hardware."""
+    lines = [
+        "# Answers in chat", "", "Drawn by `python benchmarks/chat.py` from the files in results/chat/: do not edit.", "",
+        "docs/howto/ask.md defines each number. In brackets: points lost against bf16 on the same questions and seeds, and how "
+        "likely chance alone loses or wins as much (p, after Holm's correction over the tasks).",
+        "",
+    ]  # fmt: skip
+    rows = [
+        json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json")) if not file.name.startswith("seeds-")
+    ]
+    places = sorted({(row["model"], row["conditions"]["hw"]) for row in rows})
+    for model, hw in places:
+        alike = [row for row in rows if (row["model"], row["conditions"]["hw"]) == (model, hw)]
+        alike.sort(key=lambda row: (row["method"] != "bf16", -row["size"]["bits_per_weight"]))
+        lines += [f"## {model}, {hw}", "", *scores(alike), *faults(alike), *minutes(alike), *flips(alike)]
+        if (file := RESULTS / f"seeds-{model}-{hw}.json").exists():
+            lines += chance(json.loads(file.read_text()))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def name_of(row: Row) -> str:
+    """The method and its group, where it has one."""
+    return row["method"] + (f" g{row['group_size']}" if row["group_size"] and row["method"] != "bf16" else "")
+
+
+def tasks_of(row: Row) -> dict[str, Row]:
+    """The tasks that were asked in chat."""
+    return {name: task for name, task in row["measured"]["evaluate"]["tasks"].items() if "asked" in task}
+
+
+def scores(rows: list[Row]) -> list[str]:
+    """Per task what is right, in percent."""
+    first, names = rows[0], list(tasks_of(rows[0]))
+    asking = first["measured"]["evaluate"]["asking"]
+    heads = [f"{name}, {tasks_of(first)[name]['judged']}" for name in names]
+    lines = [
+        f"{first['date']}, vLLM {first['measured']['serve']['version']}, {machine(first)}; "
+        f"qforge {first['qforge']['commit'][:9]}. {asking['seeds']} seeds, temperature {asking['temperature']}, "
+        f"top_p {asking['top_p']}, {asking['answer_tokens']} tokens an answer. {first['caution']}",
+        "",
+        *table(
+            ["method", "bits", *heads, "PPL wikitext", "KL of own answers", "gate=chat"],
+            [score(row, names) for row in rows],
+        ),
+        "",
+    ]
+    counts = ", ".join(f"{name} {tasks_of(first)[name]['samples']}" for name in names)
+    return [*lines, f"Questions: {counts}. Each in percent right, a mean over questions and seeds.", ""]
+
+
+def score(row: Row, names: list[str]) -> list[str]:
+    found = {c["of"].partition(" ")[0]: c for c in row["criteria"] if c["metric"] == "answers_lost_points"}
+    cells = []
+    for name in names:
+        task = tasks_of(row)[name]
+        cell = f"{100 * task['metrics'][task['judged']]:.1f}"
+        if c := found.get(name):
+            cell += f" ({c['value']:+.1f} lost, p {c['p']:.2g})"
+        cells.append(cell)
+    texts = row["measured"]["evaluate"]["texts"]
+    kl = row["measured"].get("divergence", {}).get("texts", {}).get("own answers")
+    judged = row["verdict"] if row.get("baseline") else "baseline"
+    bits = f"{row['size']['bits_per_weight']:.1f}"
+    return [
+        name_of(row),
+        bits,
+        *cells,
+        f"{texts['wikitext']['perplexity']:.2f}",
+        f"{kl['kl']:.4f}" if kl else "",
+        judged,
+    ]
+
+
+def machine(row: Row) -> str:
+    """The GPU, else the CPU and its cores."""
+    gpus = row["machine"]["gpus"]
+    return gpus[0].partition(",")[0] if gpus else f"{row['machine']['cpu']}, {row['machine']['cores']} cores"
+
+
+def faults(rows: list[Row]) -> list[str]:
+    """Of all answers those with a fault, by fault."""
+    kinds = list(next(iter(tasks_of(rows[0]).values()))["asked"]["faults"])
+    lines = []
+    for row in rows:
+        asked = [task["asked"] for task in tasks_of(row).values()]
+        counts = [sum(one["faults"][kind] for one in asked) for kind in kinds]
+        lines.append([name_of(row), str(sum(one["answers"] for one in asked)), *map(str, counts)])
+    return [
+        "What went wrong, in answers:",
+        "",
+        *table(["method", "answers", *(kind.replace("_", " ") for kind in kinds)], lines),
+        "",
+    ]
+
+
+def minutes(rows: list[Row]) -> list[str]:
+    """What a row costs."""
+    lines = []
+    for row in rows:
+        took = {**row["time"]["saved"], **row["time"]["spent"]}
+        spent = row["measured"]["evaluate"]["seconds"]
+        stages = [took.get(stage, 0.0) for stage in ("quantize", "server")]
+        parts = [spent.get(part, 0.0) for part in ("perplexity", "own_answers", "tasks")]
+        lines.append([name_of(row), *(f"{seconds / 60:.1f}" for seconds in [*stages, *parts, sum([*stages, *parts])])])
+    heads = ["method", "quantize", "start of the server", "texts", "own answers", "questions", "in all"]
+    return ["Minutes of a row, bf16's own share not counted:", "", *table(heads, lines), ""]
+
+
+def flips(rows: list[Row]) -> list[str]:
+    """Items that flipped, and of each task the worst one side by side."""
+    lines, shown = [], []
+    for row in rows:
+        for task, found in row["measured"].get("flips", {}).items():
+            lines.append([name_of(row), task, str(found["items_lost"]), str(found["items_won"]), str(found["of"])])
+            if worst := next(iter(found["items"]), None):
+                cells = (worst["asked"], worst["wanted"], worst["bf16"], worst["model"])
+                shown.append([name_of(row), task, *(short(cell) for cell in cells)])
+    if not lines:
+        return []
+    heads = ["method", "task", "asked", "wanted", "bf16", "the method"]
+    return [
+        "Questions that bf16 answered better, and worse:", "", *table(["method", "task", "lost", "won", "of"], lines), "",
+        "Of each the one that lost most, as a report shows it side by side:", "", *table(heads, shown), "",
+    ]  # fmt: skip
+
+
+def short(value: Any) -> str:
+    """What fits into a cell, as text."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    return f"`{text[:160]}{' …' if len(text) > 160 else ''}`" if text else "(nothing)"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """In Markdown."""
+    return [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows)]
+
+
+# -- chance
+
+
+def keep(file: Path) -> Kept:
+    """What was right and broken, out of every answer of a run."""
+    text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text()
+    kept: dict[str, dict[str, dict[int, str]]] = {}
+    for line in text.splitlines():
+        answer = json.loads(line)
+        right = answer["scores"][next(name for name in MAIN if name in answer["scores"])]
+        seeds = kept.setdefault(answer["task"], {"right": {}, "broken": {}})
+        for name, figure in (("right", right), ("broken", bool(answer["faults"]))):
+            assert figure in (0, 1), f"{answer['task']} scores in parts"
+            seeds[name][answer["seed"]] = seeds[name].get(answer["seed"], "") + str(int(figure))
+    return {
+        task: {name: [of[seed] for seed in sorted(of)] for name, of in found.items()} for task, found in kept.items()
+    }
+
+
+def chance(kept: dict[str, Kept]) -> list[str]:
+    """How often gate=chat rejects by answers alone, run against run, each with seeds of its own."""
+    runs = {name: [side(of, start) for start in range(0, seeds(of) - SEEDS + 1, SEEDS)] for name, of in kept.items()}
+    base = runs["bf16"]
+    lines = []
+    for name, own in runs.items():
+        same = name == "bf16"
+        against = [(run, base[0]) for run in (own[1:] if same else own)]
+        everyone = list(combinations(own, 2)) if same else list(product(own, base))
+        few, all_pairs = ([rejected(*pair) for pair in pairs] for pairs in (against, everyone))
+        lines.append([
+            f"bf16 against {'itself' if same else name}", f"{sum(few)} of {len(few)}", f"{sum(all_pairs)} of {len(all_pairs)}",
+        ])  # fmt: skip
+    asked = next(iter(kept.values()))
+    items = ", ".join(f"{task} {len(found['right'][0])}" for task, found in asked.items())
+    return [
+        "How often answers alone are rejected by `gate=chat` (a task lost more than its margin and chance does not explain "
+        f"it, or more answers are broken). Runs of {SEEDS} seeds, no seed in two runs; questions: {items}.", "",
+        *table(["", "against bf16's first run", "all pairs of runs"], lines), "",
+    ]  # fmt: skip
+
+
+def seeds(of: Kept) -> int:
+    return len(next(iter(of.values()))["right"])
+
+
+def side(of: Kept, start: int) -> Row:
+    """A run of SEEDS seeds in the form of the stages."""
+    tasks = {}
+    for name, found in of.items():
+        means = {
+            what: [sum(map(int, figures)) / SEEDS for figures in zip(*lines[start : start + SEEDS], strict=True)]
+            for what, lines in found.items()
+        }
+        tasks[name] = {"judged": "right", "per_sample": {"right": means["right"]}, "asked": {"broken": means["broken"]}}
+    return {"evaluate": {"tasks": tasks}}
+
+
+def rejected(own: Row, other: Row) -> bool:
+    """Whether one criterion of the answers fails."""
+    criteria = {name: GATE.criteria[name] for name in ("task", "broken")}
+    return any(
+        finding.verdict == "fail"
+        for name, criterion in criteria.items()
+        for finding in verdict.findings(name, criterion, own, other)
+    )
+
+
+if __name__ == "__main__":
+    main()
