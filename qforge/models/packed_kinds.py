@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 
 from qforge.models import quantization_config
-from qforge.models.checkpoint import Tensor
+from qforge.models.checkpoint import Stored, Tensor
 from qforge.models.formats import BLOCK
 
 PLAIN = ("BF16", "F16", "F32")
@@ -64,7 +64,7 @@ def _kind(found: Mapping[str, Tensor], quantization: dict[str, Any]) -> Kind | N
     if packed.dtype == "U8" and scale.dtype == FP8 and "weight_global_scale" in found:
         return _fp4(packed, scale, "nvfp4", "NVFP4")
     if packed.dtype == "I32" and scale.dtype in PLAIN:
-        return _words(packed, scale, "weight_zero_point" not in found, quantization)
+        return _words(packed, scale, "weight_zero_point" not in found, found.get("weight_shape"), quantization)
     return None
 
 
@@ -107,12 +107,15 @@ def _fp4(packed: Tensor, scale: Tensor, codec: str, name: str) -> Kind | None:
     return Kind(codec, said, codec if group == usual else None, bits=4, group=group, largest=6)
 
 
-def _words(packed: Tensor, scale: Tensor, symmetric: bool, quantization: dict[str, Any]) -> Kind | None:
+def _words(
+    packed: Tensor, scale: Tensor, symmetric: bool, shape: Tensor | None, quantization: dict[str, Any]
+) -> Kind | None:
     """Integers in words of 32 bits: their number of bits is the one of the announced groups that fits."""
     if scale.shape[:-1] != packed.shape[:-1]:
         return None
     fitting = set[tuple[int, int | None]]()
-    for weights in quantization_config.weights_of(quantization):
+    said = list(quantization_config.weights_of(quantization))
+    for weights in said or ([_unsaid(packed, scale, shape)] if shape else []):
         bits, size = weights.get("num_bits", 8), weights.get("group_size")
         if bits not in (4, 8):
             continue
@@ -128,6 +131,14 @@ def _words(packed: Tensor, scale: Tensor, symmetric: bool, quantization: dict[st
     name = f"INT{bits} {f'at group {size}' if size else 'per channel'}"
     largest = 2 ** (bits - 1) if symmetric else 2**bits - 1
     return Kind("integers", name, layout, 1, 32 // bits, bits, size, symmetric, largest)
+
+
+def _unsaid(packed: Tensor, scale: Tensor, shape: Tensor) -> dict[str, int]:
+    """What a silent config.json would have said, by the shape that lies beside the words; 4 bits while its bytes are away."""
+    width, groups, bits = packed.shape[-1] * 32, scale.shape[-1], 4
+    if isinstance(shape, Stored) and (inputs := int(shape.read()[-1])) > 0:
+        bits = width // inputs
+    return {"num_bits": bits, "group_size": -1 if groups == 1 else width // max(bits * groups, 1)}
 
 
 def _by_row(weight: Tensor, scale: Tensor) -> bool:

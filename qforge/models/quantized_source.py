@@ -16,7 +16,8 @@ from qforge.models.formats import FORMATS
 from qforge.models.packed_kinds import PLAIN, Kind, columns_of, kind_of
 
 FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")  # ModelOpt's, GPTQ's and AWQ's
-PACKED = ("F8_E4M3", "F8_E5M2", "U8", "I8", "I32")
+EIGHT = ("F8_E4M3", "F8_E5M2")  # which nothing but packed weights is in
+PACKED = (*EIGHT, "U8", "I8", "I32")
 # A suffix of the packed weights -> what the tensors beside it are called, by their names in compressed-tensors
 BESIDE: dict[str, dict[str, tuple[str, ...]]] = {
     ".weight_packed": {
@@ -29,14 +30,16 @@ BESIDE: dict[str, dict[str, tuple[str, ...]]] = {
         "weight_zero_point": (".weight_zero_point",),
     },
     "_blocks": {"weight_scale": ("_scales",)},
-    "": {"weight_scale": ("_scale_inv",)},  # experts in one tensor, in FP8
+    "": {"weight_scale": ("_scale_inv", "_scale")},  # experts in one tensor, in FP8
 }
 # What no weight needs: scales of activations and of the KV cache
 SERVING = (
     ".input_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".activation_scale", ".k_scale", ".v_scale",
     ".q_scale", ".kv_scale", ".k_zero_point", ".v_zero_point",
 )  # fmt: skip
-LEFTOVERS = tuple(suffix for parts in BESIDE.values() for suffixes in parts.values() for suffix in suffixes)
+LEFTOVERS = tuple(
+    suffix for parts in BESIDE.values() for suffixes in parts.values() for suffix in suffixes if suffix != "_scale"
+)
 # What is not unpacked here: suffix of a tensor -> who packs so. They are made from a checkpoint that is published, too
 OTHERS = {
     ".qweight": "GPTQ or AWQ", ".weight.absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".W_q": "HQQ", ".biases": "MLX",
@@ -120,7 +123,8 @@ def recognize(tensors: Mapping[str, Tensor], config: dict[str, Any], beside: Seq
     for name, tensor in tensors.items():
         if name in used or name in unused or _own_scale(name, tensor, tensors):
             continue
-        if _left_over(name, tensors) or (name.endswith(".weight") and _matrix(tensor) and tensor.dtype in PACKED):
+        packs = tensor.dtype in PACKED if name.endswith(".weight") else tensor.dtype in EIGHT
+        if _left_over(name, tensors) or (packs and len(tensor.shape) > 1):
             raise ValueError(f"{name} is {_said(tensor)}, which is of no format that is unpacked here; {ORIGINAL}")
     if matrices:
         return Packing(matrices, unused, quantization.get("quant_method"))

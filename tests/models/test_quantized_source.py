@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from support.command import ROOT
 
-from qforge.models import quantization_config, quantized_source
-from qforge.models.checkpoint import Tensor
+from qforge.models import architectures, modules, quantization_config, quantized_source
+from qforge.models.checkpoint import Tensor, headers
+from qforge.models.completeness import refuse
+from qforge.models.shards import Shard
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
@@ -97,6 +103,61 @@ def test_experts_in_one_tensor() -> None:
     packing = quantized_source.recognize(tensors(stem, fp8), {})
     assert packing
     assert packing.plain(tensors(stem, fp8))[f"{stem}down_proj"] == Tensor("BF16", (4, 128, 192))
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, -1), (8, 64)])
+def test_integers_in_words_where_config_json_is_silent(tmp_path: Path, bits: int, group: int) -> None:
+    """The shape beside the words says how many bits there are; where its bytes are not here yet, 4 are taken."""
+    inputs = 256
+    shapes = {
+        ".weight_packed": ("I32", (64, inputs * bits // 32)),
+        ".weight_scale": ("BF16", (64, 1 if group < 0 else inputs // group)),
+        ".weight_shape": ("I64", (2,)),
+    }
+    shard = Shard(tmp_path / "model.safetensors", tensors("a.up_proj", shapes))
+    shard.open()
+    shard.put("a.up_proj.weight_shape", memoryview(np.array([64, inputs], np.int64).view(np.uint8)))
+    shard.close()
+    packing = quantized_source.recognize(headers(tmp_path), {})
+    assert packing
+    assert packing.plain(headers(tmp_path))["a.up_proj.weight"] == Tensor("BF16", (64, inputs))
+    kind = packing.matrices["a.up_proj.weight"].kind
+    assert (kind.bits, kind.group) == (bits, None if group < 0 else group)
+    if bits == 4:
+        packing = quantized_source.recognize(tensors("a.up_proj", shapes), {})
+        assert packing
+        assert packing.matrices["a.up_proj.weight"].kind == kind
+
+
+@pytest.mark.parametrize("scales", [(), (4, 1, 1), (4, 1, 512)])
+def test_experts_in_8_bits_that_no_format_explains_are_no_plain_model(scales: tuple[int, ...]) -> None:
+    stem = "model.layers.0.mlp.experts."
+    shapes = {"gate_up_proj": ("F8_E4M3", (4, 256, 512))} | ({"gate_up_proj_scale": ("F32", scales)} if scales else {})
+    with pytest.raises(
+        ValueError, match=r"gate_up_proj is F8_E4M3\[4, 256, 512\].* no format that is unpacked here; give the"
+    ):
+        quantized_source.recognize(tensors(stem, shapes), {})
+    plain = {"logit_scale": Tensor("F32", ()), "vision.ls1_scale": Tensor("BF16", (256,))}
+    assert quantized_source.recognize({**tensors("a", {".weight": ("BF16", (8, 8))}), **plain}, {}) is None
+
+
+def test_the_language_part_of_a_multimodal_model_is_packed_and_its_tower_is_not() -> None:
+    """Qwen2.5-VL as it is published in FP8: what is planned is the whole model's bf16 form."""
+    config = json.loads((ROOT / "data/architectures/qwen2_5_vl_7b.json").read_text())
+    plain = architectures.tensors(config)
+    linear = {m.tensor for m in modules.from_tensors(plain, config) if m.linear}
+    stored = dict(plain)
+    for name in linear:
+        rows, columns = plain[name].shape
+        stored |= {name: Tensor("F8_E4M3", (rows, columns)), f"{name}_scale": Tensor("BF16", (rows, 1))}
+    packing = quantized_source.recognize(
+        stored, config | compressed({"num_bits": 8, "type": "float", "strategy": "channel"})
+    )
+    assert packing
+    assert packing.matrices.keys() == linear
+    assert packing.plain(stored) == plain
+    assert not any("visual" in name for name in linear)
+    refuse("x", packing.plain(stored), config)
 
 
 def test_what_only_a_server_needs_is_left_out() -> None:
