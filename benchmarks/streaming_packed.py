@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/streaming_packed.py FOLDER [--gb 2 5] [--kinds bf16 fp8_block] [--methods rtn nvfp4_llmc]
 
 makes sources of about these sizes (of their bf16 form) out of random bytes: Qwen3-30B-A3B's shape in bf16, in FP8 blocks as
-DeepSeek publishes and in INT4 as Kimi does, and GPT-OSS's with its experts in MXFP4. Each is unpacked and quantized again in
-a fresh process, measured by benchmarks/streaming.py. One JSON per row goes to outputs/streaming-packed/, or to --out.
+DeepSeek publishes and in INT4 as Kimi does, and GPT-OSS-20B's with half its experts, in MXFP4; all with a small vocabulary.
+Each is unpacked and quantized again in a fresh process, measured by benchmarks/streaming.py. One JSON per row goes to
+outputs/streaming-packed/, or to --out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from qforge.models.shards import Shard, in_files, write_index
 
 ROOT = Path(__file__).resolve().parent.parent
 GPT_OSS = ROOT / "data" / "architectures" / "gpt_oss_20b.json"
-SMALLER = {"num_local_experts": 16, "vocab_size": 32768}  # so that blocks and not the embedding are what grows
+SMALLER = {"vocab_size": 32768}  # so that blocks are what grows, not the embedding
 GROUP = 128
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": True}
 SAID: dict[str, dict[str, Any]] = {  # quantization_config of each kind
@@ -67,8 +68,9 @@ def main() -> None:
 
 def published(folder: Path, kind: str, size: float) -> Path:
     """A checkpoint of a kind: its matrices packed, the rest in bf16, all of random bytes."""
-    base = {**read_json(GPT_OSS), **SMALLER} if kind == "mxfp4" else read_json(SHAPE)
-    config = {**deep({k: v for k, v in base.items() if k != "quantization_config"}, size), "dtype": "bfloat16"}
+    base = read_json(GPT_OSS) | {"num_local_experts": 16} if kind == "mxfp4" else read_json(SHAPE)
+    base = {key: value for key, value in base.items() if key != "quantization_config"} | SMALLER
+    config = {**deep(base, size), "dtype": "bfloat16"}
     plain = {name: Tensor("BF16", tensor.shape) for name, tensor in architectures.tensors(config).items()}
     matrices = {m.tensor: m for m in from_tensors(plain, config) if m.linear and (m.stack > 1 or kind != "mxfp4")}
     tensors: dict[str, Tensor] = {}

@@ -17,7 +17,7 @@ from llmcompressor.modeling.moe.linearize import linearize_moe
 from llmcompressor.modifiers.utils.hooks import HooksMixin
 from llmcompressor.pipelines.cache import IntermediatesCache
 from torch import distributed
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from qforge.config.job import Job
 from qforge.methods.routing import Routing
@@ -42,7 +42,6 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
         IntermediatesCache.pin_memory = lambda *args, **kwargs: None
     modifiers = {name: dict(args or {}) for name, args in job.method.args.items()}
     packing = list(modifiers)[-1]
-    modifiers[packing]["ignore"] = exempt
     if job.kv.calibrated:
         modifiers[packing]["kv_cache_scheme"] = job.kv.scheme
     recipe = {"qforge_stage": {"qforge_modifiers": modifiers}}
@@ -53,6 +52,7 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
             trust_remote_code=job.model.trust_remote_code,
             device_map="auto_offload" if several else None,
         )
+    modifiers[packing]["ignore"] = [*exempt, *(name for name in heads(model) if name not in exempt)]
     dataset = shown(sequences) if sequences is not None else {}
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=job.model.trust_remote_code)
     linearize_moe(model)  # experts become modules, as they will by oneshot, which finds them so
@@ -71,6 +71,12 @@ def quantize(job: Job, source: Path, out: Path, exempt: list[str], sequences: li
     if rank:
         sys.exit()  # the first process alone leaves a result
     return {**recipe, "experts": routing.counts()}
+
+
+def heads(model: PreTrainedModel) -> list[str]:
+    """The module that makes the logits, which stays in bf16: tied to the embedding it is in no file, and not always lm_head."""
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if module is head]
 
 
 def shown(sequences: list[list[int]]) -> dict[str, Any]:

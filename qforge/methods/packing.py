@@ -25,12 +25,13 @@ QUEUES = 3  # of a GPU: each keeps the memory of its batches, and workers of the
 
 
 def sets(matrices: Iterable[Module]) -> list[list[Module]]:
-    """The matrices by what shares NVFP4's global scale: what vLLM computes as one matrix."""
+    """The matrices by what shares NVFP4's global scale: what vLLM computes as one matrix, or llm-compressor thinks it does."""
     groups: dict[tuple[Any, ...], list[Module]] = {}
     for matrix in matrices:
         parent, _, leaf = matrix.name.rpartition(".")
-        alone = leaf if matrix.kind == "expert" else matrix.fused
-        fused = next((group for group in FUSED_LAYER_NAMES if leaf in group), alone)
+        own = leaf if matrix.kind == "expert" else matrix.fused
+        usual = next((group for group in FUSED_LAYER_NAMES if leaf in group), own)
+        fused = own if matrix.kind != "expert" and own != matrix.served else usual  # OLMo hybrid: q, k, v and a gate
         groups.setdefault((parent, fused, matrix.in_features), []).append(matrix)
     return list(groups.values())
 
