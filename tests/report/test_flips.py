@@ -41,3 +41,19 @@ def test_faults_and_flips_stand_side_by_side(tmp_path: Path) -> None:
 def test_a_row_without_answers_says_nothing_of_them(tmp_path: Path) -> None:
     pages.html(tmp_path / "report.html", [ROWS[0]])
     assert "Answers in chat" not in (tmp_path / "report.html").read_text()
+
+
+def test_what_a_judge_said_stands_in_a_sentence(tmp_path: Path) -> None:
+    row = copy.deepcopy(next(row for row in ROWS if row.get("baseline")))
+    said = {"judge": "m", "questions": 80, "mean": 6.25, "unrated": 3, "unanswered": 0, "error": "", "pairs": None}
+    row["baseline"]["evaluate"]["chat"] = {**said, "mean": 6.5}
+    pairs = {"of": 160, "won": 40, "lost": 52, "tied": 66, "undecided": 2, "agreement": 0.7}
+    row["measured"]["evaluate"]["chat"] = {**said, "pairs": pairs, "unanswered": 1, "error": "HTTPStatusError: 500"}
+    pages.html(tmp_path / "report.html", [row])
+    page = (tmp_path / "report.html").read_text()
+    assert "MT-bench, rated by m: 6.25 of 10 (bf16 6.50) over 80 questions of two turns, 3 answers not rated" in page
+    assert (
+        "Beside bf16: 40 won, 52 lost, 66 tied, 2 undecided of 160; in both orders the judge says the same of 70 %"
+        in page
+    )
+    assert "1 requests were not answered: HTTPStatusError: 500" in page
