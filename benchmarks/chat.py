@@ -13,8 +13,8 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from itertools import combinations, product
 from pathlib import Path
+from random import Random
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,8 @@ from qforge.judge import verdict
 RESULTS = ROOT / "results" / "chat"
 GATE = compose(CONF, "gate=chat").gate
 MAIN = (*JUDGED.values(), "exact_match,strict-match")  # of which an answer has one
-SEEDS = 3  # of one run, as eval=chat asks
+SEEDS = 2  # of one run, so that two runs share no answer of five
+PAIRS = 20  # of runs
 Row = dict[str, Any]
 Kept = dict[
     str, dict[str, list[str]]
@@ -65,6 +66,8 @@ def page() -> str:
         lines += [f"## {model}, {hw}", "", *scores(alike), *faults(alike), *minutes(alike), *flips(alike)]
         if (file := RESULTS / f"seeds-{model}-{hw}.json").exists():
             lines += chance(json.loads(file.read_text()))
+    if (notes := RESULTS / "notes.md").exists():
+        lines += notes.read_text().splitlines()
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -206,24 +209,19 @@ def keep(file: Path) -> Kept:
 
 
 def chance(kept: dict[str, Kept]) -> list[str]:
-    """How often gate=chat rejects by answers alone, run against run, each with seeds of its own."""
-    runs = {name: [side(of, start) for start in range(0, seeds(of) - SEEDS + 1, SEEDS)] for name, of in kept.items()}
-    base = runs["bf16"]
-    lines = []
-    for name, own in runs.items():
-        same = name == "bf16"
-        against = [(run, base[0]) for run in (own[1:] if same else own)]
-        everyone = list(combinations(own, 2)) if same else list(product(own, base))
-        few, all_pairs = ([rejected(*pair) for pair in pairs] for pairs in (against, everyone))
-        lines.append([
-            f"bf16 against {'itself' if same else name}", f"{sum(few)} of {len(few)}", f"{sum(all_pairs)} of {len(all_pairs)}",
-        ])  # fmt: skip
+    """How often gate=chat rejects by answers alone: pairs of runs that share no answer."""
     asked = next(iter(kept.values()))
     items = ", ".join(f"{task} {len(found['right'][0])}" for task, found in asked.items())
+    lines = []
+    for name in kept:
+        times = [rejected(*sides(kept, name, draw)) for draw in range(PAIRS)]
+        lines.append([f"bf16 against {'itself' if name == 'bf16' else name}", f"{sum(times)} of {PAIRS}"])
     return [
         "How often answers alone are rejected by `gate=chat` (a task lost more than its margin and chance does not explain "
-        f"it, or more answers are broken). Runs of {SEEDS} seeds, no seed in two runs; questions: {items}.", "",
-        *table(["", "against bf16's first run", "all pairs of runs"], lines), "",
+        f"it, or more answers are broken). Two runs of {SEEDS} seeds each: of every question {SEEDS} answers, drawn from the "
+        f"{seeds(asked)} that were given, are the one's and {SEEDS} others the other's, so that of bf16 against itself chance "
+        f"alone differs. Questions: {items}.", "",
+        *table(["", "rejected"], lines), "",
     ]  # fmt: skip
 
 
@@ -231,16 +229,24 @@ def seeds(of: Kept) -> int:
     return len(next(iter(of.values()))["right"])
 
 
-def side(of: Kept, start: int) -> Row:
-    """A run of SEEDS seeds in the form of the stages."""
-    tasks = {}
-    for name, found in of.items():
-        means = {
-            what: [sum(map(int, figures)) / SEEDS for figures in zip(*lines[start : start + SEEDS], strict=True)]
-            for what, lines in found.items()
-        }
-        tasks[name] = {"judged": "right", "per_sample": {"right": means["right"]}, "asked": {"broken": means["broken"]}}
-    return {"evaluate": {"tasks": tasks}}
+def sides(kept: dict[str, Kept], name: str, draw: int) -> tuple[Row, Row]:
+    """A run of `name` and one of bf16 in the form of the stages, no answer in both."""
+    random = Random(draw)
+    own, other = {}, {}
+    for task, found in kept[name].items():
+        order = [random.sample(range(seeds(kept[name])), 2 * SEEDS) for _ in found["right"][0]]  # of each question
+        own[task] = run_of(found, [places[:SEEDS] for places in order])
+        other[task] = run_of(kept["bf16"][task], [places[SEEDS:] for places in order])
+    return {"evaluate": {"tasks": own}}, {"evaluate": {"tasks": other}}
+
+
+def run_of(found: dict[str, list[str]], places: list[list[int]]) -> Row:
+    """A task's result, of the answers with these seeds to each question."""
+    right, broken = (
+        [sum(int(found[what][seed][item]) for seed in of) / SEEDS for item, of in enumerate(places)]
+        for what in ("right", "broken")
+    )
+    return {"judged": "right", "per_sample": {"right": right}, "asked": {"broken": broken}}
 
 
 def rejected(own: Row, other: Row) -> bool:

@@ -46,7 +46,7 @@ class Chat:
     def __init__(self, server: Server, settings: Eval, tokenizer: Any, journal: Path) -> None:
         self.server, self.settings, self.tokenizer = server, settings, tokenizer
         self.parallel = server.parallel
-        if settings.temperature > 0 and server.request.job.hw.vendor is Vendor.cpu:
+        if settings.temperature > 0 and server.request.job.hw.vendor is Vendor.cpu and not _whole(server):
             # vLLM's CPU build ends where it cuts the prompt of a request with a seed into pieces (0.32,
             # gpu_model_runner.py:3502: its random generator has no offset); one that is alone is read whole
             self.parallel = 1
@@ -148,6 +148,13 @@ class Chat:
             "finish": choice["finish_reason"],
             "tokens": content["usage"]["completion_tokens"],
         }
+
+
+def _whole(server: Server) -> bool:
+    """Whether all requests in flight fit into one step, as long as they may be: then no prompt is cut."""
+    options = server.request.job.engine_args
+    step, room = options.get("max_num_batched_tokens"), options.get("max_model_len")
+    return isinstance(step, int) and isinstance(room, int) and step >= server.parallel * room
 
 
 def faults(answer: Record, special: Sequence[str]) -> list[str]:

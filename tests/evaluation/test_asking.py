@@ -281,6 +281,11 @@ def test_sampling_on_a_cpu_asks_one_at_a_time(api: Api, tmp_path: Path) -> None:
     """vLLM's CPU build ends where it cuts the prompt of a request with a seed into pieces."""
     sampled = ("eval.temperature=0.7", "eval.concurrency=4")
     assert chat(api, tmp_path / "j", "hw=cpu", *sampled).parallel == 1
+    whole = "+runtime.args.max_num_batched_tokens=8192"
+    assert chat(api, tmp_path / "j", "hw=cpu", whole, *sampled).parallel == 4, (
+        "four contexts of 2048 tokens fit into a step"
+    )
+    assert chat(api, tmp_path / "j", "hw=cpu", whole, *sampled, "eval.concurrency=8").parallel == 1
     assert chat(api, tmp_path / "j", "hw=h100", *sampled).parallel == 4
     assert chat(api, tmp_path / "j", "hw=cpu", "eval.temperature=0", "eval.concurrency=4").parallel == 4
 
