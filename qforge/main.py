@@ -42,6 +42,9 @@ exit_codes: list[int] = []
 def main() -> int:
     """Run what the command line says; 0 done, 1 failed, 2 refused, 3 a required gate does not hold, 130 interrupted."""
     _speak_utf8()
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_TELEMETRY", "1"
+    )  # or the hub's library asks for more than models, and may fail by it
     program, *arguments = sys.argv
     if arguments == ["--version"]:
         print(version())

@@ -199,7 +199,7 @@ def several(top: Path, kills: int, choice: random.Random, kinds: list[str], mode
         print(f"{kind}:", flush=True)
         with ExitStack() as stack:
             if kind == "slurm":
-                sys.path.insert(0, str(ROOT / "tests"))
+                sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
                 from support import cluster
 
                 stack.enter_context(cluster.slurm(cores=2))

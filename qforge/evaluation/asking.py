@@ -32,7 +32,7 @@ from qforge.runtimes.vllm import MODEL, not_language
 
 FAULTS = ("cut_off", "looping", "empty", "template", "tool_call", "no_room")
 TOKENS = 256  # of an answer, where neither eval.answer_tokens nor the task says; lm-eval's own default
-SLOWEST = 2.0  # seconds for each token that an answer may have, after which the server hangs; no answer here took a tenth of it
+SLOWEST = 2.0  # seconds more than HUNG for each token that an answer may have, others being answered at the same time
 CALL = re.compile(r"<tool_call>|<function=|\[TOOL_CALLS\]|<\|python_tag\|>")  # how calls begin in the common formats
 NO_ROOM = re.compile(r"maximum (context|model) length")
 

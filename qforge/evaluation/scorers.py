@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import httpx
     from numpy.typing import NDArray
 
-HUNG = 900.0  # seconds without an answer after which the server hangs; a prompt of 32k tokens took minutes on two CPU cores
+HUNG = 900.0  # seconds without an answer, after which the server hangs
 
 
 @dataclass(frozen=True)

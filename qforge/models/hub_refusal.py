@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -45,6 +46,15 @@ def asking(hub: str, revision: str | None) -> Iterator[None]:
     except httpx.TransportError as error:
         answer = f"{_endpoint()} cannot be reached ({str(error) or type(error).__name__})"
         fix = "check the network, HTTPS_PROXY and HF_ENDPOINT and run again (the download continues where it stopped)"
+        raise Unreachable(hub, answer, fix) from None
+    except (
+        json.JSONDecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # the library's, for another kind of answer
+        answer = f"what {_endpoint()} answers is no hub's ({type(error).__name__}: {error})"
+        fix = "check HF_ENDPOINT, and whether a login page or a proxy answers in its place"
         raise Unreachable(hub, answer, fix) from None
     except SafetensorsParsingError as error:
         raise ValueError(f"model.hub={hub}: {str(error).splitlines()[0]}; use a complete repository") from None

@@ -7,8 +7,10 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from support.checkpoints import small_llama
 from support.command import Cli, Finished
 from support.hub import Hub
@@ -147,6 +149,23 @@ def test_no_hub_at_all(cli: Cli, hub: Hub) -> None:
         "model.hub=tiny/llama: HF_HUB_OFFLINE is set; this model is not on this machine yet: unset it once to fetch it",
     )
     assert not hub.asked
+
+
+@pytest.mark.parametrize("page", [b"<html>Welcome to the hotel</html>", b"", b"[1]", b"null", b'{"a": 1}'])
+def test_somebody_else_in_place_of_the_hub(plan: Plan, hub: Hub, monkeypatch: pytest.MonkeyPatch, page: bytes) -> None:
+    """200 OK, as a login page of a network answers."""
+    monkeypatch.setattr(hub._servers[0].RequestHandlerClass, "do_GET", lambda handler: answer(handler, page))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    refused(
+        plan(), f"model.hub=tiny/llama: what {hub.endpoint} answers is no hub's (", "check HF_ENDPOINT, and whether"
+    )
+
+
+def answer(handler: Any, page: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(page)))
+    handler.end_headers()
+    handler.wfile.write(page)
 
 
 def test_a_proxy_that_refuses(cli: Cli, hub: Hub) -> None:
