@@ -158,7 +158,7 @@ def _row(request: Request, subject: Subject, name: str, matrices: list[Module], 
 
 def _kl(subject: Subject, matrices: list[Module], chosen: list[str]) -> float:
     with subject.holding(subject.stored([m for m in matrices if m.name in chosen])):
-        return fmean(subject.divergence())
+        return fmean(subject.divergence("with a choice quantized"))
 
 
 if __name__ == "__main__":

@@ -79,10 +79,14 @@ def settle(run: Run, planned: Plan, source: Path, vllm: str) -> tuple[Run, Plan]
         {"format": name, "bits": made.bits_per_weight, "kl": losses.whole[name], "added": losses.of(_only(found, name))}
         for name, made in found.plans.items()
     ]
+    boundary = [
+        {"format": name, **_point(found, losses, kept)} for name in found.plans if (kept := _boundary(found, name))
+    ]
     said = {
         "bits": job.method.bits, "candidates": job.method.candidates, "unit": job.sensitivity.unit.value,
         "tokens": losses.tokens, "text": job.sensitivity.text, "chosen": _point(found, losses, chosen),
         "curve": [_point(found, losses, point) for point in curve], "uniform": uniform,
+        "boundary": boundary,
         "parts": [
             {"part": part.name, "kind": part.kind, "block": part.block, "format": name, "loss": known, "bytes": sizes}
             for part, name, known, sizes in zip(found.parts, chosen, losses.parts, found.bytes, strict=True)
@@ -101,6 +105,16 @@ def _with(job: Job, formats: dict[str, str]) -> Job:
 def _only(found: Options, name: str) -> list[str]:
     """Everything in one format, as far as that holds it."""
     return [name if name in sizes else BF16 for sizes in found.bytes]
+
+
+def _boundary(found: Options, name: str) -> list[str]:
+    """One format, and the first and the last block in bf16, as exempt=boundary has them; none where bf16 is no candidate."""
+    blocks = {part.block for part in found.parts if isinstance(part.block, int)}
+    if not blocks or any(BF16 not in sizes for sizes in found.bytes):
+        return []
+    ends = (min(blocks), max(blocks))
+    only = _only(found, name)
+    return [BF16 if part.block in ends else each for part, each in zip(found.parts, only, strict=True)]
 
 
 def _point(found: Options, losses: Losses, chosen: list[str]) -> dict[str, Any]:

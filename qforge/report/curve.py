@@ -9,11 +9,14 @@ TICKS = 4
 
 
 def drawn(said: dict[str, Any]) -> dict[str, Any]:
-    """Places for the page: the curve of the best choices, the formats alone, the chosen one, and the ticks of both axes.
+    """Places for the page: the curve of the best choices, the formats alone, each with the boundary in bf16, the chosen one,
+    and the ticks of both axes.
 
-    `said`: budget.json. The loss is KL to bf16 of each part by itself, added up, in nats per token.
+    `said`: budget.json; those of before 2026-11-30 have no boundary. The loss is KL to bf16 of each part by itself, added up,
+    in nats per token.
     """
-    points = [*said["curve"], *said["uniform"], said["chosen"]]
+    boundary = said.get("boundary", [])
+    points = [*said["curve"], *said["uniform"], *boundary, said["chosen"]]
     low, high = (float(end(p["bits"] for p in points)) for end in (min, max))
     most = float(max(p["added"] for p in points)) or 1.0
 
@@ -30,6 +33,7 @@ def drawn(said: dict[str, Any]) -> dict[str, Any]:
         "width": WIDTH, "height": HEIGHT, "left": LEFT, "floor": HEIGHT - BOTTOM, "right": WIDTH - RIGHT,
         "line": " ".join(f"{p['x']:.1f},{p['y']:.1f}" for p in map(at, said["curve"])),
         "uniform": [{**at(point), "name": point["format"], "kl": point["kl"]} for point in said["uniform"]],
+        "boundary": [{**at(point), "name": point["format"]} for point in boundary],
         "chosen": at(said["chosen"]),
         "across": [{"x": x(bits), "text": f"{bits:.3g}"} for bits in _ticks(low, high)],
         "up": [{"y": y(loss), "text": f"{loss:.2g}"} for loss in _ticks(0, most)],

@@ -171,6 +171,9 @@ def budget(said: dict[str, Any]) -> None:
         table.add_row(f"  {name}", str(count[name]))
     for only in said["uniform"]:
         table.add_row(f"{only['format']} alone", "", f"{only['bits']:.2f}", f"{only['added']:.4f}", f"{only['kl']:.4f}")
+    for kept in said["boundary"]:
+        cells = (f"{kept['bits']:.2f}", f"{kept['added']:.4f}", "")
+        table.add_row(f"{kept['format']}, first and last block in bf16", "", *cells)
     console.print(table)
     console.print(f"KL to bf16 in nats per token, over {said['tokens']:,} tokens of {said['text']}", style="dim")
 

@@ -3,6 +3,10 @@
 The weights of a model in memory are replaced by what the method would store of them (methods/rounding.py), and the
 next-token distributions over the whole vocabulary are compared with bf16's on the same windows. Each result is written to
 a journal beside the result's folder at once, so that a killed job goes on after its last one.
+
+The weights are bf16's, and the model computes in float32: in bf16 any change of a matrix moves it about as much as 8 bits do
+(SmolLM2-135M turned, 254 tokens: by 0.0014 nats in each of 120 parts in INT8, 0.17 in all, where the whole model in INT8 has
+0.006), and parts in 4 bits begin at 0.001 there.
 """
 
 from __future__ import annotations
@@ -110,17 +114,13 @@ class Journal:
 
 
 class Subject:
-    """The model in memory, whose weights are replaced and put back; and what bf16 says of the windows.
+    """The model in memory, whose weights are replaced and put back; and what bf16 says of the windows."""
 
-    `dtype`: what it computes in; its weights are bf16's in any case.
-    """
-
-    def __init__(self, job: Job, source: Path, matrices: list[Module], dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
+    def __init__(self, job: Job, source: Path, matrices: list[Module]) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         code = job.model.trust_remote_code
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, trust_remote_code=code)
-        self.model = model.eval().to(device, dtype)
+        self.model = model.eval().to(device, torch.float32)
         self.tensors = checkpoint.headers(source)
         parameters = dict(self.model.named_parameters())
         self.weights = {m.name: _weight(parameters, m.name) for m in matrices}
@@ -159,7 +159,7 @@ class Subject:
         weights: Weights = {}
         for members in sets(matrices):
             names = [m.name for m in members]
-            together = self.round(torch.cat([self.weights[name].detach().bfloat16() for name in names])).to(self.dtype)
+            together = self.round(torch.cat([self.weights[name].detach().bfloat16() for name in names])).float()
             weights |= zip(names, together.split([m.out_features for m in members]), strict=True)
         return weights
 
@@ -168,7 +168,7 @@ class Subject:
         weights: Weights = {}
         for matrix in matrices:
             with safe_open(self.tensors[matrix.tensor].file, "pt") as file:
-                weights[matrix.name] = file.get_tensor(matrix.tensor).bfloat16().to(self.model.device, self.dtype)
+                weights[matrix.name] = file.get_tensor(matrix.tensor).bfloat16().to(self.model.device, torch.float32)
         return weights
 
     def put(self, values: Weights) -> None:

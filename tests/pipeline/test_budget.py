@@ -55,6 +55,8 @@ def test_a_size_is_spent_where_it_saves_most(cli: Cli, model: Path, tmp_path: Pa
         assert only["kl"] >= 0
         best = min(point["added"] for point in said["curve"] if point["bits"] <= only["bits"] + 0.04)
         assert best <= only["added"] + 1e-9
+    for kept, only in zip(said["boundary"], said["uniform"], strict=True):
+        assert (kept["bits"] > only["bits"], kept["added"] < only["added"]) == (True, True)
     planned = done.json("plan")
     assert planned["bits_per_weight"] <= 15.6
     assert planned["bits_per_weight"] == said["chosen"]["bits"]

@@ -17,6 +17,7 @@ SAID = {
     "chosen": {"bits": 8.0, "added": 0.02},
     "curve": [{"bits": bits, "added": added} for bits, added in ((5.0, 0.1), (8.0, 0.02), (16.0, 0.0))],
     "uniform": [{"format": "fp8", "bits": 9.0, "added": 0.01, "kl": 0.012}],
+    "boundary": [{"format": "fp8", "bits": 9.5, "added": 0.009}],
 }  # fmt: skip
 
 
@@ -50,3 +51,7 @@ def test_the_page_has_both(tmp_path: Path) -> None:
     assert "Formats of this checkpoint" in page
     assert "chosen, 8.00 bits" in page
     assert "fp8 alone: 9.00 bits, 0.0100 added up, 0.0120 of the whole model" in page
+    assert "fp8 with the first and the last block in bf16: 9.50 bits, 0.0090 added up" in page
+    row["curve"] = {key: value for key, value in SAID.items() if key != "boundary"}  # of before 2026-11-30
+    pages.html(tmp_path / "report.html", [row])
+    assert "last block in bf16:" not in (tmp_path / "report.html").read_text()
