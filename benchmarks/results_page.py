@@ -2,9 +2,9 @@
 
     python benchmarks/results_page.py
 
-Tables per hardware and model, each value against bf16 under the same conditions; the matrix of experiments; every method, and
-what calibration does, as plots too; the verdicts by tier; quantization as a stream; what qforge itself costs; then what rows
-cannot say, from results/notes-<hardware>.md where there is one.
+Tables per hardware and model, each value against bf16 under the same conditions; the matrix of experiments; every method, what
+calibration does, choices of formats and KV caches, as plots too; the verdicts by tier; quantization as a stream; what qforge
+itself costs; then what rows cannot say, from results/notes-<hardware>.md where there is one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from itertools import groupby
+from math import exp
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -28,6 +29,7 @@ from qforge.config.places import CONF
 from qforge.judge import matched
 from qforge.judge.goals import judge_again
 from qforge.plan.support_matrix import kernels
+from qforge.report.positions import by_position
 from qforge.report.reasons import why
 from qforge.report.table import name_of, same, verdict_of
 from qforge.store.timing import alone
@@ -66,12 +68,16 @@ def page() -> str:
     for hw, of_hw in groupby(rows, lambda row: str(row["conditions"]["hw"])):
         lines += [f"## {hw}", ""]
         of_model = {model: list(found) for model, found in groupby(of_hw, lambda row: str(row["model"]))}
-        compared = {folder.name.removesuffix(f"-{hw}") for folder in (RESULTS / "methods").glob(f"*-{hw}")}
+        compared = {
+            folder.name.removesuffix(f"-{hw}")
+            for part in ("methods", "mixed")
+            for folder in (RESULTS / part).glob(f"*-{hw}")
+        }
         for model in sorted(of_model.keys() | compared):
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(of_model.get(model, []), measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            for more in (matrix, methods, calibration, sensitivity, tiers):
+            for more in (matrix, methods, calibration, sensitivity, mixed, caches, tiers):
                 lines += more(model, hw)
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
@@ -529,6 +535,98 @@ def sensitivity(model: str, hw: str) -> list[str]:
             *grid(found["choices"]), "",
         ]  # fmt: skip
     return lines
+
+
+def mixed(model: str, hw: str) -> list[str]:
+    """Formats chosen by measured losses, from results/mixed/<model>-<hw>/: rows that were served."""
+    folder = RESULTS / "mixed" / f"{model}-{hw}"
+    rows = [read(file) for file in folder.glob("*.json")]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
+    quantized = [row for row in rows if row["method"] != "bf16"]
+    points = {mix_of(row): (row["size"]["bits_per_weight"], distance(row)) for row in quantized}
+    image = f"mixed-{model}-{hw}.svg"
+    scatter(RESULTS / image, points, "bits per weight of the checkpoint", "KL to bf16, nats per token", start=8)
+    return [
+        "#### Several formats in one checkpoint", "", f"{dates(rows)}, {measured_by(rows[0], timed=False)}", "",
+        *markdown([{"formats": mix_of(row), **parts_of(row)} for row in rows]), "",
+        f"![Quality against bits per weight]({image})", "",
+    ]  # fmt: skip
+
+
+def mix_of(row: Row) -> str:
+    """A method alone, with what it leaves in bf16, or the size that formats were chosen for."""
+    if not row.get("formats"):
+        return called(row)
+    return f"chosen for {row['size']['bits_per_weight']:.2f} bits"
+
+
+def parts_of(row: Row) -> dict[str, str]:
+    """Of a row of the search: its bits, the matrices in each format, its quality, what it takes on the disk."""
+    size = row["size"]
+    shares = ", ".join(f"{share['matrices']} {share['method']}" for share in row.get("formats") or [])
+    cells = {
+        "bits per weight": f"{size['bits_per_weight']:.2f}",
+        "MB": f"{size['bytes'] / 1e6:.1f}",
+        "matrices": shares,
+    }
+    return {**cells, **quality(row), **{of: value for of, value in closeness(row).items() if of.startswith("KL")}}
+
+
+def caches(model: str, hw: str) -> list[str]:
+    """Weights by KV cache, from results/<model>-*-<hw>-long.json: perplexity by position, needles, and the verdict."""
+    rows = [read(file) for file in RESULTS.glob(f"{model}-*-{hw}-long.json")]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (row["method"] != "bf16", row["method"], row["kv"]["name"], row["kv"]["strategy"] or ""))
+    image = f"caches-{model}-{hw}.svg"
+    original = losses(rows[0])
+    lines = {
+        cached(row): [(start, max(0.0, loss - original[start])) for start, loss in losses(row).items()]
+        for row in rows[1:]
+    }
+    plot(RESULTS / image, lines, "position of the token, from", "nats per token more than bf16 with a bf16 cache")
+    return [
+        "#### Weights by KV cache", "",
+        f"{dates(rows)}, {measured_by(rows[0], timed=False)} By position: the tokens of every long text from there "
+        "to the next column; needles of all haystacks.", "",
+        *markdown([{"weights, cache": cached(row), **quality(row), **by_place(row), **found_in(row)} for row in rows]), "",
+        f"![What a cache costs, by position]({image})", "",
+        *(f"- {cached(row)}: {row['says']}" for row in rows if row["goals"]), "",
+    ]  # fmt: skip
+
+
+def cached(row: Row) -> str:
+    """The weights and the cache, with what has a scale of its own where the checkpoint brings scales."""
+    kv = row["kv"]
+    cache = f"fp8 {kv['strategy']}" if kv["strategy"] else kv["name"]
+    return f"{row['method']}, {cache}"
+
+
+def losses(row: Row) -> dict[int, float]:
+    """Nats per token by the first position of a bin, over all texts."""
+    total: dict[int, list[float]] = {}
+    for _, _, found in by_position(row):
+        for start, tokens, loss in zip(found["from"], found["tokens"], found["loss"], strict=True):
+            so_far = total.setdefault(start, [0.0, 0.0])
+            total[start] = [so_far[0] + tokens, so_far[1] + loss]
+    return {start: loss / tokens for start, (tokens, loss) in total.items() if tokens}
+
+
+def by_place(row: Row) -> dict[str, str]:
+    """Perplexity by position."""
+    return {f"PPL from {start}": f"{exp(loss):.2f}" for start, loss in losses(row).items()}
+
+
+def found_in(row: Row) -> dict[str, str]:
+    """Needles found, by length, in all haystacks."""
+    needles = (row["measured"]["evaluate"].get("long_context") or {}).get("needles") or {"found": {}, "lengths": []}
+    cells = {}
+    for place, length in enumerate(needles["lengths"]):
+        shares = [share for lines in needles["found"].values() for share in lines[place]]
+        cells[f"needles at {length}"] = f"{sum(shares) * needles['per_cell']:g} of {len(shares) * needles['per_cell']}"
+    return cells
 
 
 def grid(rows: list[Row]) -> list[str]:
