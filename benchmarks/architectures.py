@@ -34,6 +34,9 @@ from qforge.envs.request import Refused, Request
 from qforge.json_files import read_json, write_json
 from qforge.models import checkpoint, modules, structure
 
+SILENT = (
+    "correct_output_scale",
+)  # begins as zeros, so that a part of the blocks would see nothing but zeros (Gemma 3n)
 LARGEST = 60e6  # parameters: a type whose configuration these numbers do not shrink is left out
 
 
@@ -113,7 +116,11 @@ def make(options: argparse.Namespace) -> None:
             if size > LARGEST:
                 raise ValueError(f"{size / 1e6:.0f} M parameters")
             torch.manual_seed(0)
-            AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            for name, parameter in model.named_parameters():
+                if name.endswith(SILENT):
+                    torch.nn.init.ones_(parameter)
+            model.save_pretrained(folder)
             tokenizer().save_pretrained(folder)
             names = {name: list(t.shape) for name, t in checkpoint.headers(folder).items()}
             write_json(options.folder / f"{kind}.names.json", names)
