@@ -28,6 +28,7 @@ from qforge.models.shards import Shard, in_files, write_index
 ROOT = Path(__file__).resolve().parent.parent
 GPT_OSS = ROOT / "data" / "architectures" / "gpt_oss_20b.json"
 SMALLER = {"vocab_size": 32768}  # so that blocks are what grows, not the embedding
+NARROWER = {"num_local_experts": 16, "hidden_size": 2816, "intermediate_size": 2816}  # 2880 has no groups of 128
 GROUP = 128
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": True}
 SAID: dict[str, dict[str, Any]] = {  # quantization_config of each kind
@@ -68,7 +69,7 @@ def main() -> None:
 
 def published(folder: Path, kind: str, size: float) -> Path:
     """A checkpoint of a kind: its matrices packed, the rest in bf16, all of random bytes."""
-    base = read_json(GPT_OSS) | {"num_local_experts": 16} if kind == "mxfp4" else read_json(SHAPE)
+    base = read_json(GPT_OSS) | NARROWER if kind == "mxfp4" else read_json(SHAPE)
     base = {key: value for key, value in base.items() if key != "quantization_config"} | SMALLER
     config = {**deep(base, size), "dtype": "bfloat16"}
     plain = {name: Tensor("BF16", tensor.shape) for name, tensor in architectures.tensors(config).items()}
