@@ -18,6 +18,7 @@ from qforge.models.structure import pattern
 from qforge.plan import (
     architecture_notes,
     cores,
+    cpu_kernels,
     experts,
     feasibility,
     kv_cache,
@@ -167,6 +168,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     architecture_notes.refuse_nothing(job, model, tree)
     architecture_notes.refuse_unbuilt(job, model)
     towers.refuse(job, tree)
+    cpu_kernels.refuse(job, tree, model.text)
     core = cores.needed(job, tree, model.config, model.structure)
     libraries.refuse_architecture(job, model.config, tree, model.tensors, core)
     layout, packs = FORMATS[job.method.format], job.method.function is not None
