@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qforge import cli
-from qforge.config import places
+from qforge.config import overrides, places
 from qforge.config.messages import message
 from qforge.store import provenance
 from qforge.sweeps import callback
@@ -61,6 +61,9 @@ def main() -> int:
             raise
         print(f"refused: {message(refusal).removeprefix('refused: ')}", file=sys.stderr)
         return 1 if exit_codes else 2
+    except AssertionError as error:
+        print(f"refused: {overrides.below_null(arguments, error)}", file=sys.stderr)
+        return 2
     except OSError as error:
         if exit_codes or (arguments and arguments[0] in COMMANDS):
             raise

@@ -81,7 +81,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "eval.tasks=[[arc_easy]]", "method.model_types=[[1]]", "hw.product=[[a]]", "eval.kv_dtypes=[[fp8]]", "stages=[[serve]]",
         "eval.tasks=arc_easy", "runtime.container_args=--x", "+exempt.a={match:[[1]],why:x}", "serve.port=http", "serve.keep=2",
         "model.trust_remote_code=sure", "group_size=big", "group_size=[64]", "group_size=64.5", "rescore=all", "calib.seed=x",
-        "calib.seed=1.5", "eval.limit=0.5", "sensitivity.budget_gib=lots",
+        "calib.seed=1.5", "eval.thinking=2", "eval.limit=0.5", "sensitivity.budget_gib=lots",
     ),
     "numbers out of bounds": (
         "eval.context=0", "eval.context=-1", "eval.context=1", "eval.context=1" + 30 * "0", "eval.windows=0", "eval.windows=-0",

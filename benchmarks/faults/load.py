@@ -2,16 +2,18 @@
 
     .venv/bin/python benchmarks/faults/load.py [--results 100000] [--rows 10000] [--jobs 16] [--hosts 0] [--model FOLDER]
 
-Prints seconds of each; none of what has the count 0. The rows are the committed ones (results/*.json), again and again under
-other names; the jobs quantize tiny.py's model by one method in one store, inspect what was made, and each say which result it
-was: ends with 1 where one was made twice. With `--hosts 4` the jobs are spread over so many hosts whose store is on a network
-file system (hosts.py), as root; then a host dies while its job quantizes, and a job on another must come to the same result.
+Prints seconds of each, and of CPU, which other work on the machine changes less; none of what has the count 0. The rows are the
+committed ones (results/*.json), again and again under other names; the jobs quantize tiny.py's model by a method in one store,
+inspect what was made, and each say which result it was: ends with 1 where one was made twice. With `--hosts 4` the jobs are
+spread over so many hosts whose store is on a network file system (hosts.py), as root; then a host dies while its job quantizes,
+and a job on another must come to the same result.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,9 +32,14 @@ PROGRAM = (sys.executable, str(command.ROOT / "run.py"))
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    started = time.monotonic()
+    started, used = time.monotonic(), _cpu()
     yield
-    print(f"{what}: {time.monotonic() - started:.1f} s", flush=True)
+    print(f"{what}: {time.monotonic() - started:.1f} s, {_cpu() - used:.1f} s of CPU", flush=True)
+
+
+def _cpu() -> float:
+    """Seconds of this process and of those that have ended."""
+    return sum(os.times()[:4])
 
 
 def fill(store: Path, count: int) -> None:

@@ -18,6 +18,7 @@ from qforge.config.places import CONF, option_files
 
 SEVERAL = ("exempt", "gate", "hw", "runtime")  # groups of which a job may name several options
 PLUGINS = ("hydra.launcher", "hydra.sweeper")
+BELOW_NULL = "Unexpected type for root: NoneType"  # in OmegaConf's words
 OURS = ("hydra.callbacks", "hydra.output_subdir", "hydra.mode")  # what reports and sweeps rely on
 
 
@@ -43,8 +44,21 @@ def refuse(argument: str) -> None:
         raise ValueError(f"{argument}: changes nothing; to remove an entry use ~{name}.NAME")
     if (CONF / name).is_dir() or option_files(name):
         _refuse_options(argument, name, override, values)
-    if schema.kinds(name) == (bool,) and any(type(value) is int and value not in (0, 1) for value in values):
+    if set(schema.kinds(name)) - {type(None)} == {bool} and any(
+        type(value) is int and value not in (0, 1) for value in values
+    ):
         raise ValueError(f"{argument}: is neither true nor false; use {name}=true or {name}=false")
+
+
+def below_null(arguments: list[str], error: AssertionError) -> str:
+    """What is wrong where OmegaConf ends with `error`: a key below an entry that is null. Raises `error` if that is not it."""
+    keys = [argument.partition("=")[0].lstrip("+~") for argument in arguments if str(error).startswith(BELOW_NULL)]
+    for key in keys:
+        names = key.split(".")
+        for count in range(1, len(names)):
+            if type(None) in schema.kinds(above := ".".join(names[:count])):
+                return f"{key}: {above} is null here and has no such key; leave it out, or choose an option that has {above}"
+    raise error
 
 
 def _known_to_hydra(name: str) -> bool:

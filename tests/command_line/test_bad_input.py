@@ -60,6 +60,7 @@ def test_refusals(cli: Cli, model: Path, overrides: list[str], words: list[str])
     [
         (["method=gptqq"], ["method=gptqq: there is no such option; did you mean gptq? choose from auto, "]),
         (["hydra.run.dir=/proc/nope"], ["hydra.run.dir: ", "give a folder that can be created"]),
+        (["runtime.speech.devices=null"], ["runtime.speech.devices: runtime.speech is null here and has no such key"]),
         (["--multirun", "exempt=glob(nope*)"], ["--multirun: the values to sweep over give no job"]),
         (["group_size=128"], ["group_size=128", "576 inputs, which 128 does not divide", "use group_size=32 or 64"]),
     ],

@@ -50,6 +50,10 @@ from qforge.pipeline.verify import verify
         ),
         ("hydra.launcher=null", "hydra.launcher=null: no job runs without one; leave it out"),
         ("+hydra.run.foo=1", "+hydra.run.foo=1: Hydra has no such key, and nothing would read it; leave it out"),
+        (
+            "eval.thinking=2",
+            "eval.thinking=2: is neither true nor false; use eval.thinking=true or eval.thinking=false",
+        ),
         ("model.random=2", "model.random=2: is neither true nor false; use model.random=true or model.random=false"),
         (
             "eval.context=interval(1,2)",
