@@ -173,13 +173,16 @@ def refuse_groups(job: Job, layout: Format, group: int | None, quantized: Sequen
 
 def refuse_unread(job: Job, quantized: Sequence[Module]) -> None:
     """Refuse to score through transformers what it reads no packed form of, and leaves at random (ran: 5.17): what it builds as
-    Conv1D (GPT-2), and experts in one tensor of a class that has no way from single ones (GPT-OSS, Llama 4)."""
+    Conv1D (GPT-2), experts in one tensor of a class that has no way from single ones (GPT-OSS, Llama 4), and a thinker, which
+    is opened under other names than its checkpoint has (Qwen3-Omni)."""
     if job.runtime.engine is not Engine.transformers or not job.method.function or "evaluate" not in job.stages:
         return
     for module in quantized:
         what = ""
         if module.transposed and module.stack == 1:
             what = "is a Conv1D in transformers, which reads no packed one"
+        elif module.name.startswith("thinker."):
+            what = "is a thinker's, of which transformers reads nothing packed"
         elif module.stack > 1 and (module.transposed or module.own_class or ".experts." not in module.name):
             what = "holds the experts of its layer, which come apart when they are packed; transformers looks for them in one"
         if what:

@@ -96,6 +96,8 @@ def test_what_transformers_reads_no_packed_form_of_is_not_scored_through_it() ->
         ValueError, match=r"experts\.\w+ holds the experts of its layer, which come apart .* or method=bf16"
     ):
         refuse_unread(through, [stacked])
+    with pytest.raises(ValueError, match="q_proj is a thinker's, of which transformers reads nothing packed; use a"):
+        refuse_unread(through, [replace(q, name=f"thinker.{q.name}")])
     refuse_unread(through, [q, replace(stacked, transposed=False)])  # as Qwen's, which transformers puts together
     for other in (job("method=rtn", "hw=h100"), job("method=bf16", "runtime=transformers"),
                   job("method=rtn", "runtime=transformers", "stages=[quantize,inspect]")):  # fmt: skip
