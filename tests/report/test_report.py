@@ -154,6 +154,17 @@ def test_one_garbage_model_does_not_flatten_all_others(tmp_path: Path) -> None:
     assert "150" in found["ticks"]
 
 
+def test_rows_of_one_experiment_are_told_by_their_methods(tmp_path: Path) -> None:
+    demo = {"name": "demo", "question": "?", "expect": "!"}
+    pages.html(
+        tmp_path / "report.html", [{**row, "experiment": demo} for row in ROWS if row["method"] in ("fp8", "rtn")]
+    )
+    names = ask(
+        tmp_path / "report.html", "return [...document.querySelectorAll('#paretos text.name')].map(t => t.textContent)"
+    )
+    assert {"bf16", "fp8", "rtn g64"} == set(names)
+
+
 def test_pointing_at_a_point_names_its_row(many: Path) -> None:
     found = ask(
         many,

@@ -4,7 +4,11 @@ const { columns, quality, interval, against, curves } = JSON.parse(document.getE
 const $ = (id) => document.getElementById(id);
 const by = Object.fromEntries(columns.map((c) => [c.key, c]));
 const at = (key, row) => by[key].values[row];
-const short = (row) => at("experiment", row) ?? at("name", row); // for plots; unfolded by pointing at it
+const several = new Set(by.experiment.values.filter((each, row, all) => each !== null && all.indexOf(each) !== row));
+const short = (row) => { // for plots; unfolded by pointing at it
+  const experiment = at("experiment", row), name = at("name", row);
+  return experiment === null ? name : several.has(experiment) ? name.slice(experiment.length + 2) : experiment;
+};
 const count = by.name.values.length;
 const STEP = 25; // rows drawn at first: the plots below shall not be far
 const PAPER = 250; // rows that are printed at least
@@ -172,9 +176,9 @@ function front(rows, x, y) {
 }
 
 function range(rows, y, bounds) {
-  // of the axis of quality: up to the worst row, but one garbage model shall not flatten all others
+  // of the axis of quality: up to the worst row, but among more than three one garbage model shall not flatten all others
   const ys = rows.map((row) => y.values[row]).sort((a, b) => a - b);
-  const low = Math.min(0, ys[0]), usual = 4 * ys[Math.floor(0.75 * (ys.length - 1))];
+  const low = Math.min(0, ys[0]), usual = ys.length > 3 ? 4 * ys[Math.floor(0.75 * (ys.length - 1))] : ys.at(-1);
   const top = usual > 0 ? Math.min(ys.at(-1), usual) : ys.at(-1);
   const high = bounds.length ? rows.reduce((m, row) => Math.max(m, Math.min(bounds[1][row], 1.2 * top)), top) : top;
   return [low, (high > low ? high : low + 1) * 1.06];
