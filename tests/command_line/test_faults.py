@@ -34,6 +34,17 @@ def test_bad_files_are_found_and_undamaged_ones_are_not_refused() -> None:
     assert "12 of 12 change what verify=PATH compares" in done.stdout
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
+def test_a_stage_whose_disk_is_full_ends_in_one_line_and_is_good_again() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/faults/limits.py"), "--only", "full: quantize"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "mount" in done.stderr:
+        pytest.skip("this root may not mount")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "the disk is full: quantize: exit code 2" in done.stdout
+    assert "0 limits after which something was not as it should be" in done.stdout
+
+
 def test_a_disk_that_is_full_in_the_middle_is_said_in_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the run: the row that tells of it has no room either."""
 
