@@ -30,6 +30,7 @@ GATE = compose(CONF, "gate=chat").gate
 MAIN = (*JUDGED.values(), "exact_match,strict-match")  # of which an answer has one
 SEEDS = 2  # of one run, so that two runs share no answer of five
 PAIRS = 20  # of runs
+HALF = "itself, with every second right answer taken away"
 Row = dict[str, Any]
 Kept = dict[
     str, dict[str, list[str]]
@@ -213,8 +214,8 @@ def chance(kept: dict[str, Kept]) -> list[str]:
     asked = next(iter(kept.values()))
     items = ", ".join(f"{task} {len(found['right'][0])}" for task, found in asked.items())
     lines = []
-    for name in kept:
-        times = [rejected(*sides(kept, name, draw)) for draw in range(PAIRS)]
+    for name, kind in [*((name, name) for name in kept), (HALF, "bf16")]:
+        times = [rejected(*sides(kept, kind, draw, halved=name == HALF)) for draw in range(PAIRS)]
         lines.append([f"bf16 against {'itself' if name == 'bf16' else name}", f"{sum(times)} of {PAIRS}"])
     return [
         "How often answers alone are rejected by `gate=chat` (a task lost more than its margin and chance does not explain "
@@ -229,13 +230,19 @@ def seeds(of: Kept) -> int:
     return len(next(iter(of.values()))["right"])
 
 
-def sides(kept: dict[str, Kept], name: str, draw: int) -> tuple[Row, Row]:
-    """A run of `name` and one of bf16 in the form of the stages, no answer in both."""
+def sides(kept: dict[str, Kept], name: str, draw: int, halved: bool = False) -> tuple[Row, Row]:
+    """A run of `name` and one of bf16 in the form of the stages, no answer in both. `halved`: every second right answer of the
+    former, by lot, counts as wrong."""
     random = Random(draw)
     own, other = {}, {}
     for task, found in kept[name].items():
         order = [random.sample(range(seeds(kept[name])), 2 * SEEDS) for _ in found["right"][0]]  # of each question
         own[task] = run_of(found, [places[:SEEDS] for places in order])
+        if halved:
+            scores = own[task]["per_sample"]
+            scores["right"] = [
+                sum(random.random() < 0.5 for _ in range(round(s * SEEDS))) / SEEDS for s in scores["right"]
+            ]
         other[task] = run_of(kept["bf16"][task], [places[SEEDS:] for places in order])
     return {"evaluate": {"tasks": own}}, {"evaluate": {"tasks": other}}
 

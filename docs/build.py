@@ -26,7 +26,7 @@ COPIED = {
     "LOG.md": "log.md",
     "SECURITY.md": "security.md",
 }
-RESULTS = ("README.md", "architectures.md", "faults.md", "omni.md")
+RESULTS = ("README.md", "architectures.md", "faults.md", "omni.md", "chat.md")
 
 
 def gather(folder: Path) -> None:

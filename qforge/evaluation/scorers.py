@@ -65,14 +65,22 @@ class Server:
         self.url, self.key, self.request = request.server, os.environ[API_KEY], request
         self.parallel = request.job.eval.concurrency
         headers = {"Authorization": f"Bearer {self.key}"}
-        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=HUNG)
+        # as many idle connections as requests: httpx closes surplus ones, at 128 at once also one that another thread reads
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.parallel)
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=HUNG, limits=limits)
 
     def post(self, path: str, body: dict[str, Any], seconds: float = HUNG) -> httpx.Response:
-        """What it answers, errors too. Raises Failed where it answers nothing for so many seconds."""
+        """What it answers, errors too. Raises Failed where it answers nothing for so many seconds.
+
+        Where a connection breaks it asks again, once; raises httpx.TransportError where that breaks, too.
+        """
         import httpx
 
         try:
-            return self.client.post(path, json=body, timeout=seconds)
+            try:
+                return self.client.post(path, json=body, timeout=seconds)
+            except (httpx.NetworkError, httpx.ProtocolError):
+                return self.client.post(path, json=body, timeout=seconds)
         except httpx.TimeoutException:
             raise Failed(f"the server hangs: it has answered nothing to {path} for {seconds:g} s") from None
 

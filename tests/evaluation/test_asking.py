@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import jinja2
 import pytest
 from support.checkpoints import in_quant
@@ -306,3 +307,17 @@ def test_a_server_that_hangs_is_not_waited_for_for_ever(
     monkeypatch.setattr("qforge.evaluation.asking.SLOWEST", 0.001)
     with pytest.raises(Failed, match="the server hangs: it has answered nothing to /v1/chat/completions for"):
         asks.ask([asks.body([{"role": "user", "content": "q"}], 0)], "x")
+
+
+def test_a_connection_that_breaks_is_no_end(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 128 requests at once httpx closed one that another thread was reading: [Errno 9] Bad file descriptor."""
+    asks, whole, broken = chat(api, tmp_path / "j"), httpx.Client.post, iter([True, False])
+
+    def post(client: httpx.Client, *args: Any, **options: Any) -> httpx.Response:
+        if next(broken):
+            raise httpx.ReadError("[Errno 9] Bad file descriptor")
+        return whole(client, *args, **options)
+
+    monkeypatch.setattr(httpx.Client, "post", post)
+    (answer,) = asks.ask([asks.body([{"role": "user", "content": "q"}], 0)], "x")
+    assert answer["text"] == "Paris."
