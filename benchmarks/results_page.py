@@ -188,6 +188,8 @@ def compared(hw: str) -> list[str]:
     made = []
     for name, rows in lines.items():
         done = [row for row in rows.values() if not row.get("failed")]
+        if not done:
+            continue  # refused for each of the models: with its reason below their own tables
         losses = {model: kl(rows[model]) for model in rows}
         cells = {"method": name, "bits packed": f"{max(row['size']['quantized_bits_per_weight'] for row in done):.2f}"}
         cells |= {f"KL on {model}": losses.get(model, "") for model in models}
