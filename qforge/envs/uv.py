@@ -12,6 +12,7 @@ from pathlib import Path
 from qforge.envs.process import Environment, StageError, process
 
 DISK_FULL = "No space left on device"
+CERTIFICATE = "invalid peer certificate"  # a proxy of the network that reads along signs with an authority of its own
 NETWORK = re.compile(r"error sending request|dns error|Could not connect|Connection refused|timed out|offline", re.I)
 ABSENT = re.compile(r"(?:Because|there is no version of) (\S+) (?:was not found in|and you require)")
 NO_BUILD = re.compile(r"(?:Because|Failed to build) `?([^\s`]+)`? (?:has no (?:usable )?wheels|cause: )")
@@ -44,6 +45,11 @@ def failure(subject: str, output: str, log: Path, instead: str) -> Exception:
     if DISK_FULL in output:
         where = f"{log.parent}, or uv's cache (UV_CACHE_DIR gives its folder)"
         return ValueError(f"{subject}: the disk is full ({where}); free some space and run again  (log: {log})")
+    if CERTIFICATE in output:
+        return ValueError(
+            f"{subject}: the certificate of the package index is not trusted; set UV_SYSTEM_CERTS=1 to trust what this machine "
+            f"trusts, or SSL_CERT_FILE to the authority's certificate  (log: {log})"
+        )
     if NETWORK.search(output):
         return ValueError(
             f"{subject}: the package index cannot be reached; run `make envs` once with a network (where there is no Makefile: "

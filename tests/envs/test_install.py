@@ -120,6 +120,15 @@ def test_a_backend_that_the_user_names_is_not_replaced(
     )
 
 
+def test_an_index_whose_certificate_is_not_trusted_is_not_called_away(tmp_path: Path) -> None:
+    """uv's words behind a proxy that signs with its own authority, on 2026-11-30."""
+    said = (
+        "error sending request for url (x) cause: client error (Connect) cause: invalid peer certificate: UnknownIssuer"
+    )
+    error = str(uv.failure("env=tiny", said, tmp_path / "log", ""))
+    assert error.startswith("env=tiny: the certificate of the package index is not trusted; set UV_SYSTEM_CERTS=1 to")
+
+
 def test_an_index_without_cuda_is_named_with_the_package(shelf: Path, pins: Path) -> None:
     add_wheel(shelf, "torch", "2.13.0", ["nvidia-cudnn-cu13==9.20"])
     message = r"env=tiny: the package index has no nvidia-cudnn-cu13; set UV_DEFAULT_INDEX to a complete index, .*UV_FIND_LINKS"
