@@ -413,7 +413,7 @@ def matrix(model: str, hw: str) -> list[str]:
 def duration(sweep: Path, rows: list[Row]) -> str:
     """What a sweep took, and would have taken row by row."""
     if not sweep.exists():
-        return "Not one sweep, and not all of its rows: the notes say how these were run."
+        return "The sweep did not come to its end: the notes say what it took and what is missing."
     took, dearest = json.loads(sweep.read_text()), max(rows, key=lambda row: alone(row["time"]))
     return (
         f"The sweep took {took['seconds']:.0f} s; its rows one by one, sharing the model alone, {took['alone']:.0f} s "
