@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from model import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path("/dev/shm")
@@ -189,9 +190,7 @@ def main() -> int:
 
 def several(top: Path, kills: int, choice: random.Random, kinds: list[str], model: Path | None) -> int:
     """Runs of each kind, the kills shared out. Returns the exit code."""
-    model = model or top / "model"
-    if not model.is_dir():
-        subprocess.run([ROOT / ".venvs/quant/bin/python", ROOT / "benchmarks/faults/tiny.py", model], check=True)
+    model = tiny_model(model or top / "model")
     shares = sum(KINDS[kind][1] for kind in kinds)
     code = 0
     for kind in kinds:

@@ -17,7 +17,6 @@ import json
 import math
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -26,10 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
-import command  # first: it puts the checkout on sys.path
 import llama
 import numpy as np
 from damage import FAULTS, INDEX, TOKENIZER, Copy
+from model import tiny_model
 from packing import LAYOUTS, Array
 
 from qforge.config.compose import compose
@@ -68,8 +67,7 @@ class Campaign:
 
     def __init__(self, top: Path, layouts: list[str]) -> None:
         self.top, self.source = top, top / "source"
-        python = command.ROOT / ".venvs/quant/bin/python"
-        subprocess.run([python, Path(__file__).with_name("tiny.py"), self.source], check=True)
+        tiny_model(self.source)
         self.tokens = np.random.default_rng(0).integers(0, 512, TOKENS)
         tensors = llama.read(self.source)
         self.names = llama.matrices(tensors)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import command  # first: it puts the checkout on sys.path
 from death import BRIEF, MADE
+from model import tiny_model
 
 KINDS = {
     "stream": ("method=rtn", MADE),
@@ -237,10 +238,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qforge-limits-") as folder:
         top = Path(folder)
-        model = options.model or top / "model"
-        if not model.is_dir():
-            tiny = Path(__file__).with_name("tiny.py")
-            subprocess.run([command.ROOT / ".venvs/quant/bin/python", tiny, model], check=True)
+        model = tiny_model(options.model or top / "model")
         overrides = ["model=local", "model.name=tiny", f"model.path={model}", *KINDS[options.kind]]
         calm = Place(top / "calm")
         code, output, seconds = calm.start(overrides)

@@ -25,6 +25,7 @@ from pathlib import Path
 import command  # first: it puts the checkout on sys.path
 from hosts import Host
 from hosts import hosts as hosts_of
+from model import tiny_model
 
 WAITS = 3.0  # seconds that the job beside it has to come to the lock
 PROGRAM = (sys.executable, str(command.ROOT / "run.py"))
@@ -144,10 +145,7 @@ def main() -> int:
             of_report(top, options.rows)
         if not options.jobs:
             return 0
-        model = options.model or top / "model"
-        if not model.is_dir():
-            tiny = Path(__file__).with_name("tiny.py")
-            subprocess.run([command.ROOT / ".venvs/quant/bin/python", tiny, model], check=True)
+        model = tiny_model(options.model or top / "model")
         hosts = stack.enter_context(hosts_of(top / "network", options.hosts)) if options.hosts else []
         code = of_jobs(top, options.jobs, model, hosts)
         return code | of_dead_host(top, model, hosts) if len(hosts) > 1 else code

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import command  # first: it puts the checkout on sys.path
 import psutil
+from model import tiny_model
 
 MIB = 96
 MEMORY = Path("/dev/shm")
@@ -102,10 +103,7 @@ def main() -> int:
     draw, taken, found = random.Random(options.seed), 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="qforge-power-", dir=MEMORY) as folder:
         top, careless = Path(folder), None
-        model = options.model or top / "model"
-        if not model.is_dir():
-            tiny = Path(__file__).with_name("tiny.py")
-            subprocess.run([command.ROOT / ".venvs/quant/bin/python", tiny, model], check=True)
+        model = tiny_model(options.model or top / "model")
         if options.careless:
             careless = top / "careless"
             careless.mkdir()

@@ -1,6 +1,8 @@
 """A Llama of 1.4 MB, of random weights with a few large ones as real models have, and a tokenizer of the texts in data/.
 
 .venvs/quant/bin/python benchmarks/faults/tiny.py FOLDER [NAME=NUMBER ...]     what its config.json says otherwise
+
+The scripts beside it make it, and that environment, where they are not there: model.py.
 """
 
 from __future__ import annotations
