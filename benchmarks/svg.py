@@ -33,9 +33,13 @@ def plot(file: Path, lines: dict[str, Line], x: str, y: str) -> None:
     for number, (name, line) in enumerate(lines.items()):
         colour, places = COLOURS[number % len(COLOURS)], [at(point) for point in sorted(line)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        again = number >= len(COLOURS)  # of a colour that another line has: dashed, which its name says
+        dashes = ' stroke-dasharray="5 4"' if again else ""
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>' for a, b in places]
-        parts.append(_text(WIDTH - RIGHT + 12, TOP + 12 + 18 * number, name, "start", colour))
+        parts.append(
+            _text(WIDTH - RIGHT + 12, TOP + 12 + 18 * number, f"{name} (- -)" if again else name, "start", colour)
+        )
     parts += [_text(LEFT + wide / 2, HEIGHT - 8, x, "middle"), _text(LEFT, TOP - 4, y, "start")]
     _write(file, parts, HEIGHT)
 
