@@ -108,7 +108,7 @@ def spoken(rows: list[Row]) -> Any:
         for answer in speak.get("answers", []):
             factor = answer["real_time_factor"]
             yield {
-                "method": name, "asked": answer["question"], "text": said(answer["text"]), "codes": str(answer["codes"]),
+                "method": name, "asked": answer["question"], "codes": str(answer["codes"]),
                 "sound, s": f"{answer['seconds']:.2f}", "RMS, dB": f"{answer['rms_dbfs']:.1f}",
                 "faults": "; ".join(answer["faults"]) or "none", "first text, s": f"{answer['first_text_seconds']:.2f}",
                 "first sound, s": f"{answer['first_sound_seconds']:.2f}",

@@ -281,7 +281,7 @@ def table(rows: list[Row], cells: Any) -> list[str]:
 def markdown(made: list[dict[str, str]]) -> list[str]:
     """The lines of a table of these cells; none where there is one column only."""
     head = list(dict.fromkeys(key for row in sorted(made, key=len, reverse=True) for key in row))  # bf16 lacks some
-    if len(head) == 1:
+    if len(head) <= 1:
         return []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in made)]
