@@ -135,7 +135,7 @@ def test_server_and_transformers_agree(cli: Cli, whole: Finished) -> None:
             assert text["perplexity"] == pytest.approx(unpacked["texts"][name]["perplexity"], rel=0.005)
     for name, text in whole.json("divergence")["texts"].items():
         assert text["kl"] == pytest.approx(direct.json("divergence")["texts"][name]["kl"], rel=0.1)
-    assert "speed is measured through vLLM only" in direct.json("bench")["not_measured"]
+    assert "or without a server by runtime.timed=true" in direct.json("bench")["not_measured"]
     assert direct.json("verdict")["goals"]["throughput"]["criteria"][0]["verdict"] == "not_measured"
 
 
