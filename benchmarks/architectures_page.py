@@ -27,7 +27,7 @@ By vLLM's CPU build 0.32: bf16, and rtn at group 32 with the experts of mixtures
 Mean absolute difference of the log-probabilities of the prompts' tokens, in nats: vLLM's beside transformers' (float32) for
 bf16 and for the quantized checkpoint, and quantized beside bf16 in either. Where the quantized checkpoint is as near to
 transformers' as bf16 is, vLLM reads every matrix as it was meant. The text of random weights turns on the smallest difference,
-so it is not compared. What is not served has vLLM's own last words.
+so it is not compared. What is not served has vLLM's last message.
 """
 
 

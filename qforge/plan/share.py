@@ -52,7 +52,9 @@ def shares(
             share, left = _share(alone, kind, text, members, vllm, fits)
         except ValueError as refusal:
             part = next(name for name, wanted in job.method.formats.items() if wanted == value)
-            raise ValueError(f"method.formats.{part}={value}: {refusal}; or give it another format") from None
+            raise ValueError(
+                f"method.formats.{part}={value}: {refusal} (which is said of a whole model; here give this part another format)"
+            ) from None
         planned.append(replace(share, method=value))
         left_alone |= left
     return planned, left_alone

@@ -68,6 +68,7 @@ def test_a_size_that_one_format_cannot_be_cut_into_is_legal_for_none() -> None:
         (("+method.formats.k_proj=rtn",), "k_proj would be in rtn and model.layers.0.self_attn.q_proj in fp8; vLLM computes"),
         (("+method.formats.gate_proj=bf16",), "gate_proj would be in bf16 and model.layers.0.mlp.up_proj in nvfp4_llmc"),
         (("hw=mi325x",), "method.formats.mlp=nvfp4_llmc: method=nvfp4_llmc hw=mi325x: NVFP4 weight-only is forced onto Marlin"),
+        (("hw=mi325x",), "(which is said of a whole model; here give this part another format)"),
         (("hw=b200", "method.formats.mlp=w8a8"), "method.formats.mlp=w8a8: method=w8a8 hw=b200: CUTLASS is chosen and fails"),
         (("method.formats.mlp=rtn:48",), "method.formats.mlp=rtn:48: group_size=48 method=rtn: int4 exists at group -1 or 32"),
         (("method.formats.mlp=fp8:64",), "group_size=64 method=fp8: fp8 has no groups"),
