@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from results_page import called, closeness, dates, markdown, measured_by, quality, read, speed, table
+from results_page import called, closeness, dates, markdown, measured_by, quality, read, table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -49,7 +49,7 @@ def page() -> str:
         command = ["python", "run.py", *PLAN, f"hw={hw}"]
         lines += ["", f"### {name}", "", "```text", f"$ {shlex.join(command)}", *planned(hw), "```"]
     if rows:
-        lines += ["", "## Run", "", f"{dates(rows)}, {measured_by(rows[0])}", "", *measured(rows)]
+        lines += ["", "## Run", "", *measured(rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -62,21 +62,29 @@ def planned(hw: str) -> list[str]:
 
 
 def measured(rows: list[Row]) -> list[str]:
-    """What was run, part by part; a part that no row has is left out."""
+    """What was run, part by part; a part that no row has is left out. Rows of bf16 alone are there to compare engines."""
+    engine, rows = [row for row in rows if not row["baseline"]], [row for row in rows if row["baseline"]]
     parts = {
         "Each method": table(rows, losses),
-        "Speed by vLLM": table(rows, speed),
         "A sound and a picture": markdown([{"method": name, **cells} for name, cells in asked(rows)]),
         "Spoken": markdown(list(spoken(rows))),
         "What the talker is handed": table(rows, handed),
-        "transformers against vLLM": markdown(list(beside(rows))),
+        "transformers against vLLM": markdown(list(beside(engine))),
     }
     lines: list[str] = []
     for title, found in parts.items():
         lines += [f"### {title}", "", *found, ""] if found else []
     verdicts = [f"- {called(row)}: {row['says']}" for row in rows if row["goals"]]
-    commands = [f"    {row['command']}" for row in rows]
-    return [*lines, *(["### Verdicts", "", *verdicts, ""] if verdicts else []), "### Commands", "", *commands]
+    commands = [f"    {row['command']}" for row in [*rows, *engine]]
+    return [
+        f"{dates([*rows, *engine])}, {measured_by(rows[0])}",
+        "",
+        *lines,
+        *(["### Verdicts", "", *verdicts, ""] if verdicts else []),
+        "### Commands",
+        "",
+        *commands,
+    ]
 
 
 def losses(row: Row) -> dict[str, str]:
