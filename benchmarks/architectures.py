@@ -191,7 +191,7 @@ def quantize(options: argparse.Namespace) -> None:
         known = read_json(state / "state.json")
         if known["plan"] == "works" and "quantize" not in known:
             try:
-                quantize.quantize(_request(state))
+                quantize.quantize(request_of(state))
                 note(state, quantize="works")
             except Refused as refusal:
                 note(state, quantize=verdict(refusal))
@@ -207,7 +207,7 @@ def inspect_one(state: Path) -> None:
 
     if read_json(state / "state.json").get("quantize") != "works":
         return
-    request = _request(state)
+    request = request_of(state)
     source = Path(request.inputs["source"])
     found = inspect(state / "artifact", plan.make(request.job, source), source)
     note(state, inspect="works" if not found.faults else f"fails: {found.faults[0][:150]}")
@@ -225,10 +225,10 @@ def compare(options: argparse.Namespace) -> None:
         known = read_json(state / "state.json")
         if known.get("inspect") != "works" or "cosine" in known:
             continue
-        source = Path(_request(state).inputs["source"])
+        source = Path(request_of(state).inputs["source"])
         try:
             unpack(state / "artifact", state / "plain")
-            restack(_request(state), source, state / "plain")
+            restack(request_of(state), source, state / "plain")
             tokens = torch.tensor(PROMPTS)
             ours, own = (_logits(folder, tokens) for folder in (state / "plain", source))
             note(state, cosine=float(torch.cosine_similarity(ours, own, -1).mean()),
@@ -301,7 +301,7 @@ def _stacked(parts: list[Any], module: modules.Module) -> Any:
     return (whole.transpose(1, 2) if module.transposed and whole.ndim == 3 else whole).contiguous()
 
 
-def _request(state: Path) -> Request:
+def request_of(state: Path) -> Request:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Request).validate_json((state / "request.json").read_text())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import os
 import random
 import shutil
@@ -22,6 +21,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from architectures import inspect_one, note, request_of, restack
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -116,11 +117,6 @@ def states(options: argparse.Namespace) -> list[Path]:
     return [options.folder / "made" / kind / method for kind in options.types for method in options.methods]
 
 
-def note(state: Path, **facts: Any) -> None:
-    known = read_json(state / "state.json") if (state / "state.json").exists() else {}
-    write_json(state / "state.json", {**known, **facts})
-
-
 def verdict(error: Exception) -> str:
     word = "refused" if isinstance(error, ValueError) else f"fails: {type(error).__name__}"
     return f"{word}: {str(error).splitlines()[0][:200]}"
@@ -204,7 +200,7 @@ def work(options: argparse.Namespace) -> None:
     for state in states(options):
         if not (state / "request.json").exists():
             continue
-        request, out = _request(state), state.parent / "core"
+        request, out = request_of(state), state.parent / "core"
         try:
             if not (out / "result.json").exists():
                 shutil.rmtree(out, ignore_errors=True)  # of a refusal, which is the same again
@@ -217,17 +213,6 @@ def work(options: argparse.Namespace) -> None:
         gc.collect()
 
 
-def inspect_one(state: Path) -> None:
-    from qforge.inspect.inspect import inspect
-    from qforge.plan import plan
-
-    if read_json(state / "state.json").get("quantize") == "works":
-        request = _request(state)
-        source = Path(request.inputs["source"])
-        found = inspect(state / "artifact", plan.make(request.job, source), source)
-        note(state, inspect="works" if not found.faults else f"fails: {found.faults[0][:150]}")
-
-
 def compare(options: argparse.Namespace) -> None:
     """The logits of what was made, beside the source's and the packed core's."""
     import torch
@@ -237,7 +222,7 @@ def compare(options: argparse.Namespace) -> None:
     for state in states(options):
         if read_json(state / "state.json").get("inspect") != "works":
             continue
-        request = _request(state)
+        request = request_of(state)
         try:
             plain = unpacked(request, state)
             ours, own = (logits(folder, True) for folder in (plain, Path(request.inputs["source"])))
@@ -262,19 +247,18 @@ def logits(folder: Path, whole: bool) -> Any:
 
 def unpacked(request: Request, state: Path) -> Path:
     """What was made as a bf16 checkpoint that lies as the source does."""
-    architectures = importlib.import_module("architectures")
     from qforge.methods.rewriting import unpack
 
     shutil.rmtree(state / "plain", ignore_errors=True)
     unpack(state / "artifact", state / "plain")
-    architectures.restack(request, Path(request.inputs["source"]), state / "plain")
+    restack(request, Path(request.inputs["source"]), state / "plain")
     return state / "plain"
 
 
 def packed_core(request: Request, state: Path) -> Path:
     """The core of what was made, as the library packed it."""
     from qforge.models.core import renamed
-    from qforge.models.shards import Shard, in_files, write_index
+    from qforge.models.shards import copy_all
 
     assert request.core
     out, core = state / "core", Path(request.inputs["core"])
@@ -283,24 +267,11 @@ def packed_core(request: Request, state: Path) -> Path:
     wanted = {name.rpartition(".")[0] for name in checkpoint.headers(core)}
     tensors = {request.core.inside(name): t for name, t in checkpoint.headers(state / "artifact").items()}
     tensors = {name: t for name, t in tensors.items() if name and name.rpartition(".")[0] in wanted}
-    files = in_files(tensors)
-    for file, held in files.items():
-        shard = Shard(out / file, held)
-        shard.open()
-        for name in held:
-            shard.copy(name, tensors[name])
-        shard.close()
-    write_index(out, files)
+    copy_all(tensors, out)
     quantization = read_json(state / "artifact/config.json")["quantization_config"]
     own = renamed(quantization, request.core.all_inside(request.exempt))
     write_json(out / "config.json", {**read_json(core / "config.json"), "quantization_config": own})
     return out
-
-
-def _request(state: Path) -> Request:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Request).validate_json((state / "request.json").read_text())
 
 
 def rows(options: argparse.Namespace) -> list[str]:

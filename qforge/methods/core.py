@@ -9,7 +9,7 @@ from pathlib import Path
 from qforge.json_files import read_json
 from qforge.models.checkpoint import OWN_CONFIGS, headers
 from qforge.models.core import Core, renamed
-from qforge.models.shards import Shard, in_files, write_index
+from qforge.models.shards import copy_all
 
 
 def put_back(core: Core, packed: Path, source: Path, out: Path, exempt: Collection[str], kept: Collection[str]) -> None:
@@ -18,14 +18,7 @@ def put_back(core: Core, packed: Path, source: Path, out: Path, exempt: Collecti
     out.mkdir(parents=True, exist_ok=True)
     tensors = {core.outside(name): tensor for name, tensor in headers(packed).items()}
     tensors |= {name: tensor for name, tensor in headers(source).items() if name in kept and name not in tensors}
-    files = in_files(tensors)
-    for file, held in files.items():
-        shard = Shard(out / file, held)
-        shard.open()
-        for name in held:
-            shard.copy(name, tensors[name])
-        shard.close()
-    write_index(out, files)
+    copy_all(tensors, out)
     own = read_json(packed / "config.json").get("quantization_config")
     config = read_json(source / "config.json")
     _write(out / "config.json", {**config, "quantization_config": renamed(own, exempt)} if own else config)

@@ -106,6 +106,18 @@ class Shard:
         appear(self.partial, self.file)
 
 
+def copy_all(tensors: Mapping[str, Stored], folder: Path) -> None:
+    """The tensors as they lie in other files, under these names, as the files of a checkpoint in `folder`, index included."""
+    files = in_files(tensors)
+    for file, held in files.items():
+        shard = Shard(folder / file, held)
+        shard.open()
+        for name in held:
+            shard.copy(name, tensors[name])
+        shard.close()
+    write_index(folder, files)
+
+
 def _layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], bytes]:
     """Where each tensor begins in the file, in the order given, and the header. Wide types first: so all are aligned."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it

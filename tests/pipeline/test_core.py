@@ -14,7 +14,7 @@ from qforge.json_files import read_json, write_json
 from qforge.models.architectures import CORES
 from qforge.models.checkpoint import headers
 from qforge.models.core import Core, renamed
-from qforge.models.shards import Shard, in_files, write_index
+from qforge.models.shards import copy_all
 
 SCRIPT = ROOT / "tests/support/cores.py"
 TYPES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "gemma3", "qwen3_omni_moe", "mistral3")
@@ -95,13 +95,7 @@ def _apart(artifact: Path, source: Path, folder: Path) -> float:
     core = Core("language_model.model.", "language_model.lm_head", "mistral")
     tensors = {own: tensor for name, tensor in headers(artifact).items() if (own := core.inside(name))}
     folder.mkdir()
-    for file, held in (files := in_files(tensors)).items():
-        shard = Shard(folder / file, held)
-        shard.open()
-        for name in held:
-            shard.copy(name, tensors[name])
-        shard.close()
-    write_index(folder, files)
+    copy_all(tensors, folder)
     quantization = read_json(artifact / "config.json")["quantization_config"]
     config = {
         **read_json(source / "config.json"),
