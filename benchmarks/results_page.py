@@ -77,7 +77,18 @@ def page() -> str:
             lines += [f"### {model}", ""]
             for conditions, alike in groupby(of_model.get(model, []), measured_by):
                 lines += [*section(conditions, list(alike)), ""]
-            for more in (matrix, methods, calibration, sensitivity, mixed, caches, tiers):
+            for more in (
+                matrix,
+                goals,
+                methods,
+                calibration,
+                sensitivity,
+                mixed,
+                caches,
+                cache_speeds,
+                conversations,
+                tiers,
+            ):
                 lines += more(model, hw)
         lines += [*streams(hw), *overhead(hw)]
         notes = RESULTS / f"notes-{hw}.md"
@@ -437,6 +448,13 @@ def experiment(row: Row) -> dict[str, str]:
     }
 
 
+def goals(model: str, hw: str) -> list[str]:
+    """What checkpoints are good for, from results/goals/<model>-<hw>/: scored on as many questions as two points ask for."""
+    rows = [read(file) for file in sorted((RESULTS / "goals" / f"{model}-{hw}").glob("*.json"))]
+    rows.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"], name_of(row)))
+    return ["#### What each is good for", "", *section(measured_by(rows[0]), rows), ""] if rows else []
+
+
 def methods(model: str, hw: str) -> list[str]:
     """Every method under the same conditions, from results/methods/<model>-<hw>/: bits, loss, cost, what serves it."""
     rows = [read(file) for file in sorted((RESULTS / "methods" / f"{model}-{hw}").glob("*.json"))]
@@ -597,6 +615,32 @@ def caches(model: str, hw: str) -> list[str]:
         f"![What a cache costs, by position]({image})", "",
         *(f"- {cached(row)}: {row['says']}" for row in rows if row["goals"]), "",
     ]  # fmt: skip
+
+
+def cache_speeds(model: str, hw: str) -> list[str]:
+    """Speed by KV cache, and the tokens it has room for, from results/caches/<model>-<hw>/."""
+    rows = [read(file) for file in (RESULTS / "caches" / f"{model}-{hw}").glob("*.json")]
+    rows.sort(key=lambda row: (row["method"] != "bf16", row["method"], row["kv"]["name"], row["kv"]["strategy"] or ""))
+    cells = [{"weights, cache": cached(row), **room(row), **speed(row)} for row in rows]
+    return [
+        "#### Speed by KV cache", "", f"{dates(rows)}, {measured_by(rows[0])}", "", *markdown(cells), "",
+    ] if rows else []  # fmt: skip
+
+
+def room(row: Row) -> dict[str, str]:
+    """Of the KV cache: its bytes, and the tokens that vLLM counts in them."""
+    serve = row["measured"]["serve"]
+    return {"KV cache, GiB": str(serve["kv_cache_gib"]), "tokens in it": str(serve["kv_cache_tokens"])}
+
+
+def conversations(model: str, hw: str) -> list[str]:
+    """Speed at the lengths and with the shared prefixes of a trace, from results/conversation/<model>-<hw>/."""
+    rows = [read(file) for file in (RESULTS / "conversation" / f"{model}-{hw}").glob("*.json")]
+    rows.sort(key=lambda row: (row["method"] != "bf16", row["method"]))
+    return [
+        "#### Lengths and prefixes of a conversation", "", f"{dates(rows)}, {measured_by(rows[0])}", "",
+        *table(rows, speed), "",
+    ] if rows else []  # fmt: skip
 
 
 def cached(row: Row) -> str:
