@@ -73,6 +73,7 @@ class Line:
         self._progress, self._task = progress, task
         self._pace: Pace | None = None
         self.note = ""
+        self.waited = 0.0  # seconds of it that were spent on waiting for others
 
     def feed(self, output: str) -> None:
         """Move the bar where `output` (a line, or one update of a tqdm bar) says how far the work is."""
@@ -119,7 +120,7 @@ def progress_line(name: str, detail: str = "") -> Iterator[Line]:
         console.print(f"  … {name:10} {detail}", style="dim")
         line = Line(None, None)
         yield line
-    _print_marked("✓", "green", f"{name:10} {time.monotonic() - started:6.1f} s  {line.note or detail}")
+    _print_marked("✓", "green", f"{name:10} {time.monotonic() - started - line.waited:6.1f} s  {line.note or detail}")
 
 
 def print_waiting(resource: str) -> None:

@@ -39,6 +39,8 @@ class Request:
     simulate: bool = False  # unpack what was packed: nothing serves it
     processes: int = 1  # that share the work, each with a GPU: torchrun starts them
     server: str | None = None  # its base URL; the key is in the environment
+    # what a stage that times takes turns on (turns.py): lock files, and whether it shares each even then; none: it has its own
+    devices: list[tuple[str, bool]] = field(default_factory=list)
 
     def write(self, file: Path) -> None:
         """As JSON, which is kept with the result: the job has names of secrets only."""

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 from qforge.config.job import Job, Vendor
@@ -31,10 +32,15 @@ def whole(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def step(run: Run, timed: bool = False) -> Iterator[None]:
-    """Of a job that shares its devices one step: beside the steps of other such jobs, or, where it is `timed`, alone."""
-    with _held(run, beside=not timed) if run.job.serve.shared else nullcontext():
+def step(run: Run) -> Iterator[None]:
+    """Of a job that shares its devices one step, beside the steps of other such jobs and outside what they time."""
+    with _held(run, beside=True) if run.job.serve.shared else nullcontext():
         yield
+
+
+def turns(run: Run) -> list[tuple[str, bool]]:
+    """For a stage that times something: Request.devices. None where the job has its devices by itself already (`whole`)."""
+    return [(str(file), shared) for file, shared in _files(run)] if run.job.serve.shared else []
 
 
 @contextmanager
@@ -50,13 +56,18 @@ def same(run: Run, key: str) -> Iterator[None]:
 def _held(run: Run, beside: bool) -> Iterator[None]:
     started = monotonic()
     with ExitStack() as held:
-        for name, shared in locks(run.job, os.environ):
-            file = run.store.root / f"measuring-{socket.gethostname()}-{name}.lock"
+        for file, shared in _files(run):
             waiting = partial(print_waiting, "the devices of this machine")
             # a server that began in a step lives on, and holds nothing while others are timed
             held.enter_context(locked(file, shared or beside, waiting, left=not run.job.serve.shared))
         run.time.waited += monotonic() - started
         yield
+
+
+def _files(run: Run) -> list[tuple[Path, bool]]:
+    """The files of `locks`."""
+    here = f"measuring-{socket.gethostname()}"
+    return [(run.store.root / f"{here}-{name}.lock", shared) for name, shared in locks(run.job, os.environ)]
 
 
 def locks(job: Job, environ: Mapping[str, str]) -> list[tuple[str, bool]]:

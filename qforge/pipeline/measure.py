@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from qforge.evaluation import answered, contamination, divergence, tasks
 from qforge.json_files import read_json, write_json
 from qforge.machine import identity, usage
 from qforge.pipeline import calibrate, speak
-from qforge.pipeline.alone import same, step, whole
+from qforge.pipeline.alone import same, step, turns, whole
 from qforge.pipeline.asked import journal, own_answers_names
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
@@ -60,7 +60,7 @@ def measure(run: Run, plan: Plan, artifact: Path, said: Mapping[str, Path] | Non
             server = held.enter_context(_maybe_server(run, plan, artifact, environment, keys, missing))
             for name in missing:
                 build = partial(_build, run, plan, name, artifact, environment, keys, server, said)
-                with step(run, timed=name == "bench"):
+                with nullcontext() if name == "bench" else step(run):  # which takes its turns itself
                     results[name] = result(run.get(name, keys[name], build, run.job.method.name))
         elif "serve" in stages:
             run.time.save(f"{run.prefix}server", f"server/{key_of(keys['serve'])}", results["serve"]["start_seconds"])
@@ -220,6 +220,7 @@ def _build(
     if stage == "evaluate":
         more |= {"asked": str(journal(run, keys["serve"]))} if server else {}
         more |= {name: str(file) for name, file in (said or {}).items()}
+    waited = run.time.waited
     with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:
         run.stage(
             _timing(run.job) if stage == "bench" else stage,
@@ -228,5 +229,7 @@ def _build(
             line.feed,
             server,
             inputs={"artifact": str(artifact), **more},
+            devices=turns(run) if stage == "bench" else [],
         )
+        line.waited = run.time.waited - waited
         line.note = terminal.headline(stage, read_json(out / "result.json"))

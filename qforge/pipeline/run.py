@@ -12,6 +12,7 @@ from qforge.console import print_reused
 from qforge.envs.process import Environment
 from qforge.envs.request import Request
 from qforge.envs.stage import run_stage
+from qforge.envs.turns import waited
 from qforge.json_files import write_json
 from qforge.models import checkpoint
 from qforge.runtimes.server import Server
@@ -48,7 +49,7 @@ class Run:
     def get(self, stage: str, key: Any, build: Callable[[Path], None], detail: str) -> Path:
         """The result for `key`, from the store or built now."""
         started = monotonic()
-        folder, reused = self.store.get(stage, key, build, f"{self.job.model.name}, {detail}")
+        folder, reused = self.store.get(stage, key, build, f"{self.job.model.name}, {detail}", lambda: self.time.waited)
         if reused:
             self.time.waited += monotonic() - started
             self.reuse(stage, folder, detail)
@@ -70,3 +71,4 @@ class Run:
         client = (server.api_key, server.process) if server else ()
         request = Request(self.job, str(out), server=server.base_url if server else None, **inputs)
         run_stage(name, where, request, log, feed, *client)
+        self.time.waited += waited(Path(out))

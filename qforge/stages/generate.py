@@ -10,10 +10,8 @@ import os
 import time
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from qforge.envs.request import Request, stage
+from qforge.envs.turns import turn
 from qforge.machine.usage import resident_gib, sampled
 from qforge.models.auto_class import opened
 from qforge.stages.bench import TIMES
@@ -21,24 +19,30 @@ from qforge.stages.bench import TIMES
 
 def generate(request: Request) -> dict[str, Any]:
     """Returns what `bench` returns, measured in this process. Random prompts, fixed lengths, greedy, no EOS."""
+    from tqdm import tqdm
+
     job = request.job.bench
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = opened(request.inputs["artifact"], request.job.model.trust_remote_code, device_map=device)
     runs: dict[str, list[dict[str, float]]] = {str(c): [] for c in job.concurrency}
     prefill = []
-    for concurrency in job.concurrency:  # warm-up, dropped
-        _run(model, concurrency, job.input_len, 2, seed=0)
     todo = [(repeat, c) for repeat in range(job.repeats) for c in job.concurrency]
-    for repeat, concurrency in tqdm(todo, desc="generate"):
-        with sampled(os.getpgrp()) as usage:
-            first = _run(model, concurrency, job.input_len, 1, seed=1 + repeat)
-            total = _run(model, concurrency, job.input_len, job.output_len, seed=1 + repeat)
-        tokens = concurrency * (1 + job.output_len)
-        runs[str(concurrency)].append(
-            _rates(concurrency, job.input_len, job.output_len, first, total) | usage.summary(tokens)
-        )
-        if concurrency == job.concurrency[-1]:
-            prefill.append(concurrency * (job.input_len + 1) / first)
+    with turn(request):
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = opened(request.inputs["artifact"], request.job.model.trust_remote_code, device_map=device)
+        for concurrency in job.concurrency:  # warm-up, dropped
+            _run(model, concurrency, job.input_len, 2, seed=0)
+    with turn(request, timed=True):
+        for repeat, concurrency in tqdm(todo, desc="generate"):
+            with sampled(os.getpgrp()) as usage:
+                first = _run(model, concurrency, job.input_len, 1, seed=1 + repeat)
+                total = _run(model, concurrency, job.input_len, job.output_len, seed=1 + repeat)
+            tokens = concurrency * (1 + job.output_len)
+            runs[str(concurrency)].append(
+                _rates(concurrency, job.input_len, job.output_len, first, total) | usage.summary(tokens)
+            )
+            if concurrency == job.concurrency[-1]:
+                prefill.append(concurrency * (job.input_len + 1) / first)
     return {
         "input_len": job.input_len,
         "output_len": job.output_len,
@@ -64,6 +68,8 @@ def _rates(batch: int, prompt: int, answer: int, first: float, total: float) -> 
 
 def _run(model: Any, batch: int, prompt: int, answer: int, seed: int) -> float:
     """Seconds for a batch of random prompts, answered with exactly `answer` tokens each."""
+    import torch
+
     vocabulary = model.get_input_embeddings().num_embeddings
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, min(vocabulary, 1000), (batch, prompt), generator=draw).to(model.device)

@@ -82,11 +82,15 @@ class Store:
         """Where a result is, or will be."""
         return self.root / stage / key_of(parts)
 
-    def get(self, stage: str, parts: Any, build: Callable[[Path], None], subject: str = "") -> tuple[Path, bool]:
+    def get(
+        self, stage: str, parts: Any, build: Callable[[Path], None], subject: str = "",
+        waited: Callable[[], float] = lambda: 0.0,
+    ) -> tuple[Path, bool]:  # fmt: skip
         """The result for `parts`, built by `build(folder)` if it is not there yet; and whether it was.
 
         `subject`: what it is about, for people who look through the store. Another job that builds the same is waited for.
-        A result appears by rename when it is complete and on the disk.
+        A result appears by rename when it is complete and on the disk. `waited`: a clock of the seconds that its job has waited
+        for others, which are none of the seconds that the result takes.
         """
         final = self.place(stage, parts)
         if _in_use(final):
@@ -97,11 +101,11 @@ class Store:
             partial = final.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a job that died: the lock was free
             partial.mkdir(parents=True)
-            started = time.monotonic()
+            started = time.monotonic() - waited()
             try:
                 build(partial)
                 write_json(partial / "key.json", parts)
-                made = {**provenance.now(), "seconds": time.monotonic() - started, "subject": subject}
+                made = {**provenance.now(), "seconds": time.monotonic() - waited() - started, "subject": subject}
                 write_json(partial / "made.json", made)
                 use(final.with_suffix(USED))
                 appear(partial, final)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qforge.store.locks import locked
-from qforge.store.results import Store, key_of
+from qforge.store.results import Store, key_of, seconds
 
 
 def test_a_result_is_built_once_and_found_again(tmp_path: Path) -> None:
@@ -40,6 +40,12 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
         Store(tmp_path).get("stage", 1, build)
     assert Store(tmp_path).find("stage", 1) is None
     assert not list(tmp_path.rglob("half"))
+
+
+def test_seconds_that_were_spent_on_waiting_are_not_a_results_own(tmp_path: Path) -> None:
+    waited = [7.0]
+    folder, _ = Store(tmp_path).get("stage", 1, lambda _: waited.append(1e6), waited=lambda: waited[-1])
+    assert seconds(folder) < -9e5
 
 
 def test_the_key_does_not_depend_on_the_order_of_its_parts() -> None:
