@@ -3,9 +3,14 @@
     python benchmarks/chat.py
     python benchmarks/chat.py seeds OUT.json NAME=ANSWERS.jsonl ...
 
-The first draws the page. Rows (row.json of a run with eval=chat) are results/chat/MODEL-METHOD-HW.json. The second keeps of
-many runs of answers (answers.jsonl, or bf16-answers.jsonl) what was right and what was broken by task, seed and question, as a
-figure each: results/chat/seeds-MODEL-HW.json, from which the verdict is drawn again and again, with other seeds each time.
+The first draws the page. Rows (row.json of a run with eval=chat) are results/chat/MODEL-METHOD-HW.json, those of long prompts
+(eval.long_context) results/chat/long-MODEL-METHOD-HW.json. The second keeps of many runs of answers (answers.jsonl, or
+bf16-answers.jsonl) what was right and what was broken by task, seed and question, as a figure each:
+results/chat/seeds-MODEL-HW.json, from which the verdict is drawn again and again, with other seeds each time. Of a run with
+eval.seeds=63 (seeds-MODEL-HW-63.json) each draw has seeds of its own:
+
+    python run.py model=MODEL eval=chat eval.seeds=63 gate=chat gate.required=false method=rtn group_size=-1 hydra.run.dir=RUN
+    python benchmarks/chat.py seeds results/chat/seeds-MODEL-HW-63.json bf16=RUN/bf16-answers.jsonl damaged=RUN/answers.jsonl
 """
 
 from __future__ import annotations
@@ -13,8 +18,10 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +37,8 @@ GATE = compose(CONF, "gate=chat").gate
 MAIN = (*JUDGED.values(), "exact_match,strict-match")  # of which an answer has one
 SEEDS = 2  # of one run, so that two runs share no answer of five
 PAIRS = 20  # of runs
+MANY = 3  # seeds of a run, as eval=chat asks, where there are so many that
+RUNS = 20  # runs and more share none
 HALF = "itself, with every second right answer taken away"
 Row = dict[str, Any]
 Kept = dict[
@@ -58,23 +67,29 @@ def page() -> str:
         "",
     ]  # fmt: skip
     rows = [
-        json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json")) if not file.name.startswith("seeds-")
+        json.loads(file.read_text())
+        for file in sorted(RESULTS.glob("*.json"))
+        if not file.name.startswith(("seeds-", "long-"))
     ]
     places = sorted({(row["model"], row["conditions"]["hw"]) for row in rows})
     for model, hw in places:
         alike = [row for row in rows if (row["model"], row["conditions"]["hw"]) == (model, hw)]
         alike.sort(key=lambda row: (row["method"] != "bf16", -row["size"]["bits_per_weight"]))
         lines += [f"## {model}, {hw}", "", *scores(alike), *faults(alike), *minutes(alike), *flips(alike)]
-        if (file := RESULTS / f"seeds-{model}-{hw}.json").exists():
+        for file in sorted(RESULTS.glob(f"seeds-{model}-{hw}*.json")):
             lines += chance(json.loads(file.read_text()))
+        lines += long_prompts(
+            [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"long-{model}-*-{hw}.json"))]
+        )
     if (notes := RESULTS / "notes.md").exists():
         lines += notes.read_text().splitlines()
     return "\n".join(lines).rstrip() + "\n"
 
 
 def name_of(row: Row) -> str:
-    """The method and its group, where it has one."""
-    return row["method"] + (f" g{row['group_size']}" if row["group_size"] and row["method"] != "bf16" else "")
+    """The method and its group, where it has one; one of -1 is a whole row of a matrix."""
+    size = row["group_size"] if row["method"] != "bf16" else None
+    return row["method"] + (", a scale per row" if size == -1 else f" g{size}" if size else "")
 
 
 def tasks_of(row: Row) -> dict[str, Row]:
@@ -190,6 +205,24 @@ def table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows)]
 
 
+def long_prompts(rows: list[Row]) -> list[str]:
+    """By family what was found in prompts of each length."""
+    lines = []
+    for row in sorted(rows, key=lambda row: (row["method"] != "bf16", -row["size"]["bits_per_weight"])):
+        needles = row["measured"]["evaluate"]["long_context"]["needles"]
+        for place, length in enumerate(needles["lengths"]):
+            shares = [fmean(cells[place]) for cells in needles["found"].values()]
+            lines.append([name_of(row), f"{length:,}", *(f"{100 * share:.0f}" for share in shares)])
+    if not rows:
+        return []
+    prompts = needles["per_cell"] * len(needles["depths"])
+    return [
+        f"Found in long prompts, in percent, a mean of {prompts} prompts each ({rows[0]['date']}, vLLM "
+        f"{rows[0]['measured']['serve']['version']}, {machine(rows[0])}, qforge {rows[0]['qforge']['commit'][:9]}):", "",
+        *table(["method", "tokens", *needles["found"]], lines), "",
+    ]  # fmt: skip
+
+
 # -- chance
 
 
@@ -211,17 +244,24 @@ def keep(file: Path) -> Kept:
 
 def chance(kept: dict[str, Kept]) -> list[str]:
     """How often gate=chat rejects by answers alone: pairs of runs that share no answer."""
-    asked = next(iter(kept.values()))
+    asked = kept["bf16"]
     items = ", ".join(f"{task} {len(found['right'][0])}" for task, found in asked.items())
+    many = seeds(asked) >= RUNS * MANY
+    names = [(name, name) for name in kept] + ([] if many else [(HALF, "bf16")])
     lines = []
-    for name, kind in [*((name, name) for name in kept), (HALF, "bf16")]:
-        times = [rejected(*sides(kept, kind, draw, halved=name == HALF)) for draw in range(PAIRS)]
-        lines.append([f"bf16 against {'itself' if name == 'bf16' else name}", f"{sum(times)} of {PAIRS}"])
+    for name, kind in names:
+        times = [rejected(*pair) for pair in pairs(kept, kind, halved=name == HALF)]
+        lines.append([f"bf16 against {'itself' if name == 'bf16' else name}", f"{sum(times)} of {len(times)}"])
+    how = (
+        f"Runs of {MANY} seeds each, as many as {seeds(asked)} seeds make without an answer in two of them: bf16's against the "
+        "next one of bf16, another model's against bf16's of the same seeds."
+        if many
+        else f"Two runs of {SEEDS} seeds each: of every question {SEEDS} answers, drawn from the {seeds(asked)} that were "
+        f"given, are the one's and {SEEDS} others the other's, so that of bf16 against itself chance alone differs."
+    )
     return [
         "How often answers alone are rejected by `gate=chat` (a task lost more than its margin and chance does not explain "
-        f"it, or more answers are broken). Two runs of {SEEDS} seeds each: of every question {SEEDS} answers, drawn from the "
-        f"{seeds(asked)} that were given, are the one's and {SEEDS} others the other's, so that of bf16 against itself chance "
-        f"alone differs. Questions: {items}.", "",
+        f"it, or more answers are broken). {how} Questions: {items}.", "",
         *table(["", "rejected"], lines), "",
     ]  # fmt: skip
 
@@ -230,9 +270,24 @@ def seeds(of: Kept) -> int:
     return len(next(iter(of.values()))["right"])
 
 
+def pairs(kept: dict[str, Kept], name: str, halved: bool = False) -> Iterator[tuple[Row, Row]]:
+    """Runs of `name` and of bf16, no answer in both. `halved`: every second right answer of the former counts as wrong."""
+    if (count := seeds(kept["bf16"])) >= RUNS * MANY:
+        runs = [list(range(first, first + MANY)) for first in range(0, count - MANY + 1, MANY)]
+        for i, own in enumerate(runs):
+            yield side(kept[name], own), side(kept["bf16"], runs[(i + 1) % len(runs)] if name == "bf16" else own)
+    else:
+        yield from (sides(kept, name, draw, halved) for draw in range(PAIRS))
+
+
+def side(kept: Kept, of: list[int]) -> Row:
+    """A run with these seeds, in the form of the stages."""
+    return {"evaluate": {"tasks": {task: run_of(found, [of] * len(found["right"][0])) for task, found in kept.items()}}}
+
+
 def sides(kept: dict[str, Kept], name: str, draw: int, halved: bool = False) -> tuple[Row, Row]:
-    """A run of `name` and one of bf16 in the form of the stages, no answer in both. `halved`: every second right answer of the
-    former, by lot, counts as wrong."""
+    """A run of `name` and one of bf16 in the form of the stages, of other seeds for each question. `halved` is by
+    lot."""
     random = Random(draw)
     own, other = {}, {}
     for task, found in kept[name].items():
@@ -250,7 +305,7 @@ def sides(kept: dict[str, Kept], name: str, draw: int, halved: bool = False) -> 
 def run_of(found: dict[str, list[str]], places: list[list[int]]) -> Row:
     """A task's result, of the answers with these seeds to each question."""
     right, broken = (
-        [sum(int(found[what][seed][item]) for seed in of) / SEEDS for item, of in enumerate(places)]
+        [sum(int(found[what][seed][item]) for seed in of) / len(of) for item, of in enumerate(places)]
         for what in ("right", "broken")
     )
     return {"judged": "right", "per_sample": {"right": right}, "asked": {"broken": broken}}

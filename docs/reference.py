@@ -236,6 +236,8 @@ def metrics() -> list[str]:
         "sandbox",
         "long_context",
         "needles",
+        "counted_words",
+        "documents",
         "stability",
         "mt_bench",
         "chat_judge",

@@ -9,9 +9,27 @@ from qforge.config.bounds import bounded, line, unbounded
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given; spelled out, for stages have no OmegaConf
 ANSWER = 16  # tokens that the answer to a needle may have
-ANSWERS = 64  # to several
-FAMILIES = ("keys", "values", "variables", "turns")  # of needles beside a single one: evaluation/needles.py
 SHORTEST = 128  # tokens: a needle, what is asked, and a sentence around it
+
+
+@dataclass(frozen=True)
+class Family:
+    """What else a long prompt asks for, beside a single needle."""
+
+    answer: int  # tokens that it may have
+    shortest: int  # tokens of a prompt
+    file: str = ""  # what it is made of, where that is not drawn
+
+
+FAMILIES = {  # evaluation/needles.py, counted_words.py, documents.py
+    "keys": Family(ANSWER, 256),
+    "values": Family(64, 256),
+    "variables": Family(64, 256),
+    "turns": Family(ANSWER, 256),
+    "common_words": Family(120, 1024, "data/texts/wikitext2_calibration.txt"),
+    "frequent_words": Family(50, 1024),
+    "question_answering": Family(32, 1024, "data/tasks/reading.jsonl"),
+}
 
 
 @dataclass
@@ -47,8 +65,8 @@ class LongContext:
     # of the needle, from 0 to 1
     depths: list[float] = bounded(MISSING, at_least=0, at_most=1, non_empty=True, unique=True)
     per_cell: int = bounded(MISSING, at_least=1)  # prompts for each length and depth
-    # further kinds of needles in the noise, each a table of its own
-    families: list[str] = bounded(factory=list, one_of=FAMILIES, unique=True)
+    # what else is asked for: several needles in the noise, words to be counted, documents; each is a table of its own
+    families: list[str] = bounded(factory=list, one_of=tuple(FAMILIES), unique=True)
 
 
 @dataclass
@@ -123,6 +141,8 @@ def eval_files(settings: Eval) -> dict[str, str]:
     """The files that an evaluation is told to read, by the key that names them."""
     files = {f"eval.texts.{name}.path": text.path for name, text in settings.texts.items()}
     files |= {f"eval.long_context.texts.{name}.path": text.path for name, text in settings.long_context.texts.items()}
+    used = {name: FAMILIES[name].file for name in settings.long_context.families if settings.long_context.lengths}
+    files |= {f"eval.long_context.families={name}": file for name, file in used.items() if file}
     files |= {"eval.judge.questions": settings.judge.questions} if settings.judge.base_url else {}
     files |= {"eval.own_answers.prompts": settings.own_answers.prompts} if settings.own_answers.prompts else {}
     return files | ({"eval.stability.prompts": settings.stability.prompts} if settings.stability.prompts else {})

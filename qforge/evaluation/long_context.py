@@ -2,9 +2,10 @@
 
 Needles are RULER's (needles.py): a sentence with a number is hidden at a given depth of a text of a given length, and the
 number is asked for; the score is the share of prompts whose greedy answer holds it. The text is RULER's repeated noise, or real
-text; `families` hides other things in the noise, several at once. RULER is in lm-eval, but needs a hub for its essays and its
-words, and places needles at random; here the depth is an axis. Perplexity by position is that of one window as long as the
-longest prompt, or as the text where that is shorter (see perplexity.py), for each real text.
+text; `families` asks for more: several needles in the noise, words to be counted (counted_words.py), and a question that one
+document of many answers (documents.py). RULER is in lm-eval, but needs a hub for its essays, words and documents, and places
+needles at random; here the depth is an axis. Perplexity by position is that of one window as long as the longest prompt, or as
+the text where that is shorter (see perplexity.py), for each real text.
 
 The same prompts are made for every model that shares a tokenizer; `prompts_sha256` says so.
 """
@@ -14,17 +15,24 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qforge.config.evaluation import LongContext
 from qforge.config.places import given_path
-from qforge.evaluation import garbage
-from qforge.evaluation.needles import FAMILIES, SINGLE, Hidden
+from qforge.evaluation import counted_words, documents, garbage, needles
+from qforge.evaluation.long_prompt import LongPrompt
 from qforge.evaluation.perplexity import summary, windows
 from qforge.evaluation.scorers import Scorer
 
+Kind = Callable[[random.Random, int, float], LongPrompt]  # drawn, tokens, depth
 NOISE = ["The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."]
+OTHERS: dict[str, Kind] = {  # than needles, by family
+    "common_words": lambda drawn, length, depth: counted_words.common(drawn, length),
+    "frequent_words": lambda drawn, length, depth: counted_words.frequent(drawn, length),
+    "question_answering": lambda drawn, length, depth: documents.prompt(drawn, depth),
+}
 
 
 def measure(settings: LongContext, scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
@@ -49,63 +57,50 @@ def _positions(settings: LongContext, scorer: Scorer, tokenizer: Any, name: str,
 def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: dict[str, list[str]]) -> dict[str, Any]:
     from tqdm import tqdm
 
-    kinds = {name: (haystack, SINGLE) for name, haystack in haystacks.items()}
-    kinds |= {f"noise, {family}": (NOISE, family) for family in settings.families}
+    kinds = _kinds(settings.families, haystacks)
     cells = [(name, n, d, i) for name in kinds for n in settings.lengths for d in settings.depths
              for i in range(settings.per_cell)]  # fmt: skip
     asked = []
     for name, length, depth, i in cells:
-        haystack, family = kinds[name]
-        hidden = FAMILIES[family](random.Random(f"{name} {length} {depth} {i}"))
-        asked.append((prompt(haystack, tokenizer, length, depth, hidden), hidden))
+        prompt = kinds[name](random.Random(f"{name} {length} {depth} {i}"), length, depth)
+        asked.append((prompt.ids(tokenizer, length), prompt))
 
-    def ask(question: tuple[list[int], Hidden]) -> float:
-        ids, hidden = question
-        return hidden.found(scorer.complete(ids, hidden.tokens))
+    def ask(question: tuple[list[int], LongPrompt]) -> float:
+        ids, prompt = question
+        return prompt.found(scorer.complete(ids, prompt.tokens))
 
     with ThreadPoolExecutor(scorer.parallel) as pool:
         answers = iter(list(tqdm(pool.map(ask, asked), total=len(asked), desc="needles")))
-    needles = {
+    found = {
         name: [[sum(next(answers) for _ in range(settings.per_cell)) / settings.per_cell for _ in settings.depths]
                for _ in settings.lengths]
         for name in kinds
     }  # fmt: skip
-    prompts = [(ids, hidden.wanted) for ids, hidden in asked]
+    prompts = [(ids, prompt.wanted) for ids, prompt in asked]
     return {
         "lengths": settings.lengths,
         "depths": settings.depths,
         "per_cell": settings.per_cell,
         "prompts_sha256": hashlib.sha256(repr(prompts).encode()).hexdigest(),
-        "found": needles,
+        "found": found,
     }
+
+
+def _kinds(families: list[str], haystacks: dict[str, list[str]]) -> dict[str, Kind]:
+    """What makes the prompts of each table, by its name."""
+    kinds = {name: _needle(needles.SINGLE, haystack) for name, haystack in haystacks.items()}
+    for family in families:
+        if family in OTHERS:
+            kinds[family.replace("_", " ")] = OTHERS[family]
+        else:
+            kinds[f"noise, {family}"] = _needle(family, NOISE)
+    return kinds
+
+
+def _needle(kind: str, haystack: list[str]) -> Kind:
+    return lambda drawn, length, depth: needles.prompt(kind, haystack, drawn, depth)
 
 
 def sentences(text: str) -> list[str]:
     """A text cut at the ends of its sentences, white space made plain."""
     return re.split(r"(?<=[.!?]) ", " ".join(text.split()))
-
-
-def prompt(haystack: list[str], tokenizer: Any, length: int, depth: float, hidden: Hidden) -> list[int]:
-    """A prompt of at most `length` tokens, BOS included where the tokenizer has one, with what is hidden in it.
-
-    The haystack begins anew where it is too short. `depth` 0 puts the first needle before its first sentence, 1 after its last.
-    """
-
-    def ids(count: int) -> list[int]:
-        text = [haystack[i % len(haystack)] for i in range(count)]
-        placed = sorted(
-            zip(hidden.places(depth), range(len(hidden.needles)), hidden.needles, strict=True), reverse=True
-        )
-        for place, _, needle in placed:  # from behind, so that the places of the others stay
-            text.insert(round(place * count), needle)
-        tokens: list[int] = tokenizer("\n".join([hidden.introduction, " ".join(text), hidden.question]))["input_ids"]
-        return tokens
-
-    most = 1  # of the sentences: doubled until they are too many, then halved between
-    while len(ids(most)) <= length:
-        most *= 2
-    least = most // 2
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (middle, most) if len(ids(middle)) <= length else (least, middle)
-    return ids(least)

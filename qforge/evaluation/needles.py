@@ -8,7 +8,7 @@
 
 The first needle lies at the depth asked for. The others of `keys` and `values` are spread evenly over the whole text, those of
 `variables` and `turns` over what is behind it, in their order. The score of an answer is the share of what is wanted that
-stands in it (RULER's string_match_all). RULER's words to be counted and its questions about documents need data of a hub.
+stands in it (RULER's string_match_all).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from qforge.config.evaluation import ANSWER, ANSWERS
+from qforge.config.evaluation import ANSWER, FAMILIES
+from qforge.evaluation.long_prompt import LongPrompt
 
 SINGLE = "single"
 KEYS = ("harbour", "lantern", "meadow", "violin", "copper", "glacier", "orchard", "saddle", "thimble", "walnut")
@@ -64,7 +65,6 @@ class Hidden:
     question: str
     wanted: list[str]
     in_order: bool = False
-    tokens: int = ANSWER  # that the answer may have
 
     def places(self, depth: float) -> list[float]:
         """Of each needle, from 0 to 1."""
@@ -73,9 +73,22 @@ class Hidden:
             return [depth + (1 - depth) * i / count for i in range(count)]
         return [depth, *((depth + i / count) % 1 for i in range(1, count))]
 
-    def found(self, answer: str) -> float:
-        """The share of what is wanted that stands in an answer."""
-        return sum(one in answer for one in self.wanted) / len(self.wanted)
+
+def prompt(kind: str, haystack: list[str], drawn: random.Random, depth: float) -> LongPrompt:
+    """Needles in a haystack, which begins anew where it is too short; a piece is a sentence of it.
+
+    `depth` 0 puts the first needle before the first sentence, 1 behind the last.
+    """
+    hidden = KINDS[kind](drawn)
+    placed = sorted(zip(hidden.places(depth), range(len(hidden.needles)), hidden.needles, strict=True), reverse=True)
+
+    def text(count: int) -> str:
+        sentences = [haystack[i % len(haystack)] for i in range(count)]
+        for place, _, needle in placed:  # from behind, so that the places of the others stay
+            sentences.insert(round(place * count), needle)
+        return "\n".join([hidden.introduction, " ".join(sentences), hidden.question])
+
+    return LongPrompt(text, hidden.wanted, ANSWER if kind == SINGLE else FAMILIES[kind].answer)
 
 
 def _number(drawn: random.Random) -> str:
@@ -97,7 +110,7 @@ def _keys(drawn: random.Random) -> Hidden:
 def _values(drawn: random.Random) -> Hidden:
     key, values = drawn.choice(KEYS), [_number(drawn) for _ in range(MORE)]
     needles = [NEEDLE.format(key=key, value=value) for value in values]
-    return Hidden(SEVERAL, needles, ALL_VALUES.format(key=key), values, tokens=ANSWERS)
+    return Hidden(SEVERAL, needles, ALL_VALUES.format(key=key), values)
 
 
 def _variables(drawn: random.Random) -> Hidden:
@@ -106,7 +119,7 @@ def _variables(drawn: random.Random) -> Hidden:
     needles = [f"VAR {names[0]} = {value}."]
     needles += [f"VAR {second} = VAR {first}." for first, second in pairwise(names)]
     question = ALL_VARIABLES.format(value=value, count=len(names))
-    return Hidden(TRACED, needles, question, names, in_order=True, tokens=ANSWERS)
+    return Hidden(TRACED, needles, question, names, in_order=True)
 
 
 def _turns(drawn: random.Random) -> Hidden:
@@ -116,7 +129,7 @@ def _turns(drawn: random.Random) -> Hidden:
     return Hidden(TALKED, needles, question, [values[which]], in_order=True)
 
 
-FAMILIES: dict[str, Callable[[random.Random], Hidden]] = {
+KINDS: dict[str, Callable[[random.Random], Hidden]] = {
     SINGLE: _single,
     "keys": _keys,
     "values": _values,

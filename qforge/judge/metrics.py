@@ -92,7 +92,7 @@ def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterato
 
 
 def needles(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
-    """Drop of the share of needles found in points, by haystack; needles are drawn, each with its cell's mean."""
+    """Drop of the share found in long prompts in points, by haystack or family; prompts are drawn, with their cell's mean."""
     import numpy as np
 
     own, reference = ((side["evaluate"].get("long_context") or {}).get("needles") for side in (measured, baseline))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qforge.config.evaluation import ANSWER, ANSWERS
+from qforge.config.evaluation import ANSWER, FAMILIES
 from qforge.config.job import Engine, Job
 
 MAX_LOGPROBS = 20  # vLLM's own default (config/model.py)
@@ -70,8 +70,15 @@ def _evaluation(job: Job, limit: int) -> Iterator[str]:
             f"eval.context={job.eval.context} needs runtime.args.max_model_len > {job.eval.context} (one token is "
             f"generated), which is {limit}; raise it or shorten eval.context"
         )
-    longest = max(job.eval.long_context.lengths, default=0)
-    answer = ANSWERS if job.eval.long_context.families else ANSWER
+    lengths, families = job.eval.long_context.lengths, job.eval.long_context.families
+    for family in families:
+        if lengths and min(lengths) < FAMILIES[family].shortest:
+            yield (
+                f"eval.long_context.lengths: {min(lengths)} tokens are too few for eval.long_context.families="
+                f"{family}, which takes {FAMILIES[family].shortest}; leave one of them out"
+            )
+    longest = max(lengths, default=0)
+    answer = max([ANSWER, *(FAMILIES[family].answer for family in families)])
     if longest and longest + answer > limit:
         yield (
             f"eval.long_context.lengths: {longest} tokens and an answer of {answer} need runtime.args.max_model_len="

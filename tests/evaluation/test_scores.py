@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.jobs import job
+from support.letters import Letters
 
-from qforge.config.evaluation import FAMILIES, eval_files
+from qforge.config.evaluation import eval_files
 from qforge.config.places import given_path
-from qforge.evaluation import chat_judge, contamination, divergence, long_context, needles, stability, tasks
+from qforge.evaluation import chat_judge, contamination, divergence, stability, tasks
 from qforge.evaluation.perplexity import beginning, perplexity, positions, windows
 from qforge.evaluation.scorers import Scored
 from qforge.judge.comparison import main_metric
 from qforge.pipeline.checks import check
-
-
-class Letters:
-    """A tokenizer of one token per character, with a BOS if asked for."""
-
-    def __init__(self, bos: list[int]) -> None:
-        self.bos = bos
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": (self.bos if add_special_tokens else []) + [ord(c) for c in text]}
 
 
 def test_windows_follow_one_another_and_begin_with_bos_where_the_tokenizer_does() -> None:
@@ -200,57 +188,7 @@ def test_a_text_that_was_calibrated_on_is_found_out() -> None:
     assert contamination.seen(text, "encyclopedia", [text], set()) == {"kind": False, "overlap": 1}
 
 
-# -- long context and stability
-
-
-@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
-def test_a_needle_lies_where_it_should_in_a_prompt_as_long_as_asked(depth: float) -> None:
-    sentences = [f"This is sentence {i}." for i in range(30)]
-    hidden = needles.FAMILIES["single"](random.Random("seed"))
-    ids, (value,) = long_context.prompt(sentences, Letters([1]), 2000, depth, hidden), hidden.wanted
-    text = "".join(map(chr, ids[1:]))
-    assert ids[0] == 1
-    assert 1900 < len(ids) <= 2000
-    assert text.count(value) == 1
-    head, tail = len(needles.INTRODUCTION), len(needles.QUESTION)
-    assert (text.index("One of the special") - head) / (len(text) - head - tail) == pytest.approx(depth, abs=0.06)
-    assert needles.FAMILIES["single"](random.Random("seed")) == hidden
-    assert needles.FAMILIES["single"](random.Random("other")).wanted != hidden.wanted
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("depth", [0.0, 0.4, 1.0])
-def test_every_needle_of_a_family_is_in_the_prompt(family: str, depth: float) -> None:
-    hidden = needles.FAMILIES[family](random.Random("seed"))
-    ids = long_context.prompt([f"This is sentence {i}." for i in range(40)], Letters([1]), 3000, depth, hidden)
-    text = "".join(map(chr, ids[1:]))
-    assert 2900 < len(ids) <= 3000
-    places = [text.index(needle) for needle in hidden.needles]
-    assert places == sorted(places) or not hidden.in_order
-    assert hidden.found(" and ".join(hidden.wanted)) == 1
-    assert hidden.found(hidden.wanted[0]) == 1 / len(hidden.wanted)
-    assert hidden.found("") == 0
-
-
-def test_families_are_tables_of_their_own() -> None:
-    class Finds:
-        parallel = 1
-
-        def complete(self, ids: list[int], tokens: int) -> str:
-            """Every number; where several are wanted only the first."""
-            text = "".join(map(chr, ids[1:]))
-            numbers = re.findall(r"is: (\d+)", text)
-            return str(numbers[0]) if "What are all" in text else " ".join(numbers)
-
-    settings = job("eval=full", "eval.long_context.families=[keys,values]").eval.long_context
-    settings.lengths, settings.depths, settings.per_cell, settings.texts = [1500], [0.0, 0.5], 2, {}
-    found = long_context.measure(settings, Finds(), Letters([1]))["needles"]["found"]  # type: ignore[arg-type]
-    assert found == {"noise": [[1, 1]], "noise, keys": [[1, 1]], "noise, values": [[0.25, 0.25]]}
-
-
-def test_sentences_keep_the_text() -> None:
-    text = "One is here. Two\nis there!  Is three? It is 3.14 long."
-    assert long_context.sentences(text) == ["One is here.", "Two is there!", "Is three?", "It is 3.14 long."]
+# -- stability
 
 
 @pytest.mark.parametrize(
@@ -297,16 +235,3 @@ def test_every_file_that_is_read_is_named() -> None:
 )
 def test_a_rating_is_read_and_none_is_guessed(reply: str, found: float | None) -> None:
     assert chat_judge.rating(reply) == found
-
-
-def test_a_text_shorter_than_the_longest_prompt_is_scored_as_far_as_it_goes(tmp_path: Path) -> None:
-    class Even:
-        """A scorer to whom every token is as likely as every other of 64."""
-
-        def score(self, window: list[int], top_k: int = 0) -> Scored:
-            return Scored([math.log(64)] * (len(window) - 1))
-
-    settings = replace(job("eval=full").eval.long_context, lengths=[1024, 4096])
-    found = long_context._positions(settings, Even(), Letters([1]), "text", "x" * 2999)
-    assert (found["length"], found["tokens"]) == (3000, 2999)
-    assert found["perplexity"] == pytest.approx(64)

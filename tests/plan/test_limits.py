@@ -16,6 +16,11 @@ from qforge.plan import plan
 LONGER = [
     ("eval.context=4096", "evaluate", "eval.context=4096 needs runtime.args.max_model_len > 4096"),
     ("eval.long_context.lengths=[8192]", "evaluate", "8192 tokens and an answer of 16 need"),
+    (
+        "eval.long_context={lengths: [512, 1024], families: [keys, common_words]}",
+        "evaluate",
+        "eval.long_context.lengths: 512 tokens are too few for eval.long_context.families=common_words, which takes 1024",
+    ),
     ("eval.divergence.top_k=50", "evaluate", "eval.divergence.top_k=50: the server gives at most 20"),
     ("eval.kv_dtypes=[fp8]", "evaluate", "eval.kv_dtypes=['fp8']: cache formats are compared on long context"),
     ("eval.stability.tokens=1024", "evaluate", "eval.stability.tokens=1024: the answers must be shorter"),
