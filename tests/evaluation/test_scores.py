@@ -222,10 +222,10 @@ def test_what_cannot_be_measured_is_refused(override: str, words: str) -> None:
 
 
 def test_every_file_that_is_read_is_named() -> None:
-    made = job("eval=full")
+    made = job("eval=full", "eval.long_context.families=[keys,question_answering]")
     assert set(eval_files(made.eval)) == {
         "eval.texts.wikitext.path", "eval.texts.python_reference.path", "eval.stability.prompts",
-        "eval.long_context.texts.python_reference.path",
+        "eval.long_context.texts.python_reference.path", "eval.long_context.families=question_answering",
     }  # fmt: skip
 
 

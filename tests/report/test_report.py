@@ -446,7 +446,8 @@ def rich() -> dict[str, Any]:
     def long(extra: float) -> dict[str, Any]:
         found = [[1.0, 1.0, 1.0], [1.0, 0.5, 1.0], [0.5, 0.0, 1.0 - extra / 100]]
         text = {"length": 4096, "perplexity": 21.0 + extra, "tokens": 4095, "positions": positions(extra)}
-        needles = {"lengths": [1024, 2048, 4096], "depths": [0.0, 0.5, 1.0], "per_cell": 2, "found": {"noise": found}}
+        needles = {"lengths": [1024, 2048, 4096], "depths": [0.0, 0.5, 1.0], "per_cell": 2,
+                   "found": {"noise": found, "common words": found}}  # fmt: skip
         return {"perplexity": {"war_and_peace": text}, "needles": needles}
 
     for side, extra in (("measured", 20.0), ("baseline", 0.0)):
@@ -482,12 +483,14 @@ def test_long_context_needles_stability_and_layers_are_shown_where_they_were_mea
     )
     assert found["lines"] == 4, "bf16 and the model, the KV cache as served and in fp8"
     assert found["said"] == "solid: KV cache as served, dashed: KV cache fp8"
-    assert [count for _, count in found["cells"]] == [9, 5]
-    assert "from 4.25 (light) to 16 (dark)" in found["cells"][1][0]
+    assert [count for _, count in found["cells"]] == [9, 9, 5]
+    assert found["cells"][0][0] == "share found, 0 to 1, of 2 prompts each; down: tokens of context, across: depth"
+    assert found["cells"][1][0].endswith("depth (words to be counted have none: further prompts)")
+    assert "from 4.25 (light) to 16 (dark)" in found["cells"][2][0]
     assert found["choice"] == "KL to bf16, worst text, nats/token", "the most sensitive one first"
     for said in (
         "The calibration has seen text like wikitext (the same kind); 1.2 % of its 13-word sequences",
         "20 % degenerate answers (bf16 0 %)", "“Count.” → “1 1 1 1”", "44 requests of 64 tokens", "KL to bf16, wikitext",
-        "sustained load",
+        "sustained load", "Found in long prompts: common words",
     ):  # fmt: skip
         assert said in found["text"], said
