@@ -37,7 +37,7 @@ from qforge.store.timing import alone
 RESULTS = ROOT / "results"
 GOALS = compose(CONF).goals
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
-TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "matched speed", "every method", "streams")}
+TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "matched speed", "energy", "every method", "streams")}
 Row = dict[str, Any]
 
 
@@ -111,6 +111,8 @@ def drawn(mark: str) -> list[str]:
     """The table of a mark."""
     if mark == "every method":
         return compared("cpu")
+    if mark == "energy":
+        return energy("qwen3_8b_random", "2026-11-29")
     if mark == "matched speed":
         return for_users("qwen3_8b_random", "2026-11-29")
     return streamed() if mark == "streams" else served("0.33.0", "h200")
@@ -159,6 +161,21 @@ def for_users(model: str, date: str) -> list[str]:
             (found,) = matched.throughput(criterion, own, theirs)
             cell[f"at {1000 / run['p50_tpot_ms']:.0f} tokens/s each (bf16: {streams})"] = f"{1 + found.value / 100:.2f}"
         cells.append(cell)
+    return markdown(cells)
+
+
+def energy(model: str, date: str) -> list[str]:
+    """Energy per million tokens over bf16's, at each number of streams, of the rows of a day; of bf16 itself in MJ."""
+    rows = [read(file) for file in sorted(RESULTS.glob(f"{model}-*-h200-{date}.json"))]
+    rows.sort(key=lambda row: bool(row["baseline"]))
+    cells = []
+    for row in rows:
+        own, theirs = (
+            {n: run["gpu_joules_per_token"] for n, run in row[side]["bench"]["runs"].items()} if row[side] else {}
+            for side in ("measured", "baseline")
+        )
+        said = {n: f"{joules / theirs[n]:.2f}" if theirs else f"{joules:.2f} MJ" for n, joules in own.items()}
+        cells.append({"method": called(row), **{f"at {n}": text for n, text in said.items()}})
     return markdown(cells)
 
 

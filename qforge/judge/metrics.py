@@ -15,6 +15,7 @@ from qforge.judge import bootstrap, lost_answers, matched
 from qforge.judge.bootstrap import Spread, exact
 from qforge.judge.comparison import Comparison, Results, main_metric
 
+JOULES = "gpu_joules_per_token"
 UNPACKED = "packed, and held as bf16 here"  # of weights that no kernel reads as they are
 
 
@@ -126,6 +127,13 @@ def speed(
     yield Comparison(f"concurrency {at}", value, Spread(values, units), median, other)
 
 
+def energy(change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
+    """What the GPUs take for each token of an answer at a concurrency, idle power included, or its change in percent: 1 J per
+    token is 1 MJ per million. Found where the GPU tells its power; the median of the repeats, which are drawn."""
+    if all(JOULES in run for runs in measured["bench"]["runs"].values() for run in runs):
+        yield from speed(JOULES, change, criterion, measured, baseline)
+
+
 def weights(change: bool, criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
     """Memory of the weights in GB, or in percent of bf16's: as the server's log says, else the bytes of the packed tensors.
 
@@ -203,6 +211,8 @@ METRICS = {
     "tokens_per_second": Metric(partial(speed, "output_throughput", False), "bench", "tokens/s", "repeats", False),
     "p95_latency_increase_percent": Metric(partial(speed, "p95_e2el_ms", True), "bench", "%", "repeats"),
     "p95_latency_ms": Metric(partial(speed, "p95_e2el_ms", False), "bench", "ms", "repeats", False),
+    "energy_increase_percent": Metric(partial(energy, True), "bench", "%", "repeats"),
+    "megajoules_per_million_tokens": Metric(partial(energy, False), "bench", "MJ per million tokens", "repeats", False),
     "weights_percent_of_bf16": Metric(
         partial(weights, True), "weights", "%", relative=False, times=times_smaller, decimals=1, more=" smaller"
     ),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import psutil
 
@@ -18,28 +19,36 @@ EVERY = 1.0  # seconds between samples; one costs about 10 ms of a core
 
 @dataclass
 class Usage:
-    """Samples of one stretch of work."""
+    """Samples of one stretch of work. Times are those of time.perf_counter()."""
 
     resident_gib: list[float] = field(default_factory=list)
     gpu_gib: list[float] = field(default_factory=list)
-    gpu_watts: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    gpu_watts: list[tuple[float, float]] = field(default_factory=list)  # time and power
+    began: float = 0.0
+    ended: float = 0.0
 
-    def summary(self, tokens: int) -> dict[str, float]:
-        """Peaks, and the energy for each of `tokens`, idle power included. What was not sampled is not in it."""
+    def summary(self, tokens: int, within: tuple[float, float] | None = None) -> dict[str, float]:
+        """Peaks, and the mean power and the energy for each of `tokens` from one time to another (none: of the whole stretch),
+        what the GPUs take when idle included. What was not sampled is not in it.
+
+        A sample of power is the mean of the second before it (nvmlDeviceGetPowerUsage, since Ampere): it counts where it lies
+        in that time by more than half, or alone if none does and it comes closest to the end.
+        """
         figures = {"peak_resident_gib": max(self.resident_gib)}
         if self.gpu_gib:
             figures["gpu_peak_gib"] = max(self.gpu_gib)
         if self.gpu_watts:
-            watts = sum(self.gpu_watts) / len(self.gpu_watts)
-            figures |= {"gpu_watts": watts, "gpu_joules_per_token": watts * self.seconds / tokens}
+            began, ended = within or (self.began, self.ended)
+            inside = [watts for time, watts in self.gpu_watts if began < time - EVERY / 2 < ended]
+            watts = fmean(inside or [min(self.gpu_watts, key=lambda sample: abs(sample[0] - ended))[1]])
+            figures |= {"gpu_watts": watts, "gpu_joules_per_token": watts * (ended - began) / tokens}
         return figures
 
 
 @contextmanager
 def sampled(group: int) -> Iterator[Usage]:
     """Sample the process group while the block runs: at its begin, at its end and every EVERY seconds between."""
-    usage, done, started = Usage(), threading.Event(), time.monotonic()
+    usage, done = Usage(began=time.perf_counter()), threading.Event()
 
     def watch() -> None:
         while True:
@@ -47,7 +56,7 @@ def sampled(group: int) -> Iterator[Usage]:
             usage.resident_gib.append(resident_gib(group))
             gpus = nvidia.load()
             usage.gpu_gib += [gpus.memory_gib] if gpus.memory_gib else []
-            usage.gpu_watts += [gpus.watts] if gpus.watts else []
+            usage.gpu_watts += [(time.perf_counter(), gpus.watts)] if gpus.watts else []
             if last:
                 return
 
@@ -56,7 +65,7 @@ def sampled(group: int) -> Iterator[Usage]:
     try:
         yield usage
     finally:
-        usage.seconds = time.monotonic() - started
+        usage.ended = time.perf_counter()
         done.set()
         watcher.join()
 

@@ -26,7 +26,8 @@ DETAILS = 50  # rows that a page describes one by one
 OF_BENCH = {
     "output_throughput": "tokens/s", "total_token_throughput": "tokens/s, prompts included",
     "request_throughput": "requests/s", "peak_resident_gib": "peak memory of the server, GiB",
-    "gpu_peak_gib": "peak memory of the GPU, GiB", "gpu_watts": "power, W", "gpu_joules_per_token": "energy per token, J",
+    "gpu_peak_gib": "peak memory of the GPU, GiB", "gpu_watts": "power of the GPUs, W",
+    "gpu_joules_per_token": "energy, MJ per million tokens out (J per token)",
 }  # fmt: skip
 
 

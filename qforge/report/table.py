@@ -226,16 +226,17 @@ def _speed(row: Row) -> Iterator[tuple[Column, Cell]]:
     for streams, run in bench.get("runs", {}).items():
         label = f"tokens/s, {streams} stream{'s' * (streams != '1')}"
         yield Column(f"tps@{streams}", label, "", 1, "high"), run["output_throughput"]
-        if run.get("p50_tpot_ms"):
-            column = Column(f"user@{streams}", f"tokens/s per user, {streams} at once", "", 1, "high", False)
-            yield column, 1000 / run["p50_tpot_ms"]
+        if ms := run.get("p50_tpot_ms"):
+            yield Column(f"user@{streams}", f"tokens/s per user, {streams} at once", "", 1, "high", False), 1000 / ms
         for short, name in LATENCIES.items():
             for p in ("p50", "p95", "p99"):
                 if f"{p}_{short}_ms" in run:
                     column = Column(f"{p}_{short}@{streams}", f"{name}, {p}, at {streams}", "ms", 1, "low", False)
                     yield column, run[f"{p}_{short}_ms"]
         if "gpu_joules_per_token" in run:
-            yield Column(f"joules@{streams}", f"energy at {streams}", "J/token", 2, "low"), run["gpu_joules_per_token"]
+            energy = Column(f"joules@{streams}", f"energy at {streams}", "MJ per million tokens", 3, "low")
+            yield energy, run["gpu_joules_per_token"]  # which is the same number
+            yield Column(f"watts@{streams}", f"power at {streams}", "W", 0, "", False), run["gpu_watts"]
     if "resident_gib" in bench:
         yield Column("resident", "memory of the server", "GiB", 2, "low", False), bench["resident_gib"]
 

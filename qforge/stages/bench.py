@@ -112,7 +112,8 @@ def arguments(
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     flags += ["--no-self-timed"] if calls else []  # as many at once as are asked for, not when the trace had them
     trusted = ["--trust-remote-code"] if request.job.model.trust_remote_code else []  # of the tokenizer, which it loads
-    return [*flags, "--ignore-eos", "--disable-tqdm", *trusted]
+    detailed = "--save-detailed"  # with the start of each request
+    return [*flags, "--ignore-eos", "--disable-tqdm", detailed, *trusted]
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ def _measure(request: Request, load: Load) -> dict[str, float]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {load.options.max_concurrency}"
         )
-    return {**{name: float(result[name]) for name in KEPT}, **usage.summary(int(result["total_output_tokens"]))}
+    began = min(result["start_times"])  # before, for seconds, the prompts are made and the server idles
+    used = usage.summary(int(result["total_output_tokens"]), (began, began + result["duration"]))
+    return {**{name: float(result[name]) for name in KEPT}, **used}
 
 
 if __name__ == "__main__":

@@ -103,6 +103,14 @@ def test_the_servers_own_word_on_memory_counts_where_the_format_is_not_emulated(
     assert (found["of"], found["value"], found["verdict"]) == (UNPACKED, 2, "pass")
 
 
+def test_energy_that_no_gpu_told_is_not_judged() -> None:
+    """On a CPU nobody knows the power."""
+    ours, base = results(), results()
+    for run in ours["bench"]["runs"]["4"]:
+        del run["gpu_joules_per_token"]
+    assert one("energy_increase_percent", ours, base, at_most=0)["verdict"] == "not_measured"
+
+
 def test_an_absolute_criterion_needs_no_baseline() -> None:
     nothing = {stage: {"not_measured": "bf16 does not fit"} for stage in ("serve", "evaluate", "divergence", "bench")}
     nothing["weights"] = {"bytes": 66e9, "as_bf16": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from support.processes import until
 
 from qforge.machine import usage
@@ -30,7 +31,7 @@ def test_the_peak_of_a_process_group_is_seen_while_it_runs() -> None:
     found = used.summary(tokens=10)
     assert found["peak_resident_gib"] > 300 / 1024
     assert after < 100 / 1024
-    assert used.seconds > 1
+    assert used.ended - used.began > 1
 
 
 def test_a_process_that_has_ended_has_no_memory() -> None:
@@ -40,6 +41,19 @@ def test_a_process_that_has_ended_has_no_memory() -> None:
 
 
 def test_energy_is_power_by_time_for_each_token() -> None:
-    used = usage.Usage(resident_gib=[1.0], gpu_gib=[3.0, 5.0], gpu_watts=[100.0, 300.0], seconds=4.0)
-    found = used.summary(tokens=80)
-    assert found == {"peak_resident_gib": 1.0, "gpu_peak_gib": 5.0, "gpu_watts": 200.0, "gpu_joules_per_token": 10.0}
+    watts = [(10.0, 50.0), (11.0, 100.0), (12.0, 300.0), (13.0, 50.0)]
+    used = usage.Usage(resident_gib=[1.0], gpu_gib=[3.0, 5.0], gpu_watts=watts, began=10.0, ended=14.0)
+    found = used.summary(tokens=50)
+    assert found == {"peak_resident_gib": 1.0, "gpu_peak_gib": 5.0, "gpu_watts": 150.0, "gpu_joules_per_token": 12.0}
+
+
+def test_power_counts_only_while_requests_are_answered() -> None:
+    """Prompts are made before and answers are counted after: then the GPU idles."""
+    watts = [(10.0, 50.0), (11.0, 100.0), (12.0, 300.0), (13.0, 50.0)]
+    used = usage.Usage(resident_gib=[1.0], gpu_watts=watts, began=9.9, ended=13.0)
+    found = used.summary(20, within=(10.2, 12.2))
+    assert (found["gpu_watts"], found["gpu_joules_per_token"]) == (200.0, pytest.approx(20.0))
+    brief = used.summary(20, within=(11.9, 12.1))
+    assert (brief["gpu_watts"], brief["gpu_joules_per_token"]) == (300.0, pytest.approx(3.0)), (
+        "the sample that comes closest"
+    )

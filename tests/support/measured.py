@@ -15,8 +15,8 @@ def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: flo
     losses = [list(random.normal(loss, noise, 100)) for _ in range(20)]
     correct = [float(i < 200 * right) for i in range(200)]
     runs = {
-        streams: [{"output_throughput": rate * f, "p95_e2el_ms": 1e5 / rate / f, "p50_tpot_ms": 1e3 * int(streams) / rate / f}
-                  for f in (0.98, 1.0, 1.02)]
+        streams: [{"output_throughput": rate * f, "p95_e2el_ms": 1e5 / rate / f, "p50_tpot_ms": 1e3 * int(streams) / rate / f,
+                   "gpu_joules_per_token": 30 / rate / f} for f in (0.98, 1.0, 1.02)]
         for streams in ("1", "4")
     }  # fmt: skip
     text = {**summary(losses), "windows_sha256": "w"}
