@@ -33,9 +33,11 @@ from qforge.report.positions import by_position
 from qforge.report.reasons import why
 from qforge.report.table import name_of, same, verdict_of
 from qforge.store.timing import alone
+from qforge.sweeps.stopping import quality_of
 
 RESULTS = ROOT / "results"
 GOALS = compose(CONF).goals
+CHOICES = "choices.json"  # of benchmarks/mixed.py, beside the rows
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
 TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "matched speed", "energy", "every method", "streams")}
 Row = dict[str, Any]
@@ -577,18 +579,43 @@ def sensitivity(model: str, hw: str) -> list[str]:
 def mixed(model: str, hw: str) -> list[str]:
     """Formats chosen by measured losses, from results/mixed/<model>-<hw>/: rows that were served."""
     folder = RESULTS / "mixed" / f"{model}-{hw}"
-    rows = [read(file) for file in folder.glob("*.json")]
+    rows = [read(file) for file in folder.glob("*.json") if file.name != CHOICES]
     if not rows:
         return []
-    rows.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
-    quantized = [row for row in rows if row["method"] != "bf16"]
-    points = {mix_of(row): (row["size"]["bits_per_weight"], distance(row)) for row in quantized}
+    rows.sort(key=lambda row: row["size"]["bits_per_weight"])
+    points = {mix_of(row): (row["size"]["bits_per_weight"], distance(row)) for row in rows}
     image = f"mixed-{model}-{hw}.svg"
     scatter(RESULTS / image, points, "bits per weight of the checkpoint", "KL to bf16, nats per token", start=8)
     return [
         "#### Several formats in one checkpoint", "", f"{dates(rows)}, {measured_by(rows[0], timed=False)}", "",
         *markdown([{"formats": mix_of(row), **parts_of(row)} for row in rows]), "",
-        f"![Quality against bits per weight]({image})", "",
+        f"![Quality against bits per weight]({image})", "", *choices(folder / CHOICES),
+    ]  # fmt: skip
+
+
+def choices(file: Path) -> list[str]:
+    """What choices of formats by other libraries are worth at equal bytes, by benchmarks/mixed.py, where it made any."""
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    rows = [
+        {"choice": row["formats"], "bits per weight": f"{row['bits']:.2f}"}
+        | {f"parts in {name}": f"{count} ({row['least']['parts'][name]})" for name, count in row["parts"].items()}
+        | {f"KL {text}": f"{kl:.4f} ({row['least']['kl'][text]:.4f})" for text, kl in row["kl"].items()}
+        | {"least measured loss is lower on": str(row["least_is_lower_on"])}
+        for row in found["choices"]
+    ]
+    took = ", ".join(f"{way} {seconds:.0f} s" for way, seconds in found["seconds"].items())
+    count, versions = found["windows"] * len(found["choices"][0]["kl"]), found["versions"]
+    return [
+        "##### Other choices of formats, at equal bytes", "",
+        f"By `benchmarks/mixed.py`, {found['date']}; a part is a matrix, or fused ones, and all choose by {found['tokens']} "
+        f"tokens of {found['text']} (its last quarter). KL to bf16 in nats per token, weights rounded and computed in float32, "
+        f"on {found['windows']} windows of {found['length']} tokens of each text that no choice has seen. In brackets: the "
+        f"choice of least measured loss for the same bytes, as `search=budget` makes it; on how many of the {count} windows "
+        f"that is lower. For all sizes together the libraries took: {took} (ModelOpt {versions['nvidia-modelopt']}, AutoRound "
+        f"{versions['auto-round']}).", "",
+        *markdown(rows), "",
     ]  # fmt: skip
 
 
@@ -608,7 +635,8 @@ def parts_of(row: Row) -> dict[str, str]:
         "MB": f"{size['bytes'] / 1e6:.1f}",
         "matrices": shares,
     }
-    return {**cells, **quality(row), **{of: value for of, value in closeness(row).items() if of.startswith("KL")}}
+    found = {of: value for of, value in (quality(row) | closeness(row)).items() if of.startswith(("PPL", "KL"))}
+    return {**cells, **found, f"gate={row['gate']['name']}": quality_of(row)}
 
 
 def caches(model: str, hw: str) -> list[str]:
