@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from qforge.config import given_files
 from qforge.config.evaluation import ChatJudge
 from qforge.config.places import given_path
 from qforge.evaluation.chat_judge import Cost, Judge, choice, rating
@@ -22,6 +23,7 @@ from qforge.evaluation.scorers import Server
 from qforge.json_files import write_json
 
 FILE = "conversations.json"  # of a checkpoint: [{"turns": [question, question], "answers": [answer, answer]}, ...]
+EXAMPLE = '{"turns": ["...", "..."]}'
 CHARACTERS = 4  # of a token
 RATED, COMPARED = 2, 4  # requests for a question: each turn; each turn in both orders
 INSTRUCTION = (
@@ -101,8 +103,16 @@ def measure(
 
 
 def _questions(settings: ChatJudge) -> list[list[str]]:
-    lines = given_path(settings.questions).read_text().splitlines()[: settings.limit]
-    return [json.loads(line)["turns"] for line in lines]
+    """The turns of each. Raises ValueError for a line that has not two: where, and the fix."""
+    key = "eval.judge.questions"
+    lines = given_files.json_lines(given_path(settings.questions), key, EXAMPLE)
+    if not lines:
+        raise ValueError(f"{key}={settings.questions}: has no line; give one question a line, {EXAMPLE}")
+    for _, where, line in lines:
+        turns = line.get("turns") if isinstance(line, dict) else None
+        if not (isinstance(turns, list) and len(turns) == RATED and all(isinstance(turn, str) for turn in turns)):
+            raise ValueError(f"{where}: turns are the two texts that are asked after one another; use {EXAMPLE}")
+    return [line["turns"] for _, _, line in lines][: settings.limit]
 
 
 def _talk(settings: ChatJudge, server: Server, turns: list[str]) -> Talk:

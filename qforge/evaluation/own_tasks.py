@@ -34,7 +34,7 @@ def run(settings: Eval, task: str, scorer: Scorer, tokenizer: Any, chat: Chat | 
     kind = asked[0].kind
     if chat:
         seeds, answers = settings.seeds, _in_chat(chat, asked, settings.seeds, name)
-    elif kind == "answer":
+    elif kind == questions.ANSWER:
         seeds, answers = 1, _continued(scorer, tokenizer, asked)
     else:
         raise Refused(

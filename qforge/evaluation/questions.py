@@ -8,16 +8,19 @@
 
 from __future__ import annotations
 
-import json
+import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qforge.config import given_files
 from qforge.evaluation import instructions
 
+KEY = "eval.tasks"
 ENDING = ".jsonl"
 EXAMPLE = '{"question": "...", "answer": "..."}'
-KINDS = ("answer", "checks", "call", "tests")  # what a question is held against
+ANSWER = "answer"  # the kind that a base model can be asked, too
+KINDS = (ANSWER, "checks", "call", "tests")  # what a question is held against
 KEYS = ("id", "question", "tools", *KINDS)
 
 
@@ -42,58 +45,78 @@ def name_of(task: str) -> str:
 
 def read(file: Path, limit: int | None = None) -> list[Question]:
     """The questions of a file, the first `limit` of them. Raises ValueError for a line that is none: where, and the fix."""
-    lines = [(n, text) for n, text in enumerate(file.read_text().splitlines(), 1) if text.strip()]
+    lines = given_files.json_lines(file, KEY, EXAMPLE)
     if not lines:
-        raise ValueError(f"eval.tasks: {file} has no line; give one question a line, {EXAMPLE}")
-    questions = [_question(f"{file} line {number}", number, text) for number, text in lines]
+        raise ValueError(f"{KEY}: {file} has no line; give one question a line, {EXAMPLE}")
+    questions = [_question(where, number, content) for number, where, content in lines]
     if len({question.kind for question in questions}) > 1:
-        raise ValueError(f"eval.tasks: {file} mixes {', '.join(KINDS)}; use one file for each")
+        raise ValueError(f"{KEY}: {file} mixes {', '.join(KINDS)}; use one file for each")
+    first: dict[str, int] = {}
+    for (number, where, _), question in zip(lines, questions, strict=True):
+        if (other := first.setdefault(question.id, number)) != number:
+            raise ValueError(
+                f"{where}: its id, {question.id}, is that of line {other}, too (without one it is the line's number); give "
+                "each its own"
+            )
     return questions[:limit]
 
 
-def _question(where: str, number: int, text: str) -> Question:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"eval.tasks: {where}: {error}; each line is an object, {EXAMPLE}") from None
+def _question(where: str, number: int, content: Any) -> Question:
     if not isinstance(content, dict):
-        raise ValueError(f"eval.tasks: {where} is no object; use {EXAMPLE}")
+        raise ValueError(f"{where} is no object; use {EXAMPLE}")
     if unknown := [key for key in content if key not in KEYS]:
-        raise ValueError(f"eval.tasks: {where}: {unknown[0]!r:.100} is unknown; a line has {', '.join(KEYS)}")
+        raise ValueError(f"{where}: {unknown[0]!r:.100} is unknown; a line has {', '.join(KEYS)}")
     asked, kinds = content.get("question"), [kind for kind in KINDS if kind in content]
     if not isinstance(asked, str) or not asked.strip():
-        raise ValueError(f"eval.tasks: {where} has no question; use {EXAMPLE}")
+        raise ValueError(f"{where} has no question; use {EXAMPLE}")
     if len(kinds) != 1:
-        raise ValueError(f"eval.tasks: {where} needs exactly one of {', '.join(KINDS)}; use {EXAMPLE}")
+        raise ValueError(f"{where} needs exactly one of {', '.join(KINDS)}; use {EXAMPLE}")
     named = str(content.get("id", number))
     return Question(named, asked, kinds[0], **_held_against(where, kinds[0], content))
 
 
 def _held_against(where: str, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     value = content[kind]
-    if kind == "answer":
+    if kind == ANSWER:
         answers = value if isinstance(value, list) else [value]
         if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise ValueError(f"eval.tasks: {where}: answer is no text, and no list of texts; use {EXAMPLE}")
+            raise ValueError(f"{where}: answer is no text, and no list of texts; use {EXAMPLE}")
         return {"answers": answers}
     if kind == "checks":
         if not isinstance(value, list) or not all(isinstance(check, dict) and "kind" in check for check in value):
-            raise ValueError(f'eval.tasks: {where}: checks is no list of {{"kind": ...}}')
+            raise ValueError(f'{where}: checks is no list of {{"kind": ...}}')
+        if not value:
+            raise ValueError(f'{where}: checks is empty, and every answer would keep to it; give one, {{"kind": ...}}')
         for check in value:
             try:
                 instructions.refuse(check)
             except ValueError as error:
-                raise ValueError(f"eval.tasks: {where}: {error}") from None
+                raise ValueError(f"{where}: {error}") from None
         return {"checks": value}
     if kind == "tests":
         if not isinstance(value, str) or "assert" not in value:
+            raise ValueError(f"{where}: tests is no text with assert; give the lines of Python that must hold")
+        try:
+            ast.parse(value)
+        except SyntaxError as error:
             raise ValueError(
-                f"eval.tasks: {where}: tests is no text with assert; give the lines of Python that must hold"
-            )
+                f"{where}: tests is no Python, and no answer would pass: {error.msg} (line {error.lineno} of tests); mend it"
+            ) from None
         return {"tests": value}
-    tools = content.get("tools")
+    return _call(where, content.get("tools"), value)
+
+
+def _call(where: str, tools: Any, value: Any) -> dict[str, Any]:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) and "name" in tool for tool in tools):
-        raise ValueError(f"eval.tasks: {where}: call needs tools, a list of functions as OpenAI's API has them")
-    if value is not None and not (isinstance(value, dict) and {"name", "arguments"} <= value.keys()):
-        raise ValueError(f'eval.tasks: {where}: call is neither null nor {{"name": ..., "arguments": ...}}')
+        raise ValueError(f"{where}: call needs tools, a list of functions as OpenAI's API has them")
+    if odd := next((tool["name"] for tool in tools if not isinstance(tool.get("parameters") or {}, dict)), None):
+        raise ValueError(f"{where}: parameters of {odd} is no JSON Schema; give an object, or leave it out")
+    if value is None:
+        return {"tools": tools, "call": None}
+    if not (isinstance(value, dict) and isinstance(value.get("arguments"), dict) and "name" in value):
+        raise ValueError(f'{where}: call is neither null nor {{"name": ..., "arguments": {{...}}}}')
+    if value["name"] not in (names := [tool["name"] for tool in tools]):
+        raise ValueError(
+            f"{where}: call names {value['name']}, which tools does not have; use {' or '.join(map(str, names)) or 'null'}"
+        )
     return {"tools": tools, "call": value}

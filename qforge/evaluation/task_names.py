@@ -19,7 +19,7 @@ def faults(names: list[str]) -> list[str]:
 def _fault(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, 3)
     fix = f"use {' or '.join(near)}" if near else "give one of `lm-eval ls tasks`"
-    return f"eval.tasks: lm-eval has no task {name}; {fix}, or a YAML file"
+    return f"eval.tasks: lm-eval has no task {name}; {fix}, a file of a task (.yaml) or one of questions (.jsonl)"
 
 
 if __name__ == "__main__":

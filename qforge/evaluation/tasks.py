@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from qforge.config import given_files
 from qforge.config.evaluation import Eval
 from qforge.config.places import given_path
 from qforge.envs.lifetime import importing
@@ -39,8 +40,18 @@ def data_files(settings: Eval) -> list[Path]:
 def _data(settings: Eval, file: Path) -> dict[str, Path]:
     """Where each split of a task file lies: in eval.task_data if that is given, else beside the file."""
     folder = given_path(settings.task_data) if settings.task_data else file.parent
-    content = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # strings only: a tag of lm-eval's is no error
-    return {split: folder / name for split, name in content["dataset_kwargs"]["data_files"].items()}
+    try:
+        text = given_files.text(file, "eval.tasks")
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # strings only: a tag of lm-eval's is no error
+        named = content["dataset_kwargs"]["data_files"].items()
+    except yaml.YAMLError as error:
+        raise ValueError(f"eval.tasks: {file}: is no YAML: {' '.join(str(error).split())}; mend it") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"eval.tasks: {file}: does not say where its data are; give dataset_kwargs: {{data_files: {{test: FILE}}}}, as "
+            "data/tasks/gsm8k.yaml does, or name a task of lm-eval"
+        ) from None
+    return {split: folder / name for split, name in named}
 
 
 def task(settings: Eval, name: str) -> str | dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from qforge.config import given_files
 from qforge.config.job import Bench
 from qforge.config.places import given_path
 
@@ -41,19 +42,11 @@ def read(file: Path, input_len: int, output_len: int) -> list[Call]:
 
     Raises ValueError for a line that is no request: where, and the fix.
     """
-    calls = [
-        _call(f"bench.trace: {file} line {n}", text)
-        for n, text in enumerate(file.read_text().splitlines(), 1)
-        if text.strip()
-    ]
+    calls = [_call(where, line) for _, where, line in given_files.json_lines(file, "bench.trace", EXAMPLE)]
     return [call for call in calls if call.input_length <= input_len and call.output_length <= output_len]
 
 
-def _call(where: str, text: str) -> Call:
-    try:
-        line = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: {error}; each line is an object, {EXAMPLE}") from None
+def _call(where: str, line: Any) -> Call:
     lengths = [line.get(name) for name in ("input_length", "output_length")] if isinstance(line, dict) else [None]
     if not all(type(length) is int and length > 0 for length in lengths):
         raise ValueError(f"{where}: input_length and output_length are numbers of tokens, 1 or more; use {EXAMPLE}")

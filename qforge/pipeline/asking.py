@@ -35,13 +35,19 @@ def check(job: Job) -> None:
             f"eval.own_answers.tokens={settings.own_answers.tokens}: the server has a context of {room} tokens, and the prompt "
             "needs some; use less, or a larger runtime.args.max_model_len"
         )
-    _check_questions(job.comes_to("evaluate"), [task for task in settings.tasks if task.endswith(questions.ENDING)])
+    _check_questions(job, [task for task in settings.tasks if task.endswith(questions.ENDING)])
 
 
-def _check_questions(runs: bool, tasks: list[str]) -> None:
-    named: dict[str, str] = {}
+def _check_questions(job: Job, tasks: list[str]) -> None:
+    runs, named = job.comes_to("evaluate"), dict[str, str]()
+    silent = job.eval.chat is False or job.runtime.engine is Engine.transformers
     for task in tasks:
         kind = questions.read(given_path(task))[0].kind
+        if kind != questions.ANSWER and silent and "evaluate" in job.stages:
+            why = "eval.chat=false" if job.eval.chat is False else f"runtime={job.runtime.name}, which has no chat API"
+            raise ValueError(
+                f"eval.tasks: {task}: questions with {kind} are asked in chat alone, and {why}; leave that out, or {task}"
+            )
         if kind == "tests" and runs and (fault := sandbox.fault()):
             raise ValueError(
                 f"eval.tasks: {task} runs code that a model wrote, and {fault}; install bubblewrap, or leave {task} out"

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from qforge.config import bounds, calibration
+from qforge.config import bounds, calibration, given_files
 from qforge.config.calibration import calib_files
 from qforge.config.evaluation import eval_files
 from qforge.config.job import Criterion, Job, Sensitivity, Vendor
@@ -246,5 +246,4 @@ def _check_files(job: Job) -> None:
             raise ValueError(f"eval.tasks: {file}: no such file; give the folder that has it as eval.task_data")
     trace.check(job.bench)
     for key, path in (calib_files(job.calib) | eval_files(job.eval)).items():
-        if not given_path(path).is_file():
-            raise ValueError(f"{key}={path}: no such file; give a file that exists")
+        given_files.refuse(path, key)

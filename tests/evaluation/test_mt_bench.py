@@ -165,6 +165,14 @@ def test_a_judge_of_no_use_is_refused_before_anything_is_fetched(
         judging.greet(made(api))
 
 
+@pytest.mark.parametrize("line", ["{}", '{"turns": ["one"]}', '{"turns": ["one", 2]}', "[1]"])
+def test_a_question_without_two_turns_is_refused_in_the_plan(tmp_path: Path, line: str) -> None:
+    (tmp_path / "mine.jsonl").write_text(f"{json.dumps({'turns': TURNS})}\n{line}\n")
+    asked = job("eval.judge.base_url=http://127.0.0.1:1/v1", f"eval.judge.questions={tmp_path}/mine.jsonl")
+    with pytest.raises(ValueError, match=r"^eval\.judge\.questions: .*mine\.jsonl line 2: turns are the two texts"):
+        judging.notes(asked)
+
+
 def test_cost_and_time_are_said_before_it_begins(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     whole = made(api, "method=rtn")
     (note,) = judging.notes(whole)

@@ -40,6 +40,12 @@ def test_a_line_is_a_question_with_one_or_more_answers(tmp_path: Path) -> None:
         ('{"question": "q", "checks": [{"kind": "has"}]}', "line 1: checks: has needs text"),
         ('{"question": "q", "call": null}', "line 1: call needs tools"),
         ('{"question": "q", "tools": [{"name": "f"}], "call": "f"}', "call is neither null nor"),
+        ('{"question": "q", "checks": []}', "line 1: checks is empty, and every answer would keep to it"),
+        ('{"question": "q", "tests": "assert f(1"}', r"line 1: tests is no Python, .*was never closed \(line 1 of tests\)"),
+        ('{"question": "q", "tools": [{"name": "f"}], "call": {"name": "g", "arguments": {}}}', "names g, which .*; use f"),
+        ('{"question": "q", "tools": [{"name": "f"}], "call": {"name": "f", "arguments": 3}}', "call is neither null nor"),
+        ('{"question": "q", "tools": [{"name": "f", "parameters": [1]}], "call": null}', "parameters of f is no JSON Schema"),
+        (f'{{"id": "2", "question": "q", "answer": "a"}}\n{GOOD}', "line 2: its id, 2, is that of line 1, too"),
         (f'{GOOD}\n{{"question": "q", "checks": [{{"kind": "quoted"}}]}}', "mixes answer, checks, call, tests; use one file"),
     ],
 )  # fmt: skip
@@ -47,6 +53,55 @@ def test_a_line_that_is_no_question_is_refused_in_the_plan(tmp_path: Path, text:
     file = tmp_path / "mine.jsonl"
     file.write_text(text)
     with pytest.raises(ValueError, match=rf"^eval\.tasks: .*{message}"):
+        check(job(f"eval.tasks=[{file}]"))
+
+
+def test_lines_are_read_as_editors_and_the_web_write_them(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    text = '{"question": "a\u2028b", "answer": "\u00e9"}'  # JSON takes this end of a line inside of a text
+    file.write_bytes(f"\ufeff{text}\r\n\r\n{GOOD}".encode())
+    first, second = questions.read(file)
+    assert (first.question, first.answers, second.id) == ("a\u2028b", ["\u00e9"], "3")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "eval.tasks", "bench.trace", "eval.texts.wikitext.path", "calib.texts.wikitext.path", "eval.stability.prompts",
+        "eval.judge.questions",
+    ],
+)  # fmt: skip
+def test_a_file_in_another_encoding_is_refused_in_the_plan(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(GOOD.replace("Spain", "España").encode("latin-1"))
+    asked = ["eval.judge.base_url=http://127.0.0.1:1/v1"] if "judge" in key else []
+    with pytest.raises(ValueError, match=rf"^{key}: {file}: is no text in UTF-8 \(byte \d+: .*; save it as UTF-8$"):
+        check(job(f"{key}=[{file}]" if key == "eval.tasks" else f"{key}={file}", *asked))
+
+
+@pytest.mark.parametrize("override", ["eval.chat=false", "runtime=transformers"])
+def test_what_is_asked_in_chat_alone_is_refused_where_nobody_chats(override: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"questions with call are asked in chat alone, and {override}.*; leave that out, or"
+    ):
+        check(job("eval.tasks=[data/tasks/tool_calls.jsonl]", override))
+    check(job("eval.tasks=[data/tasks/short_answers.jsonl]", override))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is no YAML: while parsing a flow node"),
+        ("task: x", "does not say where its data are; give dataset_kwargs"),
+        ("- 1", "does not say where its data are"),
+        ("", "does not say where its data are"),
+        ("dataset_kwargs: {data_files: x.jsonl}", "does not say where its data are"),
+    ],
+)
+def test_a_file_that_is_no_task_is_refused_in_the_plan(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"^eval\.tasks: {file}: {message}"):
         check(job(f"eval.tasks=[{file}]"))
 
 
