@@ -15,6 +15,14 @@ TOOLS = ("podman", "docker")
 # to stop by itself, since qforge.envs.guard has asked it before; no SELinux labels, since the folders are not the container's.
 OPTIONS = ("--network=host", "--ipc=host", "--pid=host", "--stop-timeout=0", "--security-opt=label=disable")
 
+# What vLLM and its kernels compile at a server's start they would write into the home of a container that is gone with it.
+# Read in vLLM 0.33 (envs.py), Triton (knobs.py), humming-kernels 0.1.19 (utils/jit.py: its locks are in TMP), and of FlashInfer
+# in its documentation.
+COMPILED = {
+    "VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton", "HUMMING_CACHE_DIR": "humming/cache",
+    "HUMMING_TMP_DIR": "humming/tmp", "FLASHINFER_WORKSPACE_BASE": "flashinfer", "CUDA_CACHE_PATH": "cuda",
+}  # fmt: skip
+
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # which GPUs, where the caller says
 
 
@@ -40,6 +48,12 @@ class Container:
         # an image's own entry point may be a server (vllm/vllm-openai)
         own = ["--rm", "--name", name, "--entrypoint", "python3", *OPTIONS, *volumes, *passed, *self.arguments]
         return [self.tool, "run", *own, self.image, *arguments], [self.tool, "rm", "--force", name]
+
+
+def compiled(image: str, store: Path) -> dict[str, str]:
+    """Where what an image compiles is kept for its next container: variables with folders in the store."""
+    folder = store / "compiled" / image.removeprefix("sha256:")[:12]
+    return {variable: str(folder / part) for variable, part in COMPILED.items()}
 
 
 @cache  # asked for every key of a run

@@ -88,10 +88,12 @@ def _contained(job: Job) -> Environment:
     arguments = tuple(job.runtime.container_args)
     paths = [Path(os.path.expanduser(path)).absolute() for path in (job.model.path, job.artifact) if path]
     linked = {file.resolve().parent for folder in paths for file in folder.glob("*") if file.is_symlink()}
-    container = Container(tool, image, arguments, (*readable(), *paths, *sorted(linked)), (store_path(job.store),))
+    store = store_path(job.store)
+    container = Container(tool, image, arguments, (*readable(), *paths, *sorted(linked)), (store,))
     settings = json.dumps([arguments, sorted(job.runtime.environ.items())])  # they too decide what is found there
     identity = f"{image}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-    return Environment(Path(sys.executable), identity, None, job.runtime.environ, container)
+    environ = {**containers.compiled(image, store), **job.runtime.environ}
+    return Environment(Path(sys.executable), identity, None, environ, container)
 
 
 def _given(name: str, job: Job) -> Environment | None:

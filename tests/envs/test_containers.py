@@ -89,6 +89,24 @@ def test_the_command_line(tools: Path, tmp_path: Path) -> None:
     assert name not in box.start([], {})[0]
 
 
+def test_what_a_server_compiles_is_there_for_the_next_container_of_the_image(tools: Path, tmp_path: Path) -> None:
+    """Two rows share it, since it lies in the store; another image has its own; who names a folder of their own gets it."""
+    tool(tools, "podman", "echo sha256:0123456789abcdef")
+    asked = ("runtime=container", "runtime.container=x", f"store={tmp_path}")
+    row, other = (interpreters.of_runtime(job(*asked, f"method={method}")) for method in ("rtn", "gptq"))
+    assert row.environ["HUMMING_CACHE_DIR"] == f"{tmp_path}/compiled/0123456789ab/humming/cache"
+    assert row.environ == other.environ
+    assert row.container
+    assert row.container.writes == (tmp_path,)
+    assert "--env=VLLM_CACHE_ROOT" in row.container.start([], row.environ)[0]
+    own = interpreters.of_runtime(job(*asked, "+runtime.environ.VLLM_CACHE_ROOT=/mine"))
+    assert own.environ["VLLM_CACHE_ROOT"] == "/mine"
+    assert containers.compiled("sha256:fedcba9876543210", tmp_path).keys() == containers.COMPILED.keys()
+    assert (
+        "compiled/fedcba987654/triton" in containers.compiled("sha256:fedcba9876543210", tmp_path)["TRITON_CACHE_DIR"]
+    )
+
+
 @pytest.mark.parametrize(
     ("hw", "image", "options"),
     [
