@@ -1,13 +1,14 @@
 """results/chat.md, drawn from results/chat/: what answers in chat lose, and how often the verdict is wrong about it.
 
     python benchmarks/chat.py
+    python benchmarks/chat.py row RUN/row.json OUT.json
     python benchmarks/chat.py seeds OUT.json NAME=ANSWERS.jsonl ...
 
-The first draws the page. Rows (row.json of a run with eval=chat) are results/chat/MODEL-METHOD-HW.json, those of long prompts
-(eval.long_context) results/chat/long-MODEL-METHOD-HW.json. The second keeps of many runs of answers (answers.jsonl, or
-bf16-answers.jsonl) what was right and what was broken by task, seed and question, as a figure each:
-results/chat/seeds-MODEL-HW.json, from which the verdict is drawn again and again, with other seeds each time. Of a run with
-eval.seeds=63 (seeds-MODEL-HW-63.json) each draw has seeds of its own:
+The first draws the page. The second keeps a row without the places of the machine that made it: of a run with eval=chat as
+results/chat/MODEL-METHOD-HW.json, of long prompts (eval.long_context) as results/chat/long-MODEL-METHOD-HW.json. The third
+keeps of many runs of answers (answers.jsonl, or bf16-answers.jsonl) what was right and what was broken by task, seed and
+question, as a figure each: results/chat/seeds-MODEL-HW.json, from which the verdict is drawn again and again, with other seeds
+each time. Of a run with eval.seeds=63 (seeds-MODEL-HW-63.json) each draw has seeds of its own:
 
     python run.py model=MODEL eval=chat eval.seeds=63 gate=chat gate.required=false method=rtn group_size=-1 hydra.run.dir=RUN
     python benchmarks/chat.py seeds results/chat/seeds-MODEL-HW-63.json bf16=RUN/bf16-answers.jsonl damaged=RUN/answers.jsonl
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +49,12 @@ Kept = dict[
 
 
 def main() -> None:
-    """Draw the page, or keep answers."""
-    if sys.argv[1:2] == ["seeds"]:
+    """Draw the page, or keep a row or answers."""
+    if sys.argv[1:2] == ["row"]:
+        row = json.loads(Path(sys.argv[2]).read_text())
+        row["command"] = re.sub(r" \S+=/\S*", "", row["command"])
+        Path(sys.argv[3]).write_text(json.dumps(row, indent=1) + "\n")
+    elif sys.argv[1:2] == ["seeds"]:
         named = [word.partition("=") for word in sys.argv[3:]]
         Path(sys.argv[2]).write_text(json.dumps({name: keep(Path(file)) for name, _, file in named}, indent=1) + "\n")
     else:
