@@ -1,6 +1,6 @@
 """What choices of formats are worth at equal bytes: by measured losses, by ModelOpt's AutoQuantize and AutoRound's AutoScheme.
 
-    .venvs/quant/bin/python benchmarks/mixed.py RUN --bits 9 9.5 10 [--store .store] [--windows 6]
+    OMP_WAIT_POLICY=PASSIVE .venvs/quant/bin/python benchmarks/mixed.py RUN --bits 9 9.5 10 [--store .store] [--windows 6]
 
 RUN is the folder of a finished run of method=budget whose candidates are bf16, w8a8 and INT4 (rtn:GROUP); --bits are per weight
 of the whole checkpoint. Both libraries score on the windows that RUN's losses were measured on and choose for the bits that the

@@ -602,7 +602,11 @@ def choices(file: Path) -> list[str]:
         {"choice": row["formats"], "bits per weight": f"{row['bits']:.2f}"}
         | {f"parts in {name}": f"{count} ({row['least']['parts'][name]})" for name, count in row["parts"].items()}
         | {f"KL {text}": f"{kl:.4f} ({row['least']['kl'][text]:.4f})" for text, kl in row["kl"].items()}
-        | {"least measured loss is lower on": str(row["least_is_lower_on"])}
+        | {
+            "least measured loss is lower on": "the same choice"
+            if row["kl"] == row["least"]["kl"]
+            else str(row["least_is_lower_on"])
+        }
         for row in found["choices"]
     ]
     took = ", ".join(f"{way} {seconds:.0f} s" for way, seconds in found["seconds"].items())
