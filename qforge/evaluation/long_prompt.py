@@ -26,18 +26,25 @@ class LongPrompt:
             tokens: list[int] = tokenizer(self.text(count))["input_ids"]
             return tokens
 
-        if (bare := len(ids(0))) > length:
+        least, most = 0, 1  # of the pieces: doubled until they are too many, then drawn together
+        fitting, beyond = ids(least), ids(most)
+        if len(fitting) > length:
             raise ValueError(
-                f"eval.long_context.lengths: {length} tokens have no room for a question of {bare}; leave that length out"
+                f"eval.long_context.lengths: {length} tokens have no room for a question of {len(fitting)}; leave that "
+                "length out"
             )
-        most = 1  # of the pieces: doubled until they are too many, then halved between
-        while len(ids(most)) <= length:
+        while len(beyond) <= length:
+            least, fitting = most, beyond
             most *= 2
-        least = most // 2
+            beyond = ids(most)
         while most - least > 1:
-            middle = (least + most) // 2
-            least, most = (middle, most) if len(ids(middle)) <= length else (least, middle)
-        return ids(least)
+            share = (length - len(fitting)) / (len(beyond) - len(fitting))  # the tokens grow about as the pieces do
+            between = min(max(least + round(share * (most - least)), least + 1), most - 1)
+            if len(tokens := ids(between)) <= length:
+                least, fitting = between, tokens
+            else:
+                most, beyond = between, tokens
+        return fitting
 
     def found(self, answer: str) -> float:
         """The share of what is wanted that stands in an answer, in whatever case: RULER's string_match_all. Where one is
