@@ -150,7 +150,7 @@ def _measure(request: Request, load: Load) -> dict[str, float]:
         raise RuntimeError(
             f"{result['failed']} of {result['num_prompts']} requests failed at concurrency {load.options.max_concurrency}"
         )
-    began = min(result["start_times"])  # before, for seconds, the prompts are made and the server idles
+    began = min(result["start_times"])  # before it main() loads the tokenizer, and the server idles
     used = usage.summary(int(result["total_output_tokens"]), (began, began + result["duration"]))
     return {**{name: float(result[name]) for name in KEPT}, **used}
 
