@@ -14,7 +14,7 @@ import httpx
 
 from qforge.config.job import Job
 from qforge.config.secrets import value as secret_value
-from qforge.envs.process import Environment, StageError
+from qforge.envs.process import Environment
 from qforge.runtimes import server
 from qforge.runtimes.diagnose import ServerFailed
 from qforge.runtimes.server import Server
@@ -108,15 +108,19 @@ def _kernel(line: str) -> str | None:
 
 
 def canary(server: Server) -> dict[str, Any]:
-    """Ask the server something twice, greedily. Raises StageError unless the answer is language and the same twice."""
+    """Ask the server something twice, greedily. Raises ServerFailed unless both answers are language.
+
+    That they differ is said and is no fault: with other servers beside it on an H200, vLLM 0.33 answered otherwise the second
+    time for 5 of 20 checkpoints of SmolLM2-135M (LOG, 2026-11-30), and it promises no more.
+    """
     first, second = (answer(server, QUESTION, ANSWER) for _ in range(2))
-    if fault := not_language(first):
-        raise ServerFailed(
-            f"the model answers {first[:120]!r}, which is {fault}: the checkpoint is damaged", server.log
-        )
-    if first != second:
-        raise StageError(f"serve: greedy text differs: {first!r}, then {second!r}  (log: {server.log})")
-    return {"question": QUESTION, "answer": first, "same_twice": True}
+    for text in (first, second):
+        if fault := not_language(text):
+            raise ServerFailed(
+                f"the model answers {text[:120]!r}, which is {fault}: the checkpoint is damaged", server.log
+            )
+    same = first == second
+    return {"question": QUESTION, "answer": first, "same_twice": same, **({} if same else {"second": second})}
 
 
 def answer(server: Server, question: str, tokens: int) -> str:

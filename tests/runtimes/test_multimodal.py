@@ -1,4 +1,4 @@
-"""What is asked of a model that hears and sees, and what its answers mean."""
+"""What a server is asked at its start, of text, sounds and pictures, and what its answers mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pytest
 
-from qforge.runtimes import multimodal
+from qforge.runtimes import multimodal, vllm
 from qforge.runtimes.diagnose import ServerFailed
 from qforge.runtimes.server import Server
 
@@ -86,3 +86,15 @@ def test_an_image_without_effect(text: str, tokens: int, words: str, tmp_path: P
 
     with answering(says, tmp_path / "log") as server, pytest.raises(ServerFailed, match=words):
         multimodal.ask(server, hears=False, sees=True)
+
+
+@pytest.mark.parametrize("second", ["The capital of France is Paris.", "It is Paris, on the river Seine."])
+def test_a_greedy_answer_that_changes_is_said_and_garbage_is_refused(second: str, tmp_path: Path) -> None:
+    texts = ["The capital of France is Paris.", second, second, "the the the the the the the the the the the the"]
+    with answering(lambda _: answer(texts.pop(0), 5), tmp_path / "log") as server:
+        asked = vllm.canary(server)
+        with pytest.raises(ServerFailed, match="the same words repeated: the checkpoint is damaged"):
+            vllm.canary(server)
+    assert asked["answer"] == "The capital of France is Paris."
+    assert asked["same_twice"] == (second == asked["answer"])
+    assert asked.get("second", asked["answer"]) == second
