@@ -112,7 +112,7 @@ def with_tables(name: str) -> str:
 def drawn(mark: str) -> list[str]:
     """The table of a mark."""
     if mark == "every method":
-        return compared("cpu")
+        return compared()
     if mark == "energy":
         return energy("qwen3_8b_random", "2026-11-29")
     if mark == "matched speed":
@@ -205,26 +205,27 @@ def stream(row: Row) -> dict[str, str]:
     }
 
 
-def compared(hw: str) -> list[str]:
-    """Every method that was compared on this hardware, a column of losses for each model; what loses least comes first."""
-    folders = sorted((RESULTS / "methods").glob(f"*-{hw}"))
+def compared() -> list[str]:
+    """Every method that was compared, a column of losses for each model on each hardware; what loses least comes first."""
     lines: dict[str, dict[str, Row]] = {}
-    for folder in folders:
+    columns = []
+    for folder in sorted((RESULTS / "methods").iterdir()):
+        model, _, hw = folder.name.rpartition("-")
+        columns.append(model if hw == "cpu" else f"{model}, {hw}")
         for file in sorted(folder.glob("*.json")):
             row = read(file)
             if row["method"] != "bf16":
-                lines.setdefault(called(row), {})[row["model"]] = row
-    models = [folder.name.removesuffix(f"-{hw}") for folder in folders]
+                lines.setdefault(called(row), {})[columns[-1]] = row
     made = []
     for name, rows in lines.items():
         done = [row for row in rows.values() if not row.get("failed")]
         if not done:
             continue  # refused for each of the models: with its reason below their own tables
-        losses = {model: kl(rows[model]) for model in rows}
+        losses = {column: kl(row) for column, row in rows.items()}
         cells = {"method": name, "bits packed": f"{max(row['size']['quantized_bits_per_weight'] for row in done):.2f}"}
-        cells |= {f"KL on {model}": losses.get(model, "") for model in models}
+        cells |= {f"KL on {column}": losses.get(column, "") for column in columns}
         cells["CPU s of each"] = " / ".join(
-            f"{rows[m]['quantize']['cpu_seconds']:.0f}" if rows.get(m) in done else "-" for m in models
+            f"{rows[c]['quantize']['cpu_seconds']:.0f}" if rows.get(c) in done else "-" for c in columns
         )
         made.append((fmean(map(distance, done)), cells))
     return markdown([cells for _, cells in sorted(made, key=lambda pair: pair[0])])
