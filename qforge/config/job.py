@@ -205,8 +205,8 @@ class Job:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the checkpoint depends on the calibration text."""
-        return self.method.calibrated or self.kv.calibrated
+        """Whether a checkpoint is to be made that depends on the calibration text; of a given one nobody knows."""
+        return not self.artifact and (self.method.calibrated or self.kv.calibrated)
 
     @property
     def speaks(self) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from qforge.config.bounds import bounded
+from qforge.config.bounds import bounded, line
 
 PLAIN = ("auto", "bfloat16", "float16")  # dtypes of 16 bits
 TENSOR, HEAD = "tensor", "attn_head"  # as llm-compressor and vLLM call them
+GIVEN = "of the artifact"  # the name of a cache whose scales a given checkpoint brings
 
 
 @dataclass
 class KvCache:
-    name: str = "auto"  # its file in conf/kv/
-    dtype: str = "auto"  # vLLM's own kv_cache_dtype; auto: the model's
+    name: str = line("auto")  # its file in conf/kv/
+    dtype: str = line("auto")  # vLLM's own kv_cache_dtype; auto: the model's
     # of scales that the calibration text decides and the checkpoint holds: one per layer, or one per layer and head; none:
     # no scales, which vLLM takes as 1.0
     strategy: str | None = bounded(None, one_of=(TENSOR, HEAD))

@@ -12,7 +12,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from qforge.inspect import equality, finite, grid, ignore_list, layouts, omni_list, rows, scales, targets, weights
+from qforge.inspect import (
+    equality,
+    finite,
+    grid,
+    ignore_list,
+    kv_scales,
+    layouts,
+    omni_list,
+    rows,
+    scales,
+    targets,
+    weights,
+)
 from qforge.inspect.report import Report
 from qforge.models import checkpoint, quantization_config
 from qforge.models.checkpoint import Stored, Tensor
@@ -37,7 +49,7 @@ def inspect(artifact: Path, plan: Plan, source: Path) -> Report:
     tensors = layouts.without_order(tensors, config, plan.modules)
     if config.get("tie_word_embeddings") and "lm_head.weight" not in plan.tensors:
         tensors.pop("lm_head.weight", None)
-    _kv_scales(tensors, config, plan, report)
+    kv_scales.check(tensors, config, plan, report)
     if plan.simulated:
         _names_and_shapes(tensors, plan, report)
         _untouched(tensors, plan, _plain(source, plan), report)
@@ -182,26 +194,6 @@ def _weights(
         wrong = list(filter(None, pool.map(fault, at_hand)))
     report.checked["matrices of which rows were compared with the source"] = len(at_hand)
     report.add("not the source's weights", wrong, "packed words or scales are zero, damaged or another matrix's")
-
-
-def _kv_scales(tensors: dict[str, Stored], config: dict[str, Any], plan: Plan, report: Report) -> None:
-    """Scales of the KV cache must be positive, and announced, or vLLM would take 1.0. Those of somebody else's checkpoint are
-    in no plan, and are taken out of the tensors."""
-    if not quantization_config.has_kv_scales(config):
-        if plan.kv_scales:
-            report.faults.append(
-                "config.json: says nothing of the KV cache (kv_cache_scheme): vLLM would not read its scales"
-            )
-        return
-    of_cache = {name: tensor for name, tensor in tensors.items() if scales.KV.search(name)}
-    report.checked["scales of the KV cache"] = len(of_cache)
-    report.add("scales of the KV cache", scales.kv_faults(of_cache), "the cache would hold garbage")
-    for name in of_cache.keys() - plan.tensors.keys() if not plan.kv_scales else ():
-        del tensors[name]
-    if not of_cache:
-        report.faults.append(
-            "config.json: says that the KV cache has scales (kv_cache_scheme), but the checkpoint has none"
-        )
 
 
 def _quantized(plan: Plan) -> Iterator[tuple[Share, Module, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,6 @@ SUFFIXES = (
     "input_global_scale",
     "input_scale",
 )
-KV = re.compile(
-    r"(?:\.k_proj|\.v_proj)?\.(k|v)_scale$"
-)  # of the KV cache: as ModelOpt and as compressed-tensors name them
 OF_MATRIX = ("weight_global_scale", "weight_scale_2")  # of which vLLM takes one for what it fuses
 SLACK_RESCALED, SLACK = 64, 4  # by how much the largest weight may be off, where the method folds scales into it or not
 
@@ -96,23 +92,6 @@ def _fault(values: NDArray[Any], original: Stored | None) -> str | None:
         zero = zero[np.abs(original.read().astype(np.float32)).reshape(*values.shape, -1).max(axis=-1) > 0]
     share = float(zero.mean()) if zero.size else 0.0
     return f"{share:.1%} zero" if share > 0.01 else None
-
-
-def kv_faults(tensors: Mapping[str, Stored]) -> list[str]:
-    """Scales of the KV cache that cannot be right: positive numbers, one for a layer or one for each head, which have three
-    dimensions; keys and values of a layer have both or neither."""
-    wrong = []
-    pairs: dict[str, set[str]] = {}
-    for name, stored in tensors.items():
-        values = stored.read().reshape(-1).astype("float32")
-        if (len(values) != 1 and len(stored.shape) != 3) or not all(
-            0 < float(value) < float("inf") for value in values
-        ):
-            wrong.append(f"{name} ({', '.join(f'{value:g}' for value in values[:4])})")
-        match = KV.search(name)
-        assert match
-        pairs.setdefault(name[: match.start()], set()).add(match[1])
-    return wrong + [f"{layer} (of {' and '.join(kinds)} only)" for layer, kinds in pairs.items() if kinds != {"k", "v"}]
 
 
 def unshared(modules: Iterable[Module], tensors: Mapping[str, Stored]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from qforge.config.kv_cache import HEAD, TENSOR
 from qforge.json_files import read_json
 from qforge.models.formats import BLOCK, CT, FORMATS, MIXED
 
@@ -125,8 +126,33 @@ def without(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_kv_scales(config: dict[str, Any]) -> bool:
-    """Whether the checkpoint holds scales for an FP8 KV cache."""
+    """Whether the checkpoint announces a quantized KV cache."""
     return bool(announced(config).get("kv_cache_scheme"))
+
+
+def kv_strategy(config: dict[str, Any]) -> str | None:
+    """Of the scales of an FP8 KV cache: one per `tensor` or per `attn_head`; none where the checkpoint announces none.
+
+    Raises ValueError for a cache in another form, which vLLM refuses of compressed-tensors (0.32 compressed_tensors.py:1103)
+    and of ModelOpt reads as another dtype or not at all (utils/torch_utils.py:455).
+    """
+    scheme = announced(config).get("kv_cache_scheme")
+    if not scheme:
+        return None
+    if announced(config).get("quant_method") != CT:
+        eight = (scheme.get("num_bits"), scheme.get("type")) == (8, "float") if isinstance(scheme, dict) else None
+        if eight or (eight is None and str(scheme).upper() == "FP8"):
+            return TENSOR
+        raise ValueError(f"{WHERE}: kv_cache_scheme is {scheme!r:.100}, FP8 (8 bits, float) was expected")
+    scheme = _object(announced(config), "kv_cache_scheme", WHERE)
+    read = {"num_bits": (8,), "type": ("float",), "strategy": (TENSOR, HEAD), "symmetric": (True,)}
+    for key, values in read.items():
+        if scheme.get(key) not in values:
+            wanted = " or ".join(map(str, values))
+            raise ValueError(
+                f"{WHERE}.kv_cache_scheme: {key} is {scheme.get(key)!r:.60}, and vLLM reads {wanted} alone"
+            )
+    return str(scheme["strategy"])
 
 
 def _compressed(form: Any, group: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from qforge.config.decides import decided_by
 from qforge.config.job import Job, Rule
-from qforge.config.kv_cache import KvCache
+from qforge.config.kv_cache import GIVEN, KvCache
 from qforge.console import progress_line
 from qforge.disk import appear
 from qforge.envs import interpreters
@@ -111,14 +111,22 @@ def as_given(run: Run) -> Run:
 
 
 def _given_cache(job: Job, config: dict[str, Any]) -> KvCache:
-    """The cache that vLLM takes for a given artifact: one that announces scales has auto mean FP8."""
-    has = quantization_config.has_kv_scales(config)
-    if job.kv.calibrated and not has:
+    """The cache that vLLM takes for a given artifact: one that announces scales has auto mean FP8, and any FP8 read them.
+
+    Raises ValueError for scales that vLLM would not read, and where there are none.
+    """
+    try:
+        strategy = quantization_config.kv_strategy(config)
+    except ValueError as fault:
+        raise ValueError(f"artifact={job.artifact}: {fault}; mend its config.json") from None
+    if job.kv.calibrated and not strategy:
         raise ValueError(
             f"artifact={job.artifact} kv={job.kv.name}: its config.json announces no scales of the KV cache; use kv=fp8, which "
             "has none, or leave artifact out to make them"
         )
-    return replace(job.kv, name="of the artifact", dtype="fp8") if has and job.kv.dtype == "auto" else job.kv
+    if strategy and job.kv.dtype == "auto":
+        return KvCache(GIVEN, "fp8", strategy)
+    return replace(job.kv, strategy=strategy) if job.kv.dtype.startswith("fp8") else job.kv
 
 
 def quantizing_processes(job: Job) -> int:

@@ -89,7 +89,7 @@ def write_results(run: Run, results: dict[str, Any]) -> None:
 
 def _seen(job: Job, text: Text) -> dict[str, Any] | None:
     """What calibration has seen of a text; none where the method looks at none, or a given checkpoint's is not known."""
-    if not job.reads_text or job.artifact:
+    if not job.reads_text:
         return None
     kinds = {calibration_text.kind for calibration_text in job.calib.texts.values()}
     return contamination.seen(given_path(text.path), text.kind, calibrate.files(job).values(), kinds)

@@ -42,7 +42,7 @@ def estimate(
     """
     where = memory.deployment(job)
     emulated = any(share.serving.how in (How.emulated, How.simulated) for share in shares)
-    rates, in_memory = job.hw.tflops, (job.method.function and not job.method.streams) or job.kv.calibrated
+    rates, in_memory = job.hw.tflops, job.makes_checkpoint and (not job.method.streams or job.kv.calibrated)
     arithmetic = max(map(_arithmetic, shares), key=lambda name: rates.get(name, 0))
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]

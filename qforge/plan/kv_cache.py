@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qforge.config.job import Engine, Job
-from qforge.config.kv_cache import HEAD, KvCache
+from qforge.config.kv_cache import GIVEN, HEAD, KvCache
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import CT, Format
 from qforge.models.modules import Module
 from qforge.plan import support_matrix
-from qforge.plan.memory import Config, head_width
+from qforge.plan.memory import KV_BYTES, Config, head_width
 from qforge.plan.support_matrix import How, Serving
 
 MODELOPT = "modelopt"
@@ -19,6 +19,9 @@ MEASURED = (
     "a scale per layer mended nothing of Qwen2.5-Coder-1.5B in bf16 (perplexity 14.2 to 27.8, and 28.1 without scales), one "
     "per head a part (17.1; vLLM 0.33, H200: results/notes-h200.md); kv.strategy=attn_head makes those, for Hopper alone"
 )
+LARGEST, LARGEST_FNUZ, FNUZ = 448, 240, "gfx942"  # of E4M3, and of its form there
+E5M2 = "fp8_e5m2"
+PLAIN_CACHE = "kv.dtype=bfloat16"  # where auto would mean the FP8 that a checkpoint asks for
 ATTENTION = ("k_proj", "qkv_proj")  # each layer with keys of its own has one of them
 CPU_WIDTHS = (
     32  # a head's width must be a multiple, or an FP8 cache is refused (0.32 v1/attention/backends/cpu_attn.py:528)
@@ -35,13 +38,17 @@ class Row:
     fix: str
     dtypes: list[str] = field(default_factory=list)  # it speaks of; empty: every FP8 one
     scales: list[str] = field(default_factory=list)  # strategies it speaks of; empty: every one, and none
+    packers: list[str] = field(
+        default_factory=list
+    )  # quant_method of checkpoints it speaks of; empty: every one, and bf16
 
-    def fits(self, platform: str, kv: KvCache) -> bool:
-        """Whether it speaks of that cache there."""
+    def fits(self, platform: str, kv: KvCache, packer: str | None) -> bool:
+        """Whether it speaks of that cache there; `packer`: the checkpoint's quant_method."""
         return (
             platform in self.platforms
             and (not self.dtypes or kv.dtype in self.dtypes)
             and (not self.scales or kv.strategy in self.scales)
+            and (not self.packers or packer in self.packers)
         )
 
 
@@ -54,24 +61,31 @@ def refuse(job: Job, text: Config, serving: Serving, layout: Format) -> None:
     if kv.plain and not kv.calibrated:
         return
     if kv.calibrated and not kv.dtype.startswith("fp8"):
-        raise ValueError(f"kv={kv.name} kv.dtype={kv.dtype}: scales are of an FP8 cache; use kv.dtype=fp8 or kv=auto")
+        raise ValueError(
+            f"kv={kv.name} kv.dtype={kv.dtype} kv.strategy={kv.strategy}: scales are of an FP8 cache; use kv=fp8_calibrated "
+            "alone, or kv=auto without kv.strategy"
+        )
     if job.runtime.engine is not Engine.vllm:
         raise ValueError(f"kv={kv.name} runtime={job.runtime.name}: only vLLM keeps its cache in FP8; use kv=auto")
     if kv.dtype.startswith("fp8"):
-        _refuse_platform(job, text)
+        _refuse_platform(job, text, layout)
     if kv.calibrated and not job.artifact:
         _refuse_scales(job, text, serving, layout)
 
 
-def _refuse_platform(job: Job, text: Config) -> None:
+def _refuse_platform(job: Job, text: Config, layout: Format) -> None:
     platform = support_matrix.platform(job.hw, job.runtime)
+    packer = layout.quant_method or (CT if job.kv.calibrated else None)
+    given = job.kv.name == GIVEN
+    asks = f"artifact={job.artifact}: its config.json asks for an FP8 cache; " if given else f"kv={job.kv.name} "
+    named = f"{asks}hw={job.hw.name}: "
     rows = [Row(**row) for row in support_matrix.facts()["caches"]]
-    if row := next((row for row in rows if row.fits(platform, job.kv)), None):
-        raise ValueError(f"kv={job.kv.name} hw={job.hw.name}: {row.reason}; use {row.fix}")
+    if row := next((row for row in rows if row.fits(platform, job.kv, packer)), None):
+        raise ValueError(f"{named}{row.reason}; use {PLAIN_CACHE if given else row.fix}")
     if platform.startswith("cpu") and text.get("num_attention_heads") and head_width(text) % CPU_WIDTHS:
         raise ValueError(
-            f"kv={job.kv.name} hw={job.hw.name}: on a CPU vLLM keeps heads of a multiple of {CPU_WIDTHS} values in FP8, and "
-            f"those of {job.model.name} have {head_width(text)}; use kv=auto"
+            f"{named}on a CPU vLLM keeps heads of a multiple of {CPU_WIDTHS} values in FP8, and "
+            f"those of {job.model.name} have {head_width(text)}; use {PLAIN_CACHE if given else 'kv=auto'}"
         )
 
 
@@ -93,6 +107,11 @@ def _refuse_scales(job: Job, text: Config, serving: Serving, layout: Format) -> 
         )
 
 
+def layers(tree: Sequence[Module]) -> list[str]:
+    """The layers of attention that keep keys and values of their own, by name."""
+    return [m.name.rpartition(".")[0] for m in tree if m.kind == "attention" and m.leaf in ATTENTION]
+
+
 def scales(job: Job, text: Config, tree: Sequence[Module], layout: Format) -> dict[str, Tensor]:
     """The tensors of the scales, as llm-compressor or ModelOpt name them and vLLM reads them (0.32
     model_loader/weight_utils.py:1599).
@@ -102,25 +121,30 @@ def scales(job: Job, text: Config, tree: Sequence[Module], layout: Format) -> di
     """
     if not job.kv.calibrated or job.artifact:
         return {}
-    layers = [m.name.rpartition(".")[0] for m in tree if m.kind == "attention" and m.leaf in ATTENTION]
-    if not layers:
+    names = layers(tree)
+    if not names:
         raise ValueError(f"kv={job.kv.name} model={job.model.name}: no attention layer is known in it; use kv=auto")
     if layout.quant_method == MODELOPT:
-        return {f"{layer}.{part}_proj.{part}_scale": Tensor("F32", ()) for layer in layers for part in "kv"}
+        return {f"{layer}.{part}_proj.{part}_scale": Tensor("F32", ()) for layer in names for part in "kv"}
     heads = int(text.get("num_key_value_heads") or text["num_attention_heads"])
     shape = (heads, 1, 1) if job.kv.strategy == HEAD else (1,)
-    return {f"{layer}.{part}_scale": Tensor("BF16", shape) for layer in layers for part in "kv"}
+    return {f"{layer}.{part}_scale": Tensor("BF16", shape) for layer in names for part in "kv"}
 
 
 def notes(job: Job) -> list[str]:
     """What an FP8 cache costs, where that was measured."""
     if job.kv.plain or job.runtime.engine is not Engine.vllm:
         return []
+    unknown = f"what kv.dtype={job.kv.dtype} takes is not known here: memory is planned for 16 bits a value"
+    sizes = [] if job.kv.dtype in KV_BYTES else [unknown]
     if job.kv.calibrated or not job.kv.dtype.startswith("fp8"):
         said = f"kv={job.kv.name}: the verdict is against bf16 with a bf16 cache, so it has the cost of the cache"
-        return [said, *([MEASURED] if job.kv.calibrated else [])]
+        return [said, *sizes, *([MEASURED] if job.kv.calibrated and not job.artifact else [])]
+    largest = LARGEST_FNUZ if support_matrix.platform(job.hw, job.runtime) == FNUZ else LARGEST
+    cut = "digits are lost" if job.kv.dtype == E5M2 else f"keys beyond {largest} are cut off"
     return [
-        f"kv={job.kv.name} has no scales: keys beyond 448 are cut off. It took Qwen2.5-Coder-1.5B in bf16 from perplexity 15.1 "
+        f"kv.dtype={job.kv.dtype} without scales: {cut}. FP8 (E4M3) took Qwen2.5-Coder-1.5B in bf16 from perplexity 15.1 "
         "to 29.1, which short questions did not show (vLLM 0.26, H200: results/qwen2_5_coder_1_5b-bf16-kv_fp8-h200.json; by "
-        "position: results/notes-h200.md). kv=fp8_calibrated measures scales; the verdict is against bf16 with a bf16 cache"
+        "position: results/notes-h200.md). kv=fp8_calibrated measures scales; the verdict is against bf16 with a bf16 cache",
+        *sizes,
     ]

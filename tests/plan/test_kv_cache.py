@@ -50,7 +50,9 @@ def test_a_scale_for_keys_and_one_for_values_of_each_layer(overrides: list[str],
         (["hw=cpu", "hw.capability=amx", "method=rtn", HEADS], "takes the largest scale for all heads; use kv.strategy=tensor"),
         (["hw=cpu", "hw.capability=avx2", "method=bf16"], "an FP8 cache on a CPU needs AVX-512 or AMX; use kv=auto"),
         (["method=rtn", "runtime=transformers"], "only vLLM keeps its cache in FP8; use kv=auto"),
-        (["method=rtn", "kv.dtype=auto"], "scales are of an FP8 cache; use kv.dtype=fp8 or kv=auto"),
+        (["method=rtn", "kv.dtype=auto"], "kv.strategy=tensor: scales are of an FP8 cache; use kv=fp8_calibrated alone"),
+        (["method=rtn", "kv.dtype=fp8_e5m2"], r"E5M2 takes no scales; use kv=fp8_calibrated alone \(E4M3\)"),
+        (["hw=a100", "method=rtn", "kv.dtype=fp8_e5m2"], "E5M2 takes no scales; .*or kv=fp8 kv.dtype=fp8_e5m2 without"),
         (["method=nvfp4_llmc", "group_size=64", "unservable=measure"], "what is simulated is stored as plain bf16"),
         (["model=deepseek_v3", "method=bf16", "stages=[quantize]"], "one compressed vector for all heads"),
     ],
@@ -58,6 +60,18 @@ def test_a_scale_for_keys_and_one_for_values_of_each_layer(overrides: list[str],
 def test_what_would_not_be_read_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         planned(*([] if any(o.startswith("hw=") for o in overrides) else ["hw=h200"]), CALIBRATED, *overrides)
+
+
+def test_e5m2_beside_a_checkpoint_of_modelopts_is_refused() -> None:
+    with pytest.raises(ValueError, match="E5M2 beside no checkpoint of ModelOpt's; use kv=auto, or method=nvfp4_llmc"):
+        planned("hw=a100", "method=nvfp4", "kv=fp8", "kv.dtype=fp8_e5m2")
+    planned("hw=a100", "method=nvfp4_llmc", "kv=fp8", "kv.dtype=fp8_e5m2")
+
+
+def test_modelopts_scales_are_doubled_where_fp8_reaches_half_as_far() -> None:
+    assert (
+        planned("hw=mi325x", "method.format=nvfp4_w4a4_modelopt", "method=nvfp4_w4a4", CALIBRATED).kv_scales == "tensor"
+    )
 
 
 def test_heads_that_a_cpu_does_not_keep_in_fp8(tmp_path: Path) -> None:
@@ -69,11 +83,25 @@ def test_heads_that_a_cpu_does_not_keep_in_fp8(tmp_path: Path) -> None:
 
 def test_what_fp8_without_scales_costs_is_said_with_its_source() -> None:
     assert not [note for note in planned("hw=h200", "method=rtn", "group_size=128").notes if "kv=" in note]
-    (said,) = (note for note in planned("hw=h200", "method=bf16", "kv=fp8").notes if note.startswith("kv=fp8 "))
+    (said,) = (note for note in planned("hw=h200", "method=bf16", "kv=fp8").notes if note.startswith("kv.dtype=fp8 "))
+    assert "keys beyond 448 are cut off" in said
     assert "perplexity 15.1 to 29.1" in said
     assert "results/qwen2_5_coder_1_5b-bf16-kv_fp8-h200.json" in said
     (said,) = (note for note in planned("hw=h200", "method=bf16", CALIBRATED).notes if note.startswith(CALIBRATED))
     assert "against bf16 with a bf16 cache" in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["hw=mi325x", "kv=fp8"], "keys beyond 240 are cut off"),
+        (["hw=h200", "kv.dtype=fp8_e5m2"], "kv.dtype=fp8_e5m2 without scales: digits are lost"),
+        (["hw=h200", CALIBRATED, "kv.strategy=null"], "kv.dtype=fp8 without scales: keys beyond 448"),
+        (["hw=h200", "kv.dtype=int8_per_token_head"], "what kv.dtype=int8_per_token_head takes is not known here"),
+    ],
+)
+def test_what_is_said_of_other_caches(overrides: list[str], words: str) -> None:
+    assert words in " ".join(planned("method=bf16", *overrides).notes)
 
 
 def test_bf16_with_an_fp8_cache_is_judged_like_any_other() -> None:
