@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from qforge.config import compose, overrides
 from qforge.config.job import Job
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SWEEP = ("--multirun", "-m")
 BUDGET = "budget"  # the search that is one run: a method (conf/method/)
-HARDWARE, EXPERIMENT, SEARCH, SWEEPER = "hw=", "experiment=", "search=", "hydra/sweeper="
+HARDWARE, EXPERIMENT, METHOD, SEARCH, SWEEPER = "hw=", "experiment=", "method=", "search=", "hydra/sweeper="
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,16 @@ def command_of(config: DictConfig) -> Command:
 def expand(arguments: list[str]) -> list[str]:
     """The command line as Hydra wants it: hw=auto, experiment=LIST and search=NAME replaced by what they stand for.
 
-    Raises ValueError for a GPU that no file describes, and for a list or a search without --multirun, which would be one run.
+    Raises ValueError for a GPU that no file describes, for a list or a search without --multirun, which would be one run, and
+    for a search beside another method.
     """
     arguments, sweep = [_at_home(argument) for argument in arguments], bool(set(SWEEP) & set(arguments))
     for argument in arguments:
         overrides.refuse(argument)
+        if argument.startswith(METHOD) and argument != METHOD + BUDGET and SEARCH + BUDGET in arguments:
+            raise ValueError(
+                f"{SEARCH}{BUDGET} {argument}: the search is {METHOD}{BUDGET} itself; leave one of them out"
+            )
     return [_expanded(argument, sweep) for argument in arguments]
 
 
@@ -167,7 +173,7 @@ def run(command: Command, folder: str, debug: bool) -> int:
     try:
         clear(out, command.texts)
         start(command, out)
-    except (ValueError, OmegaConfBaseException) as error:
+    except (ValueError, OmegaConfBaseException, YAMLError) as error:
         return _end(out, "refused", message(error), 2, debug)
     except StageError as error:
         return _end(out, "failed", str(error), 1, debug)

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from qforge import cli
 from qforge.config import overrides, places
@@ -56,7 +57,12 @@ def main() -> int:
         sys.argv = [program, *cli.expand(_with_own_options(arguments))]
         os.environ[RAISE] = "1"
         _run_hydra()
-    except (ValueError, HydraException, OmegaConfBaseException) as refusal:  # before any job ran, that is bad input
+    except (
+        ValueError,
+        HydraException,
+        OmegaConfBaseException,
+        YAMLError,
+    ) as refusal:  # before any job ran, that is bad input
         if raise_for_user:
             raise
         print(f"refused: {message(refusal).removeprefix('refused: ')}", file=sys.stderr)
@@ -119,13 +125,18 @@ def version() -> str:
 def _with_own_options(arguments: list[str]) -> list[str]:
     """The arguments with --config-dir, where that or its variable is given; what lists options then knows the folder too.
 
-    Raises ValueError for a file in it that Hydra would never read, since qforge has one of the same name.
+    Raises ValueError where there is no such folder, and for a file in it that Hydra would never read, since qforge has one of
+    the same name.
     """
     given = [after for before, after in itertools.pairwise(arguments) if before in CONFIG_DIR]
     given += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{CONFIG_DIR[0]}=")]
     folder = given[0] if given else os.environ.get(places.CONFIG_VARIABLE)
     if not folder:
         return arguments
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"{CONFIG_DIR[0]} {folder}: no such folder; give yours, or make one with `qforge init {folder}`"
+        )
     for file in sorted(Path(folder).rglob("*.yaml")):
         if (places.CONF / file.relative_to(folder)).exists():
             raise ValueError(

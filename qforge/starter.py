@@ -22,9 +22,12 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"init {folder}: is qforge's own configuration; give a folder of yours")
     if there := [folder / file for file in files if (folder / file).exists()]:
         raise ValueError(f"init {folder}: {there[0]} exists; give another folder, or move it")
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(START / file, folder / file)
-        print(folder / file)
+    try:
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(START / file, folder / file)
+            print(folder / file)
+    except OSError as error:
+        raise ValueError(f"init {folder}: {error.strerror}; give a folder that can be created") from None
     print(f"next: edit them, then {' '.join(places.command())} --config-dir {folder} experiment=mine plan_only=true")
     return 0

@@ -14,6 +14,7 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from yaml import MarkedYAMLError, YAMLError
 
 from qforge.config import schema
 
@@ -26,11 +27,20 @@ SWEPT = re.compile(r"Ambiguous value for argument '(.*)'")
 ABSENT = re.compile(r"Could not delete from config\. '(.+)' does not exist")
 OTHER = re.compile(r"Could not delete from config\. The value of '(.+)' is (.*) and not (.*)\.")
 NOT_LOADED = re.compile(r"In '.+': Could not load '(.+)/(.+)'")
+QUOTED_NAME = re.compile(r"""[{,]\s*["'][^"']*["']\s*:""")
+NOT_TYPED = re.compile(r"dict is not a subclass of \w+")  # OmegaConf makes no entry of a type out of an override
 UNKNOWN = (ConfigKeyError, ConfigAttributeError)
 
 
 def message(error: Exception) -> str:
     """What was wrong, with the key and the fix, in one line."""
+    if isinstance(error, YAMLError):
+        return _no_yaml(error)
+    if isinstance(error, OverrideParseException) and QUOTED_NAME.search(error.override or ""):
+        return (
+            f"{shown(error.override)}: is no override: a name inside of {{}} has no quotes; put a backslash before each of its "
+            "special characters, as in {block\\:3: fp8}"
+        )
     if isinstance(error, OverrideParseException):
         return (
             f"{shown(error.override)}: is no override; use key=value, and put a value with special characters into quotes of "
@@ -43,6 +53,13 @@ def message(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException):
         return _of_value(error)
     return shown_lines(str(error)) if isinstance(error, HydraException) else str(error)
+
+
+def _no_yaml(error: YAMLError) -> str:
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return f"a file of the configuration is no YAML: {shown_lines(str(error))}; mend it"
+    mark = error.problem_mark
+    return f"{mark.name} line {mark.line + 1}: is no YAML: {shown_lines(str(error.problem))}; mend it"
 
 
 def shown(text: str) -> str:
@@ -106,6 +123,11 @@ def _of_value(error: OmegaConfBaseException, override: str = "") -> str:
         return f"{key}: {wrong}; set it, or give a value that needs none"
     if isinstance(error, UNKNOWN):
         return _no_key(key)
+    if NOT_TYPED.search(wrong):
+        return (
+            f"{shown(override or key)}: an entry like this cannot be added on the command line; write it into an option of "
+            "your own, which `qforge init` begins, and give its folder with --config-dir"
+        )
     if needed := schema.needed(key):
         return f"{shown(override or key)}: {wrong}; use {needed}"
     if key.startswith(HYDRA):

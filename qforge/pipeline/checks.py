@@ -109,7 +109,8 @@ def _check_groups(method: Method) -> None:
         )
     if method.bits is not None and not method.candidates:
         raise ValueError(
-            f"method.bits={method.bits} method={method.name}: only method=budget has a size; use that, or leave it out"
+            f"method.bits={method.bits} method={method.name}: only method=budget with its candidates has a size; use that, or "
+            "leave it out"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import ceil
 from pathlib import Path
 
@@ -69,6 +70,11 @@ def options(job: Job, folder: Path | None, vllm: str = NEWEST) -> Options:
         raise ValueError(
             f"method.candidates={job.method.candidates}: leaves nothing to choose; give two formats or more, as in [bf16,fp8]"
         )
+    for name, other in combinations(candidates, 2):
+        if job.method.schemes[name] == job.method.schemes[other]:
+            raise ValueError(
+                f"method.candidates={job.method.candidates}: {name} and {other} are one format; leave one out"
+            )
     plans = {name: plan.make(_alone(job, name), folder, vllm) for name in candidates}
     _refuse(job, plans)
     held = {name: {m.name for share in made.shares for m in share.modules} for name, made in plans.items()}
@@ -84,7 +90,7 @@ def options(job: Job, folder: Path | None, vllm: str = NEWEST) -> Options:
 
 def _alone(job: Job, candidate: str) -> Job:
     """The job with everything in one format."""
-    return replace(job, method=replace(job.method, candidates=[], formats=dict.fromkeys(KINDS, candidate)))
+    return replace(job, method=replace(job.method, candidates=[candidate], formats=dict.fromkeys(KINDS, candidate)))
 
 
 def _refuse(job: Job, plans: Mapping[str, Plan]) -> None:
@@ -140,7 +146,7 @@ def refuse_size(job: Job, found: Options) -> None:
             f"{KEY}={bits}: the smallest that method.candidates={job.method.candidates} come to is {low:.3g}, with what "
             f"stays in bf16; use {KEY}={ceil(100 * low) / 100} or more, or smaller candidates"
         )
-    if bits > high:
+    if bits > high or (bits == high and all(BF16 in sizes for sizes in found.bytes)):  # then nothing would be quantized
         raise ValueError(f"{KEY}={bits}: everything in its largest format takes {high:.3g}; use less, or method=bf16")
 
 

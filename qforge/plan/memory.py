@@ -49,11 +49,14 @@ def deployment(job: Job) -> Deployment:
     device = hw.memory_gib or psutil.virtual_memory().total / 2**30
     tokens, sequences = _batch(hw, device)
     space = job.runtime.environ.get("VLLM_CPU_KVCACHE_SPACE") if hw.vendor is Vendor.cpu else None
+    given = args.get("kv_cache_memory_bytes")  # instead of a part of the device's memory (v1/worker/gpu_worker.py:649)
+    fixed = given if isinstance(given, int) and hw.vendor is not Vendor.cpu else None
+    limit = float(space) if space else fixed / 2**30 if fixed else None
     return Deployment(
         hw=hw, device_gib=device, devices=1 if hw.vendor is Vendor.cpu else int(args.get("tensor_parallel_size", 1)),
-        utilization=float(args.get("gpu_memory_utilization", UTILIZATION)),
+        utilization=1.0 if fixed else float(args.get("gpu_memory_utilization", UTILIZATION)),
         context=int(args.get("max_model_len", job.eval.context)), concurrency=max(job.bench.concurrency),
-        kv_dtype=str(args.get("kv_cache_dtype", "auto")), kv_limit_gib=float(space) if space else None,
+        kv_dtype=str(args.get("kv_cache_dtype", "auto")), kv_limit_gib=limit,
         batch_tokens=int(args.get("max_num_batched_tokens", tokens)),
         batch_sequences=int(args.get("max_num_seqs", sequences)),
     )  # fmt: skip

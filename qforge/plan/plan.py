@@ -27,6 +27,7 @@ from qforge.plan import (
     mix,
     notes,
     packed,
+    room,
     towers,
 )
 from qforge.plan.estimate import Estimates, estimate, loaded_bytes
@@ -236,7 +237,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         tensors=whole,
         modules=tree,
     )
-    feasibility.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)
-    if fault := feasibility.too_long(job, text, plan.estimates.memory):
+    room.refuse_memory(job, text, plan.estimates.memory, plan.tensor_parallel)
+    if fault := room.too_long(job, text, plan.estimates.memory):
         plan.notes.append(f"serve would be refused: {fault}")
     return plan

@@ -52,9 +52,12 @@ def shares(
             share, left = _share(alone, kind, text, members, vllm, fits)
         except ValueError as refusal:
             part = next(name for name, wanted in job.method.formats.items() if wanted == value)
-            raise ValueError(
-                f"method.formats.{part}={value}: {refusal} (which is said of a whole model; here give this part another format)"
-            ) from None
+            named = (
+                (f"method.candidates: {value}", "leave it out")
+                if job.method.candidates
+                else ((f"method.formats.{part}={value}", "give this part another format"))
+            )
+            raise ValueError(f"{named[0]}: {refusal} (which is said of a whole model; here {named[1]})") from None
         planned.append(replace(share, method=value))
         left_alone |= left
     return planned, left_alone

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from support.command import Cli
 from support.jobs import job
+from yaml import YAMLError
 
-from qforge import cli
+from qforge import cli, main, starter
 from qforge.config.compose import compose
 from qforge.config.messages import message
 from qforge.config.places import CONF
@@ -66,6 +68,32 @@ def test_what_hydra_would_end_with_a_traceback_for_or_ignore(argument: str, mess
         cli.expand(["run.py", argument])
 
 
+def test_a_search_beside_another_method_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="search=budget method=rtn: the search is method=budget itself; leave one of them out"
+    ):
+        cli.expand(["run.py", "search=budget", "method=rtn"])
+    assert cli.expand(["search=budget", "method=budget"]) == ["method=budget", "method=budget"]
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"^init {file}: Not a directory; give a folder that can be created$"):
+        starter.main([str(file)])
+    with pytest.raises(
+        ValueError, match=f"^--config-dir {file}: no such folder; give yours, or make one with `qforge init"
+    ):
+        main._with_own_options(["--config-dir", str(file)])
+
+
+def test_a_file_of_the_configuration_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: [")
+    with pytest.raises(YAMLError) as error:
+        OmegaConf.load(tmp_path / "mine.yaml")
+    assert message(error.value).startswith(f"{tmp_path}/mine.yaml line 1: is no YAML: ")
+    assert message(error.value).endswith("; mend it")
+
+
 @pytest.mark.parametrize(
     "argument",
     [
@@ -110,6 +138,8 @@ def test_what_is_left_to_hydra(argument: str) -> None:
         (["model.name=${nope}"], "; write a key that the configuration has, or quote the text as \\${...}"),
         (["model.name=${oc.env:NOPE}"], "; set it, or give a value that needs none"),
         (["model.name=~"], "model.name=~: is no override; use key=value, and put a value with special characters into quotes"),
+        (['+method.formats={"block:3": fp8}'], "a name inside of {} has no quotes; put a backslash before each of its special"),
+        (["+gate.criteria.x.metric=y"], "+gate.criteria.x.metric=y: an entry like this cannot be added on the command line;"),
         ([f"eval.context={'x' * 900}"], "... (913 characters): "),
         (["exempt.lm_head.match=[[a]]"], "exempt.lm_head.match=['a']: is not a text; give one"),
     ],

@@ -74,3 +74,23 @@ def test_the_engines_options_are_the_hardwares_and_the_users_on_top() -> None:
     made.hw.args["max_model_len"], made.runtime.args = 512, {}
     with pytest.raises(ValueError, match=r"eval\.context=1024 needs runtime\.args\.max_model_len > 1024"):
         check(made)
+
+
+def test_a_cache_of_a_size_of_its_own_is_what_there_is() -> None:
+    """On a GPU vLLM then looks at no part of the device's memory."""
+    own = ["model=qwen3_8b", "hw=h200", "method=rtn", "+runtime.args.gpu_memory_utilization=0.01"]
+    fits = plan.make(job(*own, "+runtime.args.kv_cache_memory_bytes=2000000000"), None).estimates.memory
+    assert fits.largest_concurrency == int(
+        2e9 / (144 * 2**10 * 2048)
+    )  # 2 x 36 layers x 8 heads x 128 values of 2 bytes
+    with pytest.raises(
+        ValueError, match=r"does not fit; use more bytes for it \(runtime\.args\.kv_cache_memory_bytes\)"
+    ):
+        plan.make(job(*own, "+runtime.args.kv_cache_memory_bytes=1000"), None)
+
+
+def test_a_cpu_has_no_more_devices_for_a_cache() -> None:
+    with pytest.raises(
+        ValueError, match=r"=8192 or less, more GiB for it \(runtime\.environ\.VLLM_CPU_KVCACHE_SPACE\)"
+    ):
+        plan.make(job("hw=cpu", "hw.capability=avx512", "runtime.args.max_model_len=131072", "plan_only=true"), None)

@@ -89,7 +89,10 @@ def test_what_no_server_would_take_is_refused(overrides: tuple[str, ...], messag
     [
         (("method=rtn", "+method.formats.mlp=fp8"), "method.formats method=rtn: only method=mixed reads it"),
         (("method=rtn", "method.candidates=[fp8,rtn]"), "method.candidates method=rtn: only method=budget reads them"),
-        (("method=mixed", "method.bits=8"), "method.bits=8.0 method=mixed: only method=budget has a size"),
+        (
+            ("method=mixed", "method.bits=8"),
+            "method.bits=8.0 method=mixed: only method=budget with its candidates has a size",
+        ),
     ],
 )
 def test_keys_of_a_mix_are_no_other_methods(overrides: tuple[str, ...], message: str) -> None:
