@@ -24,7 +24,8 @@ def refuse(values: Any) -> None:
         if IN_URL.search(text):
             raise ValueError(
                 f"{key}: the URL contains a secret, which would be written to every file of the run; remove it, and give the "
-                "key of eval.judge.base_url in the environment variable QFORGE_JUDGE_KEY"
+                "environment the variable that is read in its place (QFORGE_JUDGE_KEY for eval.judge.base_url, "
+                "MLFLOW_TRACKING_TOKEN for tracking.uri)"
             )
         if NAME.search(name) and text and not REFERENCE.fullmatch(text):
             raise ValueError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qforge.config.bounds import line
+
 
 @dataclass
 class Tracking:
     """Where the numbers of a run are sent besides its folder."""
 
-    name: str = "none"  # of its file in conf/tracking/
-    uri: str | None = None  # of an MLflow server; none: nothing is sent
-    experiment: str = "qforge"  # that the runs are filed under there
+    name: str = line("none")  # of its file in conf/tracking/
+    uri: str | None = line(None)  # of an MLflow server; none: nothing is sent
+    experiment: str = line("qforge")  # that the runs are filed under there

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from qforge.config.compose import compose
 from qforge.config.places import CONF
@@ -27,12 +28,19 @@ def main(arguments: list[str]) -> int:
             return 2
         page, *files = map(Path, arguments)
         today = compose(CONF).goals
-        pages.html(page, [judge_again(read_json(file), today) for file in files])
+        pages.html(page, [judge_again(_row(file), today) for file in files])
     except ValueError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     print(page)
     return 0
+
+
+def _row(file: Path) -> dict[str, Any]:
+    row = read_json(file)
+    if not {"model", "method", "verdict", "conditions"} <= row.keys():
+        raise ValueError(f"{file}: is no row of a run; give a row.json, or a file of results/ that is one")
+    return row
 
 
 def watched(arguments: list[str]) -> int:

@@ -19,6 +19,7 @@ from qforge.json_files import read_json
 from qforge.report.table import Row, name_of
 
 QUALITY, SPEED = 1.0, 5.0  # percent that may be lost without an alarm
+NOT_SERVED = "not served"  # in place of vLLM's version: transformers has scored
 MEMORY = ("gpu_memory_utilization", "kv_cache_memory_bytes")  # vLLM's options of how much it takes
 
 
@@ -122,7 +123,7 @@ def _cache(row: Row) -> str:
 def _version(row: Row) -> str:
     measured = row["measured"]
     versions = (measured.get("evaluate") or {}).get("versions") or {}
-    return str((measured.get("serve") or {}).get("version") or versions.get("vllm") or "not served")
+    return str((measured.get("serve") or {}).get("version") or versions.get("vllm") or NOT_SERVED)
 
 
 def _ordered(version: str) -> Version:
@@ -141,7 +142,10 @@ def _measures(row: Row) -> Iterator[tuple[str, str, float, float, float]]:
     where = ", ".join([*machine["gpus"], cores, conditions["runtime"], *options, _cache(row)])
     for name, text in (measured["evaluate"].get("texts") or {}).items():
         content = f" of {text['sha256'][:8]}" if "sha256" in text else ""  # rows of early versions do not say
-        how = f"{text['tokens']} tokens{content}, context {conditions['context']}, {_cache(row)}"
+        engine = (
+            ", by transformers" if _version(row) == NOT_SERVED else ""
+        )  # whose arithmetic no version of vLLM changes
+        how = f"{text['tokens']} tokens{content}, context {conditions['context']}, {_cache(row)}{engine}"
         yield f"perplexity of {name}", how, text["perplexity"], text["perplexity"], text["perplexity"]
     bench: dict[str, Any] = measured["bench"]
     for streams, run in (bench.get("runs") or {}).items():

@@ -43,8 +43,10 @@ def places(rows: int) -> list[Place]:
 
     Raises ValueError for no room at all.
     """
-    if rows < 1:
-        raise ValueError(f"hydra.launcher.rows={rows}: must be 1 or more, rows at a time on each GPU")
+    if not isinstance(rows, int) or rows < 1:
+        raise ValueError(
+            f"hydra.launcher.rows={rows}: must be a whole number, 1 or more, of rows at a time on each GPU"
+        )
     given = os.environ.get(nvidia.VISIBLE)
     names = given.split(",") if given else [str(number) for number in range(len(nvidia.devices()))]
     devices: list[str | None] = [name.strip() for name in names] or [None]

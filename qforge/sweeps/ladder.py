@@ -187,6 +187,10 @@ def refuse(job: Job, search: str = "search=ladder") -> None:
     for key, value in (("artifact", job.artifact), ("verify", job.verify), ("serve.keep", job.serve.keep)):
         if value:
             raise ValueError(f"{search} {key}={value}: every job makes another checkpoint; leave {key} out")
+    if not job.method.function:
+        raise ValueError(
+            f"{search} method={job.method.name}: quantizes nothing, and every rung would be the same; use another"
+        )
     if not set(job.stages) >= JUDGING:
         raise ValueError(
             f"{search} stages={job.stages}: its jobs are judged; add evaluate and judge, or leave stages out"

@@ -32,6 +32,11 @@ class Halving:
     """One search, for one combination of what the user swept. `within`: the part of the size that is too little to halve."""
 
     def __init__(self, start: list[str], job_of: Callable[[list[str]], Job], folder: Path, within: float) -> None:
+        if not (isinstance(within, int | float) and 0 < within < 1):
+            raise ValueError(
+                f"{NAME} hydra.sweeper.within={within}: is the part of the size that is too little to halve; give one "
+                "between 0 and 1, as 0.02"
+            )
         for override in start:
             if key_of(override) in (METHOD, BITS):
                 raise ValueError(

@@ -100,3 +100,9 @@ def test_what_must_not_be_empty(key: str) -> None:
     setattr(getattr(made, group), name, {})
     with pytest.raises(ValueError, match=re.escape(f"{key}={{}}: at least one entry is needed")):
         bounds.check(made)
+
+
+@pytest.mark.parametrize("key", ["kv.dtype", "tracking.uri", "tracking.experiment"])
+def test_a_blank_text_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=f"^{key}='': is blank; give a text of one line"):
+        check(job(f"{key}=''"))

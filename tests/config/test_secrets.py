@@ -137,3 +137,10 @@ def test_what_is_a_secret_by_its_name(name: str) -> None:
 )
 def test_what_is_none(name: str) -> None:
     assert not secrets.NAME.search(name)
+
+
+def test_a_url_with_a_secret_is_refused_with_the_variable_to_set() -> None:
+    with pytest.raises(
+        ValueError, match=r"^tracking\.uri: the URL contains a secret.*MLFLOW_TRACKING_TOKEN for tracking\.uri"
+    ):
+        secrets.refuse({"tracking": {"uri": "http://me:word@127.0.0.1:1"}})

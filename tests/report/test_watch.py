@@ -103,3 +103,17 @@ def test_checkpoints_that_are_made_anew_are_followed_by_their_recipe_where_one_a
 def test_a_folder_without_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", str(tmp_path)]) == 2
     assert "no row of a finished run in it" in capsys.readouterr().err
+
+
+def test_transformers_is_no_version_of_vllm(tmp_path: Path) -> None:
+    other = later(perplexity=1.5)
+    other["measured"]["serve"] = {"not_measured": "no server"}
+    other["measured"]["evaluate"].pop("versions", None)
+    assert main(["watch", str(folder(tmp_path, ROW, other))]) == 0
+
+
+def test_what_is_no_row_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "plan.json", {"no": "row"})
+    assert main([str(tmp_path / "page.html"), str(tmp_path / "plan.json")]) == 2
+    assert "plan.json: is no row of a run; give a row.json" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

@@ -45,5 +45,7 @@ def test_jobs_are_spread_over_the_devices_and_the_cores(monkeypatch: pytest.Monk
 
 
 def test_no_room_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"hydra\.launcher\.rows=0: must be 1 or more"):
+    with pytest.raises(ValueError, match=r"hydra\.launcher\.rows=x: must be a whole number, 1 or more"):
+        devices.places("x")
+    with pytest.raises(ValueError, match=r"hydra\.launcher\.rows=0: must be a whole number, 1 or more"):
         devices.places(0)

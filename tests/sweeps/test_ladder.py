@@ -182,6 +182,10 @@ def test_overrides_replace_whatever_was_given_for_the_key() -> None:
     ("overrides", "message"),
     [
         (["artifact=/x"], "search=ladder artifact=/x: every job makes another checkpoint; leave artifact out"),
+        (
+            ["method=bf16"],
+            "search=ladder method=bf16: quantizes nothing, and every rung would be the same; use another",
+        ),
         (["stages=[quantize,inspect]"], "its jobs are judged; add evaluate and judge, or leave stages out"),
         (
             ["~gate.criteria.perplexity", "~gate.criteria.task"],

@@ -60,6 +60,12 @@ def test_it_ends_at_once_where_the_smallest_is_good_enough(tmp_path: Path) -> No
     assert found.best is found.steps[0]
 
 
+@pytest.mark.parametrize("within", [0, -1, 1, "x"])
+def test_a_search_that_would_not_end_is_refused(tmp_path: Path, within: float) -> None:
+    with pytest.raises(ValueError, match=rf"hydra\.sweeper\.within={within}: .*; give one between 0 and 1, as 0\.02"):
+        Halving([], lambda overrides: job(*overrides), tmp_path, within)
+
+
 def test_it_ends_where_nothing_can_be_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused = {"verdict": "refused", "criteria": [], "failed": {"reason": "no room on this device"}}
     found = search(tmp_path, lambda _: refused)
