@@ -583,7 +583,7 @@ def mixed(model: str, hw: str) -> list[str]:
     rows = [read(file) for file in folder.glob("*.json") if file.name != CHOICES]
     if not rows:
         return []
-    rows.sort(key=lambda row: row["size"]["bits_per_weight"])
+    rows.sort(key=lambda row: (row["size"]["bits_per_weight"], mix_of(row)))
     points = {mix_of(row): (row["size"]["bits_per_weight"], distance(row)) for row in rows}
     image = f"mixed-{model}-{hw}.svg"
     scatter(RESULTS / image, points, "bits per weight of the checkpoint", "KL to bf16, nats per token", start=8)
