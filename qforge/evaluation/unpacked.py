@@ -108,7 +108,9 @@ def _place(model: Any, name: str) -> tuple[Any, str]:
     transforms = get_model_conversion_mapping(model)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
-    state = dict(model.state_dict())
+    # not state_dict(): on CPUs with bf16 arithmetic BitsAndBytes 0.50 packs for the CPU at its first product, and its way back
+    # to what state_dict() shows leaves a Linear4bit that computes wrongly (0.55 of the weights' norm) ever after
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     path, _ = rename_source_key(f"{name}.weight", renamings, converters, model.base_model_prefix, state)
     module, _, leaf = path.rpartition(".")
     return dict(model.named_modules()).get(module), leaf

@@ -12,7 +12,14 @@ from support.command import ROOT
 
 LEAVES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 OF_DENSE, OF_MIXTURE = ("gptq", "awq", "fp8", "w8a8", "nvfp4_llmc"), ("rtn", "nvfp4_llmc")
-FAULTS = {"global_scale": "nvfp4_llmc", "scale": "gptq", "two_percent": "fp8", "nan": "awq", "class": "w8a8"}
+FAULTS = {
+    "global_scale": "nvfp4_llmc",
+    "scale": "gptq",
+    "two_percent": "fp8",
+    "nan": "awq",
+    "class": "w8a8",
+    "state": "fp8",
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,10 @@ def test_what_is_unpacked_rightly_passes(said: dict[str, Any], what: str) -> Non
     assert isinstance(said[what], dict), said[what]
     assert {name.rpartition(".")[2] for name in said[what]} == LEAVES, "one matrix of each kind"
     assert max(said[what].values()) < 0.002, "bf16 has eight bits"
+
+
+def test_a_layer_that_its_state_dict_ruins_is_left_as_it_is(said: dict[str, Any]) -> None:
+    assert isinstance(said["state"], dict), said["state"]
 
 
 def test_a_bf16_model_has_nothing_to_compare(said: dict[str, Any]) -> None:

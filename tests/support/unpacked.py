@@ -19,8 +19,15 @@ FAULTS = {  # what a loader may do wrong to one matrix, a little or altogether
     "scale": lambda matrix: matrix.weight_scale.fill_(1),
     "two_percent": lambda matrix: matrix.weight_scale.mul_(1.02),
     "class": lambda matrix: matrix.register_forward_pre_hook(lambda module, inputs: module.weight_of_its_class),
+    # as BitsAndBytes 0.50 does on a CPU, once it has computed: whoever asks for its state ruins it
+    "state": lambda matrix: matrix.register_state_dict_pre_hook(lambda module, *_: _ruin(module)),
     "nan": lambda matrix: matrix.weight_scale.fill_(torch.nan),
 }
+
+
+def _ruin(matrix: Any) -> None:
+    with torch.no_grad():
+        getattr(matrix, "weight", matrix.weight_scale).mul_(2)
 
 
 def said(argument: str) -> Any:
