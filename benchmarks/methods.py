@@ -61,7 +61,8 @@ def main() -> None:
         own, quiet = [f"model={model}", *overrides], given.at_once > 1
         found = pool.map(lambda method: run(OUT / model, method, own, quiet), methods)
         rows = dict(zip(methods, found, strict=True))
-    lines = table([row for row in rows.values() if not row.get("failed")])
+    done = [row for row in rows.values() if not row.get("failed")]
+    lines = table(done) if done else ""
     lines += "".join(f"- {method}: {why(row)}\n" for method, row in rows.items() if row.get("failed"))
     (OUT / model / "table.md").write_text(lines)
     files = [OUT / model / f"{file_of(method)}.json" for method in methods]
@@ -119,9 +120,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [verdict_of(row)]
         lines.append("| " + " | ".join(cells) + " |")
     conditions, machine = first["conditions"], first["machine"]
+    version = next(
+        (row["measured"]["serve"]["version"] for row in rows if "version" in row["measured"]["serve"]), "none"
+    )
     lines += [
         "",
-        f"{first['date']}, {first['model']}, {conditions['runtime']} (vLLM {first['measured']['serve']['version']}) on "
+        f"{first['date']}, {first['model']}, {conditions['runtime']} (vLLM {version}) on "
         f"{machine['cpu']}, {machine['cores']} cores, qforge {first['qforge']['commit'][:9]}. Perplexity over "
         f"{conditions['windows']} windows of {conditions['context']} tokens per text, {conditions['task_samples']} "
         f"questions per task, throughput with {conditions['input_len']} tokens in and {conditions['output_len']} out, the "
