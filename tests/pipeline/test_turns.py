@@ -52,7 +52,7 @@ def get_tokenizer(*given, **options): pass
 def main(options):
     assert get_samples(options, get_tokenizer(options.model)) == ["drawn"]
     say("sends")
-    return defaultdict(int, total_output_tokens=1)
+    return defaultdict(int, total_output_tokens=1, start_times=[0.0])
 """
 PARSER = """
 from argparse import Namespace
