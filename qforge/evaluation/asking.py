@@ -1,7 +1,6 @@
 """Ask a model as its users do, through /v1/chat/completions in the model's own template; and what can go wrong with an answer.
 
-Every answer is written down at once in a journal that belongs to the served checkpoint, under a hash of all that was sent:
-a run that is killed, or has more questions, asks only what has not been answered. `faults` of an answer:
+Every answer is written down at once in a journal (journal.py) that belongs to the served checkpoint. `faults` of an answer:
 
 - cut_off: the budget of tokens ended it (finish_reason `length`)
 - looping: more than half of its 4-grams have been there before, or it is the same few words (stability.py)
@@ -14,10 +13,7 @@ a run that is killed, or has more questions, asks only what has not been answere
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +23,7 @@ from qforge.config.evaluation import Eval
 from qforge.config.job import Vendor
 from qforge.envs.request import Refused
 from qforge.evaluation import stability
+from qforge.evaluation.journal import Journal
 from qforge.evaluation.scorers import HUNG, Server, content_of
 from qforge.runtimes.vllm import MODEL, not_language
 
@@ -51,8 +48,7 @@ class Chat:
             # gpu_model_runner.py:3502: its random generator has no offset); one that is alone is read whole
             self.parallel = 1
         self.special = [token for token in set(tokenizer.all_special_tokens) if len(token) > 2]
-        self.answers, self.file, self.writing = _known(journal), journal, threading.Lock()
-        self.checked = False
+        self.journal, self.checked = Journal(journal), False
 
     def body(self, messages: Sequence[Message], seed: int, **options: Any) -> Record:
         """A request. `options`: of OpenAI's API, such as max_tokens, stop and tools."""
@@ -119,14 +115,10 @@ class Chat:
         )
 
     def _answer(self, body: Record) -> Record:
-        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:24]
-        if key not in self.answers:
+        answer = self.journal.find(body)
+        if answer is None:
             answer = self._asked(body)
-            with self.writing:
-                self.answers[key] = answer
-                with self.file.open("a") as journal:
-                    journal.write(json.dumps({"key": key, "answer": answer}) + "\n")
-        answer = self.answers[key]
+            self.journal.keep(body, answer)
         return {**answer, "faults": faults(answer, self.special)}
 
     def _asked(self, body: Record) -> Record:
@@ -171,18 +163,3 @@ def faults(answer: Record, special: Sequence[str]) -> list[str]:
         "tool_call": not answer["calls"] and CALL.search(text) is not None,
     }
     return [name for name, there in found.items() if there]
-
-
-def _known(journal: Path) -> dict[str, Record]:
-    """What earlier runs were answered; a last line that was cut off when its run was killed is none."""
-    answers, text = {}, journal.read_text()
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        answers[entry["key"]] = entry["answer"]
-    if text and not text.endswith("\n"):
-        with journal.open("a") as file:
-            file.write("\n")
-    return answers
