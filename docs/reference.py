@@ -234,6 +234,7 @@ def metrics() -> list[str]:
         "instructions",
         "tool_calls",
         "sandbox",
+        "rubrics",
         "long_context",
         "needles",
         "counted_words",

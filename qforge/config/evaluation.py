@@ -81,14 +81,21 @@ class Stability:
 
 @dataclass
 class ChatJudge:
-    """Answers to MT-bench's questions, rated by a model behind any OpenAI-compatible API; needs a server."""
+    """Answers to MT-bench's questions, and to those of eval.tasks that have a rubric, rated by a model behind any
+    OpenAI-compatible API; needs a server."""
 
     base_url: str | None = line(None)  # of that API, up to and with /v1; none: not measured
     model: str = line(MISSING)  # its name there
-    questions: str = line(MISSING)  # a file with one {"turns": [first, second]} per line
-    limit: int | None = bounded(None, at_least=1)  # questions
-    answer_tokens: int = bounded(MISSING, at_least=1)  # that an answer may have
+    # a file with one {"turns": [first, second]} per line; none: MT-bench is left out, and rubrics alone are judged
+    questions: str | None = line(MISSING)
+    limit: int | None = bounded(None, at_least=1)  # questions of that file
+    answer_tokens: int = bounded(MISSING, at_least=1)  # that an answer to them may have
     judge_tokens: int = bounded(MISSING, at_least=1)  # that a judgement may have
+
+    @property
+    def rates_mt_bench(self) -> bool:
+        """Whether the questions of `questions` are asked."""
+        return self.base_url is not None and self.questions is not None
 
 
 @dataclass
@@ -143,6 +150,6 @@ def eval_files(settings: Eval) -> dict[str, str]:
     files |= {f"eval.long_context.texts.{name}.path": text.path for name, text in settings.long_context.texts.items()}
     used = {name: FAMILIES[name].file for name in settings.long_context.families if settings.long_context.lengths}
     files |= {f"eval.long_context.families={name}": file for name, file in used.items() if file}
-    files |= {"eval.judge.questions": settings.judge.questions} if settings.judge.base_url else {}
+    files |= {"eval.judge.questions": str(settings.judge.questions)} if settings.judge.rates_mt_bench else {}
     files |= {"eval.own_answers.prompts": settings.own_answers.prompts} if settings.own_answers.prompts else {}
     return files | ({"eval.stability.prompts": settings.stability.prompts} if settings.stability.prompts else {})

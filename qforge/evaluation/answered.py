@@ -1,14 +1,15 @@
 """What is kept of questions that were answered: every answer by itself, and the sums that two models are compared by.
 
 The answers of a checkpoint lie in FILE beside evaluate's result, one a line: task, item, seed, what was asked and wanted, what
-was answered, its faults (asking.py) and its scores. A score of an item is its mean over the seeds.
+was answered, its faults (asking.py), its scores, and where a judge was asked what it said (`judgement`). A score of an item is
+its mean over the seeds, none where a judge has not rated one of its answers.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,10 +24,16 @@ Summary = dict[str, Any]
 
 
 def record(
-    task: str, item: str, seed: int, asked: Any, wanted: Any, answer: Record, scores: dict[str, float]
+    task: str, item: str, seed: int, asked: Any, wanted: Any, answer: Record, scores: Mapping[str, float | None]
 ) -> Record:
     """One line of FILE. `answer`: as asking.Chat.ask returns it."""
     return {"task": task, "item": item, "seed": seed, "asked": asked, "wanted": wanted, **answer, "scores": scores}
+
+
+def mean(scores: Sequence[float | None]) -> float | None:
+    """Of one item's scores by seed; none where one of them is none."""
+    known = [score for score in scores if score is not None]
+    return fmean(known) if len(known) == len(scores) else None
 
 
 def across(seeds: Sequence[Summary]) -> Summary:

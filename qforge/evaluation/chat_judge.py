@@ -21,6 +21,13 @@ from qforge.envs.request import Refused
 KEY = "QFORGE_JUDGE_KEY"  # environment variable with the judge's API key
 RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
 CHOICE = re.compile(r"\[\[([ABC])\]\]")
+LOWEST, HIGHEST = 1.0, 10.0  # rating
+HOW_TO_RATE = (  # in MT-bench's own words; what `rating` reads
+    "Begin your evaluation by providing a short explanation. Be as objective as possible. After providing your explanation, "
+    'you must rate the response on a scale of 1 to 10 by strictly following this format: "[[rating]]", for example: '
+    '"Rating: [[5]]".'
+)
+CHARACTERS = 4  # of a token
 PAUSES = (1.0, 5.0)  # seconds before a request is sent again
 
 Message = dict[str, str]
@@ -28,11 +35,17 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Cost:
-    """What judging takes at most. Tokens: four characters each, which is English in common vocabularies."""
+    """What judging takes at most. Tokens: CHARACTERS each, which is English in common vocabularies."""
 
     requests: int
     tokens_in: int
     tokens_out: int
+
+    def __add__(self, other: Cost) -> Cost:
+        """Of both."""
+        return Cost(
+            self.requests + other.requests, self.tokens_in + other.tokens_in, self.tokens_out + other.tokens_out
+        )
 
     def says(self) -> str:
         """In words, for the plan."""
@@ -101,7 +114,7 @@ class Judge:
 def rating(reply: str) -> float | None:
     """The rating in a judge's reply, or none where it gives none from 1 to 10."""
     match = RATING.search(reply)
-    return float(match[1]) if match and 1 <= float(match[1]) <= 10 else None
+    return float(match[1]) if match and LOWEST <= float(match[1]) <= HIGHEST else None
 
 
 def choice(reply: str) -> str | None:

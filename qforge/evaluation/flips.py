@@ -1,7 +1,8 @@
 """What changed: the answers that are worse than bf16's, side by side, worst first, so that a person can read what was lost.
 
 Both models were asked the same with the same seeds. An item's loss is bf16's score of the task's judged metric less the
-model's, each a mean over the seeds; shown are the answers of the seed that lost most.
+model's, each a mean over the seeds; shown are the answers of the seed that lost most. An item of which a judge has not rated
+every answer, of both, is left out.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def _task(own: list[Record], other: list[Record], metric: str) -> dict[str, Any]
     theirs = {(record["item"], record["seed"]): record for record in other}
     for record in own:
         pairs.setdefault(record["item"], []).append((record, theirs[record["item"], record["seed"]]))
-    losses = {item: fmean(_loss(pair, metric) for pair in of) for item, of in pairs.items()}
+    rated = {
+        item: of for item, of in pairs.items() if all(one["scores"][metric] is not None for both in of for one in both)
+    }
+    losses = {item: fmean(_loss(pair, metric) for pair in of) for item, of in rated.items()}
     worst = sorted((item for item in losses if losses[item] > 0), key=lambda item: -losses[item])
     return {
         "metric": metric,

@@ -18,20 +18,17 @@ from typing import Any
 from qforge.config import given_files
 from qforge.config.evaluation import ChatJudge
 from qforge.config.places import given_path
-from qforge.evaluation.chat_judge import Cost, Judge, choice, rating
+from qforge.evaluation.chat_judge import CHARACTERS, HOW_TO_RATE, Cost, Judge, choice, rating
 from qforge.evaluation.scorers import Server
 from qforge.json_files import write_json
 
 FILE = "conversations.json"  # of a checkpoint: [{"turns": [question, question], "answers": [answer, answer]}, ...]
 EXAMPLE = '{"turns": ["...", "..."]}'
-CHARACTERS = 4  # of a token
 RATED, COMPARED = 2, 4  # requests for a question: each turn; each turn in both orders
 INSTRUCTION = (
     "Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the user "
     "question displayed below. Your evaluation should consider factors such as the helpfulness, relevance, accuracy, "
-    "depth, creativity, and level of detail of the response. {focus}Begin your evaluation by providing a short "
-    "explanation. Be as objective as possible. After providing your explanation, you must rate the response on a scale "
-    'of 1 to 10 by strictly following this format: "[[rating]]", for example: "Rating: [[5]]".'
+    f"depth, creativity, and level of detail of the response. {{focus}}{HOW_TO_RATE}"
 )
 FOCUS = "You evaluation should focus on the assistant's answer to the second user question. "  # MT-bench's own words
 ONE = (
@@ -104,6 +101,7 @@ def measure(
 
 def _questions(settings: ChatJudge) -> list[list[str]]:
     """The turns of each. Raises ValueError for a line that has not two: where, and the fix."""
+    assert settings.questions
     key = "eval.judge.questions"
     lines = given_files.json_lines(given_path(settings.questions), key, EXAMPLE)
     if not lines:

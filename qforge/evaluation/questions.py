@@ -3,7 +3,8 @@
     {"question": "Which port does the service listen on?", "answer": "8443"}
 
 `answer` may be a list, of which the best counts. Instead of it, `checks` says what the answer must keep to (instructions.py),
-`tools` and `call` which function must be called (tool_calls.py), `tests` the Python that its code must pass (sandbox.py).
+`tools` and `call` which function must be called (tool_calls.py), `tests` the Python that its code must pass (sandbox.py),
+`rubric` what a good answer has, of which a judge decides (rubrics.py).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ KEY = "eval.tasks"
 ENDING = ".jsonl"
 EXAMPLE = '{"question": "...", "answer": "..."}'
 ANSWER = "answer"  # the kind that a base model can be asked, too
-KINDS = (ANSWER, "checks", "call", "tests")  # what a question is held against
+RUBRIC = "rubric"  # the kind that a judge is needed for
+KINDS = (ANSWER, "checks", "call", "tests", RUBRIC)  # what a question is held against
 KEYS = ("id", "question", "tools", *KINDS)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One line. `kind` is what it is held against: answer, checks, call or tests."""
+    """One line. `kind` is what it is held against, one of KINDS."""
 
     id: str  # its own, else the number of its line
     question: str
@@ -36,6 +38,7 @@ class Question:
     tools: list[dict[str, Any]] = field(default_factory=list)
     call: dict[str, Any] | None = None  # none: no function is to be called
     tests: str = ""
+    rubric: str = ""
 
 
 def name_of(task: str) -> str:
@@ -103,6 +106,12 @@ def _held_against(where: str, kind: str, content: dict[str, Any]) -> dict[str, A
                 f"{where}: tests is no Python, and no answer would pass: {error.msg} (line {error.lineno} of tests); mend it"
             ) from None
         return {"tests": value}
+    if kind == RUBRIC:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(
+                f'{where}: rubric is no text; say what a good answer has, {{"question": "...", "rubric": "..."}}'
+            )
+        return {"rubric": value}
     return _call(where, content.get("tools"), value)
 
 

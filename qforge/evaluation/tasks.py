@@ -70,16 +70,17 @@ def task(settings: Eval, name: str) -> str | dict[str, Any]:
 
 
 def run(
-    settings: Eval, scorer: Scorer, tokenizer: Any, chat: Chat | None
+    settings: Eval, scorer: Scorer, tokenizer: Any, chat: Chat | None, judgements: Path | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score every task of `settings.tasks`, with lm-eval's own seeds, in chat what can be where `chat` is given.
 
-    Returns per task what `summary` keeps, and the records of all answers in chat (answered.py).
+    `judgements`: the journal of the judge, which rubrics need. Returns per task what `summary` keeps, and the records of all
+    answers in chat (answered.py).
     """
     kept: dict[str, Any] = {}
     records: list[dict[str, Any]] = []
     for name in (task for task in settings.tasks if task.endswith(questions.ENDING)):
-        kept[questions.name_of(name)], answers = own_tasks.run(settings, name, scorer, tokenizer, chat)
+        kept[questions.name_of(name)], answers = own_tasks.run(settings, name, scorer, tokenizer, chat, judgements)
         records += answers
     lm_evals = [task(settings, name) for name in settings.tasks if not name.endswith(questions.ENDING)]
     in_chat = [each for each in lm_evals if chat and _generates(each)]

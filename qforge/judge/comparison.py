@@ -23,6 +23,13 @@ class Comparison:
     why: str = ""  # by which test
 
 
+def paired_scores(metric: str, own: Results, other: Results) -> tuple[list[float], list[float]]:
+    """Of a task, by sample, the scores of both models, without the samples that a judge has not rated for each of them."""
+    sides = zip(own["per_sample"][metric], other["per_sample"][metric], strict=True)
+    rated = [pair for pair in sides if None not in pair]
+    return [mine for mine, _ in rated], [theirs for _, theirs in rated]
+
+
 def main_metric(task: Results) -> str | None:
     """The metric of a task that is judged, with its filter if it has one: its own choice, or the first of TASK_METRICS."""
     if judged := task.get("judged"):

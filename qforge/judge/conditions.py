@@ -58,6 +58,7 @@ def _evaluate(result: dict[str, Any]) -> dict[str, Any]:
         **{f"eval.{name}": value for name, value in (result.get("asking") or {}).items()},
         **{f"the windows of {name}": text["windows_sha256"] for name, text in result["texts"].items()},
         **{f"the prompts of {name}": task["prompt_hashes"] for name, task in result["tasks"].items()},
+        **{f"the judge of {name}": rated["judge"] for name, t in result["tasks"].items() if (rated := t.get("rated"))},
         **{f"the long text {name}": text["windows_sha256"] for name, text in long.get("perplexity", {}).items()},
         "the needles' prompts": (long.get("needles") or {}).get("prompts_sha256"),
         **software({"evaluate": result}),

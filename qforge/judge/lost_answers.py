@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from qforge.config.job import Criterion
 from qforge.judge import bootstrap, paired
-from qforge.judge.comparison import Comparison, Results, main_metric
+from qforge.judge.comparison import Comparison, Results, main_metric, paired_scores
 
 
 def answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -16,7 +16,7 @@ def answers(criterion: Criterion, measured: Results, baseline: Results) -> Itera
         if (metric := main_metric(task)) is None:
             continue
         other = baseline["evaluate"]["tasks"][name]
-        yield _paired(f"{name} {metric}", task["per_sample"][metric], other["per_sample"][metric])
+        yield _paired(f"{name} {metric}", *paired_scores(metric, task, other))
 
 
 def broken_answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
@@ -30,12 +30,14 @@ def broken_answers(criterion: Criterion, measured: Results, baseline: Results) -
 
 
 def _paired(of: str, own: list[float], other: list[float]) -> Comparison:
-    """What the first lost against the second, both scores of the same items, in points."""
+    """What the first lost against the second, both scores of the same items, in points; of no item nothing, and no share."""
     import numpy as np
 
     scores, reference = np.array(own), np.array(other)
     lost = reference - scores
     p, why = paired.p_value(scores, reference)
     spread = bootstrap.mean_difference(lost, 100)
+    if not own:
+        return Comparison(of, 0.0, spread, p=p, why=why)
     own_share, other_share = 100 * float(scores.mean()), 100 * float(reference.mean())
     return Comparison(of, 100 * float(lost.mean()), spread, own_share, other_share, p=p, why=why)

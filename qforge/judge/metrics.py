@@ -13,7 +13,7 @@ from functools import partial
 from qforge.config.job import Criterion
 from qforge.judge import bootstrap, lost_answers, matched
 from qforge.judge.bootstrap import Spread, exact
-from qforge.judge.comparison import Comparison, Results, main_metric
+from qforge.judge.comparison import Comparison, Results, main_metric, paired_scores
 
 JOULES = "gpu_joules_per_token"
 UNPACKED = "packed, and held as bf16 here"  # of weights that no kernel reads as they are
@@ -85,10 +85,11 @@ def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterato
         if (metric := main_metric(task)) is None:
             continue
         other = baseline["evaluate"]["tasks"][name]
-        lost = np.subtract(other["per_sample"][metric], task["per_sample"][metric])
+        own, reference = paired_scores(metric, task, other)
+        lost = np.subtract(reference, own)
         yield Comparison(
-            f"{name} {metric}", 100 * float(lost.mean()), bootstrap.mean_difference(lost, 100),
-            task["metrics"][metric], other["metrics"][metric],
+            f"{name} {metric}", 100 * float(lost.mean()) if own else 0.0, bootstrap.mean_difference(lost, 100),
+            task["metrics"].get(metric), other["metrics"].get(metric),
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from qforge.pipeline.run import Run
 from qforge.store.results import key_of
 
 ASKED = "answers.jsonl"  # in the store, by what is served
+JUDGEMENTS = "judgements.jsonl"  # in the store, by the judge
 
 
 def own_answers_names(measured: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
@@ -48,9 +49,22 @@ def journal(run: Run, served: Any) -> Path:
     return folder / ASKED
 
 
+def judgements(run: Run) -> Path:
+    """The file in the store with what a judge said of answers that have a rubric: the same answer is judged once, whichever
+    checkpoint gives it."""
+    settings = run.job.eval.judge
+
+    def build(out: Path) -> None:
+        (out / JUDGEMENTS).touch()
+
+    judge = {"base_url": settings.base_url, "model": settings.model, "judge_tokens": settings.judge_tokens}
+    folder, _ = run.store.get("judgements", judge, build, f"rubrics, by {settings.model}")
+    return folder / JUDGEMENTS
+
+
 def holds_against(settings: Eval) -> bool:
     """Whether a checkpoint is held against what its baseline says, which is then measured first."""
-    return settings.own_answers.prompts is not None or settings.judge.base_url is not None
+    return settings.own_answers.prompts is not None or settings.judge.rates_mt_bench
 
 
 def said_by(run: Run, baseline: dict[str, Any]) -> dict[str, Path]:

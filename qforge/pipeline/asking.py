@@ -48,6 +48,11 @@ def _check_questions(job: Job, tasks: list[str]) -> None:
             raise ValueError(
                 f"eval.tasks: {task}: questions with {kind} are asked in chat alone, and {why}; leave that out, or {task}"
             )
+        if kind == questions.RUBRIC and job.eval.judge.base_url is None and "evaluate" in job.stages:
+            raise ValueError(
+                f"eval.tasks: {task}: a rubric needs a judge, and eval.judge.base_url is not given; give the address of an "
+                f"OpenAI-compatible API (https://HOST/v1) and eval.judge.model, or leave {task} out"
+            )
         if kind == "tests" and runs and (fault := sandbox.fault()):
             raise ValueError(
                 f"eval.tasks: {task} runs code that a model wrote, and {fault}; install bubblewrap, or leave {task} out"

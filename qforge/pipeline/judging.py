@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from collections.abc import Iterator
 
 from qforge.config.job import Engine, Job
 from qforge.console import progress_line
-from qforge.evaluation import mt_bench
+from qforge.evaluation import mt_bench, questions, rubrics
 from qforge.evaluation.chat_judge import Cost, Judge
 
 
 def notes(job: Job) -> list[str]:
     """For the plan: how much the judge is asked."""
-    if not _judges(job):
-        return []
-    sides = "bf16 rated, then this checkpoint, rated and compared" if _compares(job) else "this checkpoint rated"
-    return [f"eval.judge: {job.eval.judge.model} is asked in {_cost(job).says()} ({sides})"]
+    return [f"eval.judge: {job.eval.judge.model} is asked in {cost.says()} ({what})" for cost, what in _parts(job)]
 
 
 def greet(job: Job) -> None:
     """Ask the judge something small, and say how long it will take at that pace. Raises ValueError where it is of no use."""
-    if not _judges(job):
+    requests = sum(cost.requests for cost, _ in _parts(job))
+    if not requests:
         return
     with progress_line("judge", job.eval.judge.model) as line:
         seconds = Judge(job.eval.judge).greet()
-        minutes = _cost(job).requests * seconds / job.eval.concurrency / 60
+        minutes = requests * seconds / job.eval.concurrency / 60
         line.note = (
             f"answers in {seconds:.1f} s; at that pace about {minutes:.1f} minutes, {job.eval.concurrency} requests at once, "
             "and more where it explains itself"
         )
 
 
-def _judges(job: Job) -> bool:
+def _parts(job: Job) -> Iterator[tuple[Cost, str]]:
+    """Each cost, and what for: MT-bench, and every file with rubrics."""
+    settings, compares = job.eval, "judge" in job.stages and not job.is_original
     served = job.runtime.engine is Engine.vllm and "evaluate" in job.stages
-    return served and job.eval.judge.base_url is not None and not job.model.speed_only
-
-
-def _compares(job: Job) -> bool:
-    return "judge" in job.stages and not job.is_original
-
-
-def _cost(job: Job) -> Cost:
-    alone = mt_bench.cost(job.eval.judge, compares=False)
-    if not _compares(job):
-        return alone
-    beside = mt_bench.cost(job.eval.judge, compares=True)
-    return Cost(*(a + b for a, b in zip(astuple(alone), astuple(beside), strict=True)))
+    if not served or settings.judge.base_url is None or job.model.speed_only:
+        return
+    if settings.judge.rates_mt_bench:
+        alone = mt_bench.cost(settings.judge, compares=False)
+        if compares:
+            beside = mt_bench.cost(settings.judge, compares=True)
+            yield alone + beside, "bf16 rated, then this checkpoint, rated and compared"
+        else:
+            yield alone, "this checkpoint rated"
+    for task in rubrics.files(settings):
+        alone, whose = rubrics.cost(settings, task), f"the rubrics of {questions.name_of(task)}"
+        if compares:
+            yield alone + alone, f"{whose}: answers of bf16 and of this checkpoint, the same answer once"
+        else:
+            yield alone, f"{whose}: answers of this checkpoint, the same answer once"

@@ -22,7 +22,7 @@ from qforge.json_files import read_json, write_json
 from qforge.machine import identity, usage
 from qforge.pipeline import calibrate, speak
 from qforge.pipeline.alone import same, step, turns, whole
-from qforge.pipeline.asked import journal, own_answers_names
+from qforge.pipeline.asked import journal, judgements, own_answers_names
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.pipeline.serve import server
 from qforge.plan.plan import Plan
@@ -219,6 +219,7 @@ def _build(
     more = {"server_group": str(server.group)} if server else {}
     if stage == "evaluate":
         more |= {"asked": str(journal(run, keys["serve"]))} if server else {}
+        more |= {"judgements": str(judgements(run))} if server and run.job.eval.judge.base_url else {}
         more |= {name: str(file) for name, file in (said or {}).items()}
     waited = run.time.waited
     with progress_line(f"{run.prefix}{stage}", run.job.method.name) as line:

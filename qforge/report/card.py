@@ -45,7 +45,7 @@ def _results(row: Row) -> Iterator[dict[str, Any]]:
                 f"{task['samples']} questions",
                 metric,
                 task["metrics"][metric],
-                other and other["metrics"][metric],
+                other and other["metrics"].get(metric),
             )
 
 

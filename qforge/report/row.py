@@ -149,7 +149,11 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def _task(task: dict[str, Any]) -> dict[str, Any]:
-    kept = {"metrics": task["metrics"], "samples": task["samples"], "judged": main_metric(task)}
+    metric = main_metric(task)
+    judged = metric if metric in task["metrics"] else None  # a judge may have rated no answer
+    kept = {"metrics": task["metrics"], "samples": task["samples"], "judged": judged}
+    if rated := task.get("rated"):
+        kept["rated"] = rated
     if asked := task.get("asked"):
         kept["asked"] = {name: value for name, value in asked.items() if name != "broken"}
     return kept
@@ -172,7 +176,7 @@ def _unmeasured(job: Job, measured: dict[str, Any]) -> Iterator[str]:
             yield "stability: no repeated answers, no check for degenerate output, no sustained load"
         elif not evaluate["stability"].get("load"):
             yield "sustained load"
-        if not evaluate.get("chat"):
+        if not evaluate.get("chat") and not any("rated" in task for task in evaluate["tasks"].values()):
             yield "conversation: no judge rated its answers"
         yield f"other kinds of text than {' and '.join(text['kind'] for text in evaluate['texts'].values())}"
     if spoken := measured.get("speak"):

@@ -43,7 +43,7 @@ def headline(stage: str, result: dict[str, Any]) -> str:
     if stage == "evaluate":
         texts = [f"PPL {name} {text['perplexity']:.2f}" for name, text in result["texts"].items()]
         judged = [(name, task["metrics"], main_metric(task)) for name, task in result["tasks"].items()]
-        tasks = [f"{name} {metric} {metrics[metric]:.3f}" for name, metrics, metric in judged if metric]
+        tasks = [f"{name} {metric} {metrics[metric]:.3f}" for name, metrics, metric in judged if metric in metrics]
         return ", ".join(texts + tasks)
     if stage == "speak":
         answers = result["answers"]

@@ -52,7 +52,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     scorer: Scorer = server or Transformers(request)
     tokenizer = load(request.inputs["artifact"], request.job)
     chat = _chat(request, server, tokenizer)
-    if server and job.judge.base_url:
+    judged = server is not None and job.judge.base_url is not None
+    if judged:
         chat_judge.Judge(job.judge).greet()  # one that is away is refused before anything is measured
     seconds: dict[str, float] = {}
     with _timed(seconds, "perplexity"):
@@ -66,7 +67,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     if compared:
         divergence.save(Path(request.out), compared)
     with _timed(seconds, "tasks"):
-        scored_tasks, records = tasks.run(job, scorer, tokenizer, chat) if job.tasks else ({}, [])
+        judgements = Path(request.inputs["judgements"]) if judged else None
+        scored_tasks, records = tasks.run(job, scorer, tokenizer, chat, judgements) if job.tasks else ({}, [])
         answered.write(Path(request.out, answered.FILE), records)
     with _timed(seconds, "long_context"):
         long = long_context.measure(job.long_context, scorer, tokenizer) if job.long_context.lengths else None
@@ -74,7 +76,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         stable = stability.measure(job, server, tokenizer) if server and job.stability.prompts else None
     with _timed(seconds, "chat"):
         rated = None
-        if server and job.judge.base_url:
+        if server and job.judge.rates_mt_bench:
             rated = mt_bench.measure(job.judge, server, Path(request.out), request.inputs.get("conversations"))
     tops = {"file": divergence.FILE, "top_k": job.divergence.top_k, "windows": job.divergence.windows}
     return {

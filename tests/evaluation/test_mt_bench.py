@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.jobs import job
+from support.judge_api import Api, completion, serving
 
 from qforge.evaluation import chat_judge, mt_bench
 from qforge.json_files import write_json
@@ -20,41 +19,10 @@ from qforge.pipeline import judging
 TURNS = ["Name a fruit.", "And another."]
 
 
-class Api(ThreadingHTTPServer):
-    """An API whose `says` makes (status, content) of the messages it is sent, which it keeps."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.sent: list[str] = []
-        self.says: Callable[[str], tuple[int, str]] = lambda text: (200, completion("[[5]]"))
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Api
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = "\n".join(message["content"] for message in body["messages"])
-        self.server.sent.append(text)
-        code, content = self.server.says(text)
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(content.encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def completion(text: str) -> str:
-    return json.dumps({"choices": [{"message": {"content": text}}]})
-
-
 @pytest.fixture
 def api() -> Iterator[Api]:
-    with Api() as served:
-        threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True).start()
+    with serving() as served:
         yield served
-        served.shutdown()
 
 
 def made(api: Api, *overrides: str) -> Any:
@@ -182,6 +150,7 @@ def test_cost_and_time_are_said_before_it_begins(api: Api, capsys: pytest.Captur
     assert "bf16 rated, then this checkpoint, rated and compared" in note
     assert "160 requests" in judging.notes(made(api, "method=bf16"))[0]
     assert judging.notes(job()) == []
+    assert judging.notes(made(api, "eval.judge.questions=null")) == []
     judging.greet(whole)
     assert "at that pace about" in capsys.readouterr().out
     assert len(api.sent) == 1

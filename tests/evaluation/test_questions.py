@@ -46,7 +46,11 @@ def test_a_line_is_a_question_with_one_or_more_answers(tmp_path: Path) -> None:
         ('{"question": "q", "tools": [{"name": "f"}], "call": {"name": "f", "arguments": 3}}', "call is neither null nor"),
         ('{"question": "q", "tools": [{"name": "f", "parameters": [1]}], "call": null}', "parameters of f is no JSON Schema"),
         (f'{{"id": "2", "question": "q", "answer": "a"}}\n{GOOD}', "line 2: its id, 2, is that of line 1, too"),
-        (f'{GOOD}\n{{"question": "q", "checks": [{{"kind": "quoted"}}]}}', "mixes answer, checks, call, tests; use one file"),
+        (f'{GOOD}\n{{"question": "q", "checks": [{{"kind": "quoted"}}]}}', "mixes answer, checks, call, tests, rubric; use"),
+        ('{"question": "q", "rubric": " "}', "line 1: rubric is no text; say what a good answer has"),
+        ('{"question": "q", "rubric": ["a"]}', "line 1: rubric is no text"),
+        ('{"question": "q", "rubric": "r", "answer": "a"}', "line 1 needs exactly one of answer, checks, call, tests, rubric"),
+        (f'{GOOD}\n{{"question": "q", "rubric": "r"}}', "mixes answer, checks, call, tests, rubric; use one file for each"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_question_is_refused_in_the_plan(tmp_path: Path, text: str, message: str) -> None:

@@ -6,10 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from support.jobs import job
 from support.rows import ROWS
 
 from qforge.evaluation.asking import FAULTS
-from qforge.report import pages
+from qforge.report import card, pages
 
 
 def asked(cut_off: int) -> dict[str, Any]:
@@ -57,3 +58,18 @@ def test_what_a_judge_said_stands_in_a_sentence(tmp_path: Path) -> None:
         in page
     )
     assert "1 requests were not answered: HTTPStatusError: 500" in page
+
+
+def test_a_task_of_which_the_judge_rated_nothing_of_bf16s_has_no_number_beside_it(tmp_path: Path) -> None:
+    row = copy.deepcopy(next(row for row in ROWS if row.get("baseline")))
+    said = {"judge": "m", "unrated": 2, "unanswered": 0, "error": ""}
+    for side, metrics, rated in (("measured", {"rubric": 0.625}, said), ("baseline", {}, {**said, "unrated": 144})):
+        tasks = asked(0)
+        tasks["short_answers"] |= {"metrics": metrics, "judged": "rubric" if metrics else None, "rated": rated}
+        row[side]["evaluate"]["tasks"] = tasks
+    pages.html(tmp_path / "report.html", [row])
+    page = (tmp_path / "report.html").read_text()
+    assert "short_answers: rated by m against each question's rubric; 2 answers not rated (bf16 144)." in page
+    assert '<td>short_answers, rubric (48 samples)</td><td class="n">0.625</td><td class="n"></td>' in page
+    model_card = pages.render("card.md.j2", escape=False, row=row, metadata=card.metadata(job(), row, None))
+    assert "| short_answers (48 samples), rubric | 0.625 |  |" in model_card
