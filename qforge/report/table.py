@@ -211,9 +211,8 @@ def _quality(row: Row) -> Iterator[tuple[str, float]]:
             yield "loss", lost[worst]
             bounds = {c["of"]: c["interval"] for c in row["sound"]["criteria"] if c["metric"] == LOSS}
             yield from zip(("low", "high"), bounds.get(worst) or (), strict=False)
-        judged = [(n, t["judged"]) for n, t in own["tasks"].items() if t["judged"]]
-        pairs = [(own["tasks"][n]["metrics"][m], reference["tasks"][n]["metrics"].get(m)) for n, m in judged]
-        drops = [theirs - mine for mine, theirs in pairs if theirs is not None]  # a judge may have rated none of theirs
+        judged = [(n, m) for n, t in own["tasks"].items() if (m := t["judged"]) in reference["tasks"][n]["metrics"]]
+        drops = [reference["tasks"][n]["metrics"][m] - own["tasks"][n]["metrics"][m] for n, m in judged]
         if drops:
             yield "drop", 100 * max(drops)
     divergence = ((row.get("measured") or {}).get("divergence") or {}).get("texts")
