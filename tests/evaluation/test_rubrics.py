@@ -18,7 +18,9 @@ from qforge.evaluation.journal import Journal
 from qforge.evaluation.questions import Question
 from qforge.judge import conditions, verdict
 from qforge.pipeline import judging
+from qforge.pipeline.asked import judgements
 from qforge.pipeline.checks import check
+from qforge.pipeline.run import Run
 
 LINES = [
     {"question": f"Name a fruit that begins with {letter}.", "rubric": f"A fruit that begins with {letter}, and its colour."}
@@ -82,6 +84,15 @@ def test_the_same_answer_is_judged_once_by_seeds_and_by_models(api: Api, mine: P
     again, _ = asked(api, mine, [[GOOD] * 4, [POOR, GOOD, POOR, GOOD]])
     assert len(api.sent) == 7, "of the other model one answer is new"
     assert again["per_sample"] == {"rubric": [0.5, 1, 0.5, 1]}
+
+
+def test_what_was_judged_lies_in_the_store_by_the_judge(api: Api, mine: Path, tmp_path: Path) -> None:
+    def lies(*overrides: str) -> Path:
+        return judgements(Run(made(api, mine, f"store={tmp_path}/store", *overrides), tmp_path / "run"))
+
+    assert lies("method=bf16") == lies("method=rtn", "eval.seeds=3", "eval.temperature=0.7")
+    assert lies() != lies("eval.judge.model=another")
+    assert not lies().read_text()
 
 
 def test_an_answer_without_text_is_the_worst_and_not_shown(api: Api, mine: Path) -> None:
