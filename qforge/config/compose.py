@@ -13,6 +13,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -80,6 +81,13 @@ def _overrides() -> list[str]:
     """This process's command line, interpolations as they are."""
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return list(overrides)
+
+
+def sweep_folder() -> Path | None:
+    """The folder of the sweep that this process's job is a row of; none for a run."""
+    if not HydraConfig.initialized() or (settings := HydraConfig.get()).mode is not RunMode.MULTIRUN:
+        return None
+    return Path(settings.sweep.dir).absolute()
 
 
 def listed_values() -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qforge.envs.output import pieces, words
 from qforge.envs.process import Environment, StageError, end_group, process
-from qforge.envs.request import API_KEY, FAILED, REFUSED, Request
+from qforge.envs.request import API_KEY, FAILED, REFUSED, Refused, Request
 
 KILLED = 128 + signal.SIGKILL  # as the guard says it
 
@@ -24,8 +24,8 @@ def run_stage(
 ) -> None:  # fmt: skip
     """Run `qforge.stages.<name>` in `environment`; its output goes to `log` and, piece by piece, to `feed`.
 
-    `server` is the server that the stage sends requests to: when it ends, the stage is ended too. Raises ValueError where the
-    stage refused its input, StageError where it failed.
+    `server` is the server that the stage sends requests to: when it ends, the stage is ended too. Raises Refused where the
+    stage refused its input, ValueError for a full disk, StageError where it failed.
     """
     out, last = Path(request.out), list[str]()
     request.write(file := out / "request.json")
@@ -46,7 +46,7 @@ def run_stage(
                 last = [*last[-20:], *words([piece])]
         code = child.wait()
     if code == REFUSED and (out / "refused.txt").exists():
-        raise ValueError((out / "refused.txt").read_text())
+        raise Refused((out / "refused.txt").read_text())
     if code == FAILED and (out / "failed.txt").exists():
         raise StageError(f"{name} failed: {(out / 'failed.txt').read_text()}  (log: {log})")
     if code:

