@@ -42,7 +42,7 @@ def measure(run: Run, plan: Plan, artifact: Path, said: Mapping[str, Path] | Non
     """Results of serve, evaluate and bench by name, each with its key, or `not_measured` and the reason; of a model that is to
     speak those of speak, too. `said`: the files with what the baseline said (asked.said_by); none: this is the baseline."""
     asked = (*MEASUREMENTS, TEXTS) if "speak" in run.job.stages and run.job.speaks else MEASUREMENTS
-    results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := _left_out(run.job, plan, name))}
+    results: dict[str, Any] = {name: {"not_measured": why} for name in asked if (why := left_out(run.job, plan, name))}
     stages = [name for name in asked if name not in results]
     keys = _keys(run.job, plan, run.fingerprint(artifact), said) if stages else {}
     with ExitStack() as held:
@@ -159,7 +159,8 @@ def _timing(job: Job) -> str:
     return "generate" if job.runtime.engine is Engine.transformers else "bench"
 
 
-def _left_out(job: Job, plan: Plan, stage: str) -> str | None:
+def left_out(job: Job, plan: Plan, stage: str) -> str | None:
+    """Why a measurement is not made; none where it is."""
     if stage not in (*job.stages, TEXTS):
         return f"stages={job.stages} leaves it out"
     if (

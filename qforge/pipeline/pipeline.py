@@ -26,6 +26,7 @@ from qforge.pipeline import (
     serve,
     speak,
     structure,
+    unmeasured,
 )
 from qforge.pipeline.baseline import Baseline, bf16_of
 from qforge.pipeline.checks import check
@@ -65,6 +66,7 @@ def go(run: Run) -> None:
     planned.notes += [
         *budget.notes(job),
         *judging.notes(job),
+        *unmeasured.notes(job, planned),
         *not_looked_for,
         *answers.check(run, make=False, runtime=not not_looked_for),
     ]
