@@ -7,6 +7,7 @@ streams. How much memory the server took decides neither scores nor speed, as lo
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from qforge.json_files import read_json
 from qforge.report.table import Row, name_of
+from qforge.report.terminal import warn
 
 QUALITY, SPEED = 1.0, 5.0  # percent that may be lost without an alarm
 NOT_SERVED = "not served"  # in place of vLLM's version: transformers has scored
@@ -47,10 +48,17 @@ class Series:
 
 
 def read(folder: Path) -> Iterator[tuple[str, Row]]:
-    """The rows in a folder, at any depth, with their files. Raises ValueError where there are none."""
+    """The rows in a folder, at any depth, with their files; a file that cannot be read is told and left out.
+
+    Raises ValueError where there are none.
+    """
     found = 0
     for file in sorted(folder.rglob("*.json")):
-        content = read_json(file)
+        try:
+            content = json.loads(file.read_text())
+        except (OSError, ValueError) as fault:
+            warn(f"left out: {file}: no JSON ({fault})")
+            continue
         if isinstance(content, dict) and {"measured", "conditions", "machine", "date"} <= content.keys():
             found += 1
             yield str(file.relative_to(folder)), content

@@ -105,6 +105,17 @@ def test_a_folder_without_rows_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "no row of a finished run in it" in capsys.readouterr().err
 
 
+def test_a_broken_file_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And report.json, which is a list, says nothing of it."""
+    folder(tmp_path, ROW, later(perplexity=1.02))
+    (tmp_path / "0" / "bench.json").write_text('{"runs": ')
+    (tmp_path / "1" / "report.json").write_text("[]")
+    assert main(["watch", str(tmp_path)]) == 3
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"left out: {tmp_path / '0' / 'bench.json'}: no JSON (Expecting value")
+
+
 def test_transformers_is_no_version_of_vllm(tmp_path: Path) -> None:
     other = later(perplexity=1.5)
     other["measured"]["serve"] = {"not_measured": "no server"}
