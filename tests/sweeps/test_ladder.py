@@ -228,6 +228,12 @@ def test_every_combination_climbs_its_own_ladder(cli: Cli, model: Path, tmp_path
     assert "refused: Key 'overides' not in 'Rung'" in wrong.output
 
 
+def test_a_ladder_of_which_nothing_can_run_is_refused(cli: Cli, tmp_path: Path) -> None:
+    done = ladder(cli, tmp_path, "method=nvfp4", "runtime=transformers", "plan_only=true")
+    assert done.code == 2, done.output
+    assert {row["verdict"] for row in done.json("sweep")["rows"]} == {"refused"}
+
+
 def test_a_real_climb(cli: Cli, model: Path, tmp_path: Path) -> None:
     """Once with a gate that nothing passes; again, from the store, with one that the second rung just passes."""
     common = (
