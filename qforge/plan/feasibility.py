@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from qforge.config.job import Engine, Job, Unservable
@@ -96,16 +96,31 @@ def tensor_parallel(
     shapes = {matrix(m): m for m in quantized}  # few, however many matrices there are
     legal: list[int] = []
     for size in sorted({*TP_SIZES, requested}):
-        fault = _cut_heads(config, size)
+        fault, grouped = _undivided(config, shapes.values(), size), False
         if fault is None and (
             bad := support_matrix.first_unservable(shapes, job.method.format, group, kernels, size, vllm)
         ):
-            fault = f"{shapes[bad[0]].name} has {bad[1]}"
+            fault, grouped = f"{shapes[bad[0]].name} has {bad[1]}", group is not None
         if fault is None:
             legal.append(size)
         elif size == requested and (job.runtime.engine is Engine.vllm or size == 1):  # transformers knows no other size
-            raise ValueError(_illegal(job, size, fault, legal))
+            raise ValueError(_illegal(job, size, fault, legal, grouped))
     return legal
+
+
+def refuse_undivided(job: Job, config: Config, quantized: Sequence[Module]) -> None:
+    """Refuse a number of devices over which no format of these matrices could be divided."""
+    requested = _devices(job)
+    if job.runtime.engine is Engine.vllm and (fault := _undivided(config, quantized, requested)):
+        legal = [size for size in TP_SIZES if size < requested and _undivided(config, quantized, size) is None]
+        raise ValueError(_illegal(job, requested, fault, legal, grouped=False))
+
+
+def _undivided(config: Config, quantized: Iterable[Module], size: int) -> str | None:
+    """Why the model cannot be divided, whatever its format; none if it can."""
+    cut = next((m for m in quantized if matrix(m).row_parallel and m.in_features % size), None)
+    named = f"{cut.name} has {cut.in_features} inputs, which {size} devices do not divide" if cut else None
+    return _cut_heads(config, size) or named
 
 
 def _cut_heads(config: Config, size: int) -> str | None:
@@ -119,14 +134,16 @@ def _cut_heads(config: Config, size: int) -> str | None:
     return None
 
 
-def _illegal(job: Job, size: int, fault: str, smaller: list[int]) -> str:
+def _illegal(job: Job, size: int, fault: str, smaller: list[int], grouped: bool) -> str:
+    """The message. `grouped`: whether another group size may mend it."""
     where = f"method={job.method.name} hw={job.hw.name}"
     if size > 1:
         fix = f"runtime.args.tensor_parallel_size={smaller[-1]}" if smaller else "another method"
-        return f"runtime.args.tensor_parallel_size={size} {where}: {fault}; use {fix} or another group_size"
+        other = " or another group_size" if grouped else ""
+        return f"runtime.args.tensor_parallel_size={size} {where}: {fault}; use {fix}{other}"
     return (
-        f"{where}: {fault}; use another group_size or method, leave the layer in bf16 with a rule of your own (see "
-        "conf/exempt/), or use hw=... of a GPU"
+        f"{where}: {fault}; use another {'group_size or ' if grouped else ''}method, leave the layer in bf16 with a rule of "
+        "your own (see conf/exempt/), or use hw=... of a GPU"
     )
 
 

@@ -47,6 +47,7 @@ def shares(
             f"group_size={job.group_size} method={job.method.name}: each part of a mix has its own; leave it out, and use "
             f"method.formats.mlp=rtn:{job.group_size}"
         )
+    feasibility.refuse_undivided(job, text, quantized)
     for value, (alone, members) in mix.jobs(job, given, quantized).items():
         try:
             share, left = _share(alone, kind, text, members, vllm, fits)

@@ -76,6 +76,7 @@ def test_a_size_that_one_format_cannot_be_cut_into_is_legal_for_none() -> None:
         (("+method.formats.lm_head=fp8",), "method.formats.lm_head: lm_head stays in bf16"),
         (("+method.formats.fc1=fp8",), "method.formats.fc1: 'role:fc1' matches no module"),
         (("method.formats.mlp=bf16", "method.formats.attention=bf16"), "every matrix stays in bf16; use method=bf16, or give"),
+        (("+runtime.args.tensor_parallel_size=3",), "tensor_parallel_size=3 method=mixed hw=h200: 32 attention heads"),
         (("runtime=transformers_bnb",), "the environment bitsandbytes has nothing that reads another format"),
     ],
 )  # fmt: skip
