@@ -21,7 +21,9 @@ MEASURED = (
 )
 LARGEST, LARGEST_FNUZ, FNUZ = 448, 240, "gfx942"  # of E4M3, and of its form there
 E5M2 = "fp8_e5m2"
-PLAIN_CACHE = "kv.dtype=bfloat16"  # where auto would mean the FP8 that a checkpoint asks for
+# Where auto would mean the FP8 that a checkpoint asks for: it wins over that (0.32 attention.py:283). So on a CPU: its backend
+# does not list it, but platforms/cpu.py:143 asks none, and the kernels give what they give for auto (ran: 0.32).
+PLAIN_CACHE = "kv.dtype=bfloat16"
 ATTENTION = ("k_proj", "qkv_proj")  # each layer with keys of its own has one of them
 CPU_WIDTHS = (
     32  # a head's width must be a multiple, or an FP8 cache is refused (0.32 v1/attention/backends/cpu_attn.py:528)

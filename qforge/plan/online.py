@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from qforge.config.job import Engine, Job, Vendor
 
+# Neither is a LinearBase in vLLM, which alone is quantized at load (0.32 quantization/online/base.py:290). Its option
+# quantization_config has an `ignore`, which qforge does not set: nothing would hold the checkpoint against it.
+UNTOUCHED = {"role:lm_head", "role:embed_tokens"}
+
 
 def refuse(job: Job) -> None:
     """Raises ValueError where vLLM would not do it: of another model than one in bf16, or on a CPU."""
@@ -24,10 +28,16 @@ def refuse(job: Job) -> None:
 
 
 def notes(job: Job) -> list[str]:
-    """What the plan's numbers are not."""
+    """What the plan's numbers are not, and which rules are not kept to."""
     if not job.method.online:
         return []
+    ignored = [f"exempt.{name}" for name, rule in job.exempt.items() if not UNTOUCHED.issuperset(rule.match)]
+    unkept = (
+        f"{', '.join(ignored)}: not applied, since vLLM itself chooses what it quantizes at load, all that it can but the "
+        "head; use method=fp8, which keeps to the rules, or exempt=lm_head"
+    )
     return [
+        *([unkept] if ignored else []),
         f"vLLM quantizes the bf16 weights while it loads them (quantization={job.method.online}): no checkpoint is made, and "
-        "size, memory and speed are planned for bf16"
+        "size, memory and speed are planned for bf16",
     ]

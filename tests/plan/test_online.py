@@ -25,6 +25,9 @@ def test_vllm_is_told_and_the_baseline_is_not_quantized() -> None:
     planned = plan.make(made, None)
     assert planned.bytes == planned.bf16_bytes
     assert any("no checkpoint is made" in note for note in planned.notes)
+    assert not any("exempt" in note for note in planned.notes), "vLLM leaves the head alone as well"
+    (note,) = [n for n in plan.make(job(*ON_GPU, "method=online_fp8", "exempt=boundary"), None).notes if "exempt" in n]
+    assert note.startswith("exempt.first_block, exempt.last_block: not applied, since vLLM itself chooses")
 
 
 @pytest.mark.parametrize(
