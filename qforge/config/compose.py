@@ -77,6 +77,14 @@ def committed(*overrides: str) -> Job:
     return typed(hydra.compose("config", list(overrides)))
 
 
+def given_values() -> dict[str, str]:
+    """What this process's command line gives, by key; a key that it removes has no value. Nothing where Hydra runs no job."""
+    if not HydraConfig.initialized():
+        return {}
+    parsed = OverridesParser.create().parse_overrides(_overrides())
+    return {o.get_key_element().lstrip("+~"): o.get_value_string() for o in parsed}
+
+
 def _overrides() -> list[str]:
     """This process's command line, interpolations as they are."""
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

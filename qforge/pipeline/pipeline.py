@@ -17,6 +17,7 @@ from qforge.pipeline import (
     asking,
     baseline,
     budget,
+    experiment,
     fetch,
     handed,
     judging,
@@ -63,10 +64,11 @@ def go(run: Run) -> None:
     run = serve.settle(run, planned.modules)
     job = run.job
     refuse(job, planned)
+    told = [*unmeasured.notes(job, planned), *experiment.notes()]
     planned.notes += [
+        *told,
         *budget.notes(job),
         *judging.notes(job),
-        *unmeasured.notes(job, planned),
         *not_looked_for,
         *answers.check(run, make=False, runtime=not not_looked_for),
     ]
@@ -88,6 +90,7 @@ def go(run: Run) -> None:
     planned = plan.make(run.job, source, vllm_version)  # again, from the model's own files, for the vLLM that is there
     run, planned = sensitivity.settle(run, planned, source, vllm_version)
     run, planned = budget.settle(run, planned, source, vllm_version)
+    planned.notes += told
     run.write("plan.json", planned.summary())
     if nothing_else(job):
         return leave_plan(run, planned)
