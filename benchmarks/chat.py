@@ -79,9 +79,12 @@ def page() -> str:
     ]
     places = sorted({(row["model"], row["conditions"]["hw"]) for row in rows})
     for model, hw in places:
-        alike = [row for row in rows if (row["model"], row["conditions"]["hw"]) == (model, hw)]
-        alike.sort(key=lambda row: (row["method"] != "bf16", -row["size"]["bits_per_weight"]))
-        lines += [f"## {model}, {hw}", "", *scores(alike), *faults(alike), *minutes(alike), *flips(alike)]
+        there = [row for row in rows if (row["model"], row["conditions"]["hw"]) == (model, hw)]
+        lines += [f"## {model}, {hw}", ""]
+        for commit in sorted({row["qforge"]["commit"] for row in there}, reverse=True):
+            alike = [row for row in there if row["qforge"]["commit"] == commit]  # bf16 is measured with each
+            alike.sort(key=lambda row: (bool(row["baseline"]), -row["size"]["bits_per_weight"]))
+            lines += [*scores(alike), *faults(alike), *minutes(alike), *flips(alike)]
         for file in sorted(RESULTS.glob(f"seeds-{model}-{hw}*.json")):
             lines += chance(json.loads(file.read_text()))
         lines += long_prompts(
@@ -93,9 +96,10 @@ def page() -> str:
 
 
 def name_of(row: Row) -> str:
-    """The method and its group, where it has one; one of -1 is a whole row of a matrix."""
+    """The method, its group, where it has one (one of -1 is a whole row of a matrix), and its KV cache."""
     size = row["group_size"] if row["method"] != "bf16" else None
-    return row["method"] + (", a scale per row" if size == -1 else f" g{size}" if size else "")
+    cache = "" if row["kv"]["name"] == "auto" else f", kv={row['kv']['name']}"
+    return row["method"] + (", a scale per row" if size == -1 else f" g{size}" if size else "") + cache
 
 
 def tasks_of(row: Row) -> dict[str, Row]:

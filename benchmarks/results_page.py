@@ -39,7 +39,10 @@ RESULTS = ROOT / "results"
 GOALS = compose(CONF).goals
 CHOICES = "choices.json"  # of benchmarks/mixed.py, beside the rows
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
-TABLES = {"README.md": ("h200",), "docs/measured.md": ("h200", "matched speed", "energy", "every method", "streams")}
+TABLES = {
+    "README.md": ("h200",),
+    "docs/measured.md": ("h200", "conversation", "matched speed", "energy", "every method", "streams"),
+}
 Row = dict[str, Any]
 
 
@@ -113,6 +116,8 @@ def drawn(mark: str) -> list[str]:
     """The table of a mark."""
     if mark == "every method":
         return compared()
+    if mark == "conversation":
+        return conversations("qwen3_8b_random", "h200")[4:-1]
     if mark == "energy":
         return energy("qwen3_8b_random", "2026-11-29")
     if mark == "matched speed":
@@ -172,10 +177,7 @@ def energy(model: str, date: str) -> list[str]:
     rows.sort(key=lambda row: bool(row["baseline"]))
     cells = []
     for row in rows:
-        own, theirs = (
-            {n: run["gpu_joules_per_token"] for n, run in row[side]["bench"]["runs"].items()} if row[side] else {}
-            for side in ("measured", "baseline")
-        )
+        own, theirs = (energies(row[side]) if row[side] else {} for side in ("measured", "baseline"))
         said = {n: f"{joules / theirs[n]:.2f}" if theirs else f"{joules:.2f} MJ" for n, joules in own.items()}
         cells.append({"method": called(row), **{f"at {n}": text for n, text in said.items()}})
     return markdown(cells)
@@ -247,6 +249,8 @@ def measured_by(row: Row, timed: bool = True) -> str:
         how.append(f"{conditions['windows']} windows of up to {conditions['context']} tokens per text")
     if timed:
         load = f"{conditions['input_len']} tokens in, {conditions['output_len']} out"
+        if trace := conditions.get("trace"):
+            load = f"lengths and shared beginnings of {trace}, prefill of {conditions['input_len']} tokens"
         how.append(f"{load}, median of {conditions['repeats']}")
     served = row["measured"]["serve"].get("version")
     version = f"vLLM {served}" if served else str(conditions["runtime"])
@@ -679,8 +683,9 @@ def cache_speeds(model: str, hw: str) -> list[str]:
 
 def room(row: Row) -> dict[str, str]:
     """Of the KV cache: its bytes, and the tokens that vLLM counts in them."""
-    serve = row["measured"]["serve"]
-    return {"KV cache, GiB": str(serve["kv_cache_gib"]), "tokens in it": str(serve["kv_cache_tokens"])}
+    serve, given = row["measured"]["serve"], row["conditions"]["runtime_args"].get("kv_cache_memory_bytes")
+    size = f"{given / 2**30:.2f}" if given else str(serve["kv_cache_gib"])
+    return {"KV cache, GiB": size, "tokens in it": f"{int(serve['kv_cache_tokens']):,}"}
 
 
 def conversations(model: str, hw: str) -> list[str]:
@@ -689,8 +694,21 @@ def conversations(model: str, hw: str) -> list[str]:
     rows.sort(key=lambda row: (row["method"] != "bf16", row["method"]))
     return [
         "#### Lengths and prefixes of a conversation", "", f"{dates(rows)}, {measured_by(rows[0])}", "",
-        *table(rows, speed), "",
+        *table(rows, lambda row: {**speed(row), **spent(row)}), "",
     ] if rows else []  # fmt: skip
+
+
+def spent(row: Row) -> dict[str, str]:
+    """Energy of the GPU at each number of streams."""
+    return {
+        f"MJ per million tokens at {streams}": f"{joules:.2f}" for streams, joules in energies(row["measured"]).items()
+    }
+
+
+def energies(measured: Row) -> dict[str, float]:
+    """Joules per token, which are megajoules per million tokens, at each number of streams."""
+    runs = measured["bench"].get("runs", {})
+    return {streams: run["gpu_joules_per_token"] for streams, run in runs.items() if "gpu_joules_per_token" in run}
 
 
 def cached(row: Row) -> str:
