@@ -56,21 +56,25 @@ class Judge:
     """Asks the judge. `unanswered` counts the requests that failed for good, `error` is the first one's."""
 
     def __init__(self, settings: ChatJudge, pauses: tuple[float, ...] = PAUSES) -> None:
-        key = os.environ.get(KEY)
+        self.key = os.environ.get(KEY)
         self.settings, self.pauses = settings, pauses
-        self.client = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=600)
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {self.key}"} if self.key else {}, timeout=600)
         self.unanswered, self.error, self.counting = 0, "", threading.Lock()
 
-    def greet(self) -> float:
-        """Ask it something small; returns the seconds that took. Raises Refused where it is away, or misses the point."""
-        asked, started = {"role": "user", "content": "Answer with [[5]] and nothing else."}, time.monotonic()
-        where = f"eval.judge.base_url={self.settings.base_url}: model {self.settings.model!r}"
+    @property
+    def where(self) -> str:
+        """Which judge a message is about."""
+        return f"eval.judge.base_url={self.settings.base_url}: model {self.settings.model!r}"
+
+    def greet(self) -> None:
+        """Ask it something small. Raises Refused where it is away, or misses the point."""
+        asked, where = {"role": "user", "content": "Answer with [[5]] and nothing else."}, self.where
         try:
             said = self._reply([asked])
         except httpx.HTTPError as error:
             raise Refused(
-                f"{where} does not answer: {error}; the address ends in /v1, and the key, if it needs one, is taken from the "
-                f"environment variable {KEY}"
+                f"{where} does not answer: {self._why(error)}; the address ends in /v1, and the key, if it needs one, is "
+                f"taken from the environment variable {KEY}"
             ) from None
         except ValueError:
             raise Refused(f"{where} answers, but not as OpenAI's chat API does; give the address of one") from None
@@ -78,7 +82,6 @@ class Judge:
             raise Refused(
                 f"{where} was told to say [[5]] and said {said!r:.80}; a judge must keep to a form: give another"
             )
-        return time.monotonic() - started
 
     def ask(self, *messages: Message) -> str:
         """What the judge says; nothing where it does not answer."""
@@ -89,7 +92,7 @@ class Judge:
                 if pause is None:
                     with self.counting:
                         self.unanswered += 1
-                        self.error = self.error or f"{type(error).__name__}: {error}"
+                        self.error = self.error or self._why(error)
                 else:
                     time.sleep(pause)
         return ""
@@ -109,6 +112,14 @@ class Judge:
             return str(json.loads(content)["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"no chat completion ({type(error).__name__})") from None
+
+    def _why(self, error: httpx.HTTPError | ValueError) -> str:
+        """In one line, without the key: of a status what the judge says of it, as that its context is too short."""
+        if not isinstance(error, httpx.HTTPStatusError):
+            return str(error) or type(error).__name__
+        reply = error.response
+        text = " ".join(reply.text.split())
+        return f"{reply.status_code} {reply.reason_phrase}: {text.replace(self.key, '...') if self.key else text:.300}"
 
 
 def rating(reply: str) -> float | None:

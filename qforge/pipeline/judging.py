@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 
 from qforge.config.job import Engine, Job
 from qforge.console import progress_line
 from qforge.evaluation import mt_bench, questions, rubrics
-from qforge.evaluation.chat_judge import Cost, Judge
+from qforge.evaluation.chat_judge import Cost, Judge, rating
+
+EXAMPLE = rubrics.SHOWN.format(
+    question="How many days does a week have?",
+    rubric="Says that a week has seven days, in one sentence.",
+    answer="A week has seven days, from Monday to Sunday.",
+)
 
 
 def notes(job: Job) -> list[str]:
@@ -16,17 +23,24 @@ def notes(job: Job) -> list[str]:
 
 
 def greet(job: Job) -> None:
-    """Ask the judge something small, and say how long it will take at that pace. Raises ValueError where it is of no use."""
+    """Let the judge rate an example, and say how long it will take at that pace. Raises ValueError where it is of no use."""
     requests = sum(cost.requests for cost, _ in _parts(job))
     if not requests:
         return
+    judge = Judge(job.eval.judge, pauses=())
     with progress_line("judge", job.eval.judge.model) as line:
-        seconds = Judge(job.eval.judge).greet()
+        judge.greet()
+        started = monotonic()
+        rated = rating(judge.ask({"role": "user", "content": EXAMPLE}))
+        seconds = monotonic() - started
+        if judge.unanswered:
+            raise ValueError(
+                f"{judge.where} says a word, but rates no example: {judge.error}; mend that, or give another"
+            )
+        said = "gives an example no rating" if rated is None else f"rates an example with {rated:g}"
         minutes = requests * seconds / job.eval.concurrency / 60
-        line.note = (
-            f"answers in {seconds:.1f} s; at that pace about {minutes:.1f} minutes, {job.eval.concurrency} requests at once, "
-            "and more where it explains itself"
-        )
+        at_once = f"{job.eval.concurrency} requests at once"
+        line.note = f"{said} in {seconds:.1f} s; at that pace about {minutes:.1f} minutes, {at_once}"
 
 
 def _parts(job: Job) -> Iterator[tuple[Cost, str]]:

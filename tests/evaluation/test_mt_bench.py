@@ -98,9 +98,9 @@ def test_nonsense_is_counted_and_not_guessed_at(api: Api, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        ((500, "out of memory"), "HTTPStatusError: Server error '500 Internal Server Error'"),
-        ((200, "<html>"), "JSONDecodeError: "),
-        ((200, '{"choices": []}'), "ValueError: no chat completion"),
+        ((500, "out of memory"), "500 Internal Server Error: out of memory"),
+        ((200, "<html>"), "Expecting value"),
+        ((200, '{"choices": []}'), "no chat completion"),
     ],
 )
 def test_a_judge_that_goes_away_costs_its_ratings_alone(
@@ -152,5 +152,24 @@ def test_cost_and_time_are_said_before_it_begins(api: Api, capsys: pytest.Captur
     assert judging.notes(job()) == []
     assert judging.notes(made(api, "eval.judge.questions=null")) == []
     judging.greet(whole)
-    assert "at that pace about" in capsys.readouterr().out
-    assert len(api.sent) == 1
+    said = capsys.readouterr().out
+    assert "rates an example with 5 in " in said
+    assert "at that pace about" in said
+    assert len(api.sent) == 2, "greeted, and shown an example"
+
+
+def test_what_a_judge_makes_of_an_example_is_said_or_refused(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.says = lambda text: (200, completion("I like it." if "[Question]" in text else "[[5]]"))
+    judging.greet(made(api))
+    assert "gives an example no rating in " in capsys.readouterr().out
+    monkeypatch.setenv(chat_judge.KEY, "hidden")
+    api.says = lambda text: (
+        (400, "hidden:\n 512 tokens are too many") if "[Question]" in text else (200, completion("[[5]]"))
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"model 'm' .* rates no example: 400 Bad Request: \.\.\.: 512 tokens are too many; mend that, or give another$",
+    ):
+        judging.greet(made(api))

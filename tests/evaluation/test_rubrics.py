@@ -153,7 +153,7 @@ def test_a_judge_that_goes_away_costs_its_ratings_alone(api: Api, tmp_path: Path
     question = Question("1", "q", "rubric", rubric="r")
     found = rubrics.judged(judge, Journal(tmp_path / "j"), [(question, POOR), (question, GOOD)], 1)
     assert [one["rating"] for one in found] == [None, 10]
-    assert (judge.unanswered, judge.error.partition(" error")[0]) == (1, "HTTPStatusError: Server")
+    assert (judge.unanswered, judge.error) == (1, "500 Internal Server Error: out of memory")
     assert len(api.sent) == 4, "sent again twice"
 
 
