@@ -53,13 +53,14 @@ class Cost:
 
 
 class Judge:
-    """Asks the judge. `unanswered` counts the requests that failed for good, `error` is the first one's."""
+    """Asks the judge. `unanswered` counts the requests that failed for good, `error` is the first one's; `cut_off`
+    the replies that ended at judge_tokens: a judge that does not come to its rating."""
 
     def __init__(self, settings: ChatJudge, pauses: tuple[float, ...] = PAUSES) -> None:
         self.key = os.environ.get(KEY)
         self.settings, self.pauses = settings, pauses
         self.client = httpx.Client(headers={"Authorization": f"Bearer {self.key}"} if self.key else {}, timeout=600)
-        self.unanswered, self.error, self.counting = 0, "", threading.Lock()
+        self.unanswered, self.error, self.cut_off, self.counting = 0, "", 0, threading.Lock()
 
     @property
     def where(self) -> str:
@@ -109,9 +110,13 @@ class Judge:
         url = f"{str(settings.base_url).rstrip('/')}/chat/completions"
         content = self.client.post(url, json=body).raise_for_status().text
         try:
-            return str(json.loads(content)["choices"][0]["message"]["content"])
+            choice = json.loads(content)["choices"][0]
+            said = str(choice["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"no chat completion ({type(error).__name__})") from None
+        with self.counting:
+            self.cut_off += choice.get("finish_reason") == "length"
+        return said
 
     def _why(self, error: httpx.HTTPError | ValueError) -> str:
         """In one line, without the key: of a status what the judge says of it, as that its context is too short."""

@@ -96,6 +96,7 @@ def measure(
         "pairs": _summary([pair for turns in pairs for pair in turns]) if given else None,
         "unanswered": judge.unanswered,
         "error": judge.error,
+        "cut_off": judge.cut_off,
     }
 
 

@@ -69,7 +69,7 @@ def _judged(settings: Eval, journal: Path, asked: list[Question], answers: list[
     judgements = rubrics.judged(judge, Journal(journal), list(zip(asked, texts, strict=True)), settings.concurrency)
     rated = {
         "judge": settings.judge.model, "unrated": sum(one["rating"] is None for one in judgements),
-        "unanswered": judge.unanswered, "error": judge.error,
+        "unanswered": judge.unanswered, "error": judge.error, "cut_off": judge.cut_off,
     }  # fmt: skip
     both = zip(answers, judgements, strict=True)
     return [{**answer, "judgement": judgement} for answer, judgement in both], {"rated": rated}

@@ -44,7 +44,9 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         texts = [f"PPL {name} {text['perplexity']:.2f}" for name, text in result["texts"].items()]
         judged = [(name, task["metrics"], main_metric(task)) for name, task in result["tasks"].items()]
         tasks = [f"{name} {metric} {metrics[metric]:.3f}" for name, metrics, metric in judged if metric in metrics]
-        return ", ".join(texts + tasks)
+        rated = [(name, task["rated"]["unrated"]) for name, task in result["tasks"].items() if "rated" in task]
+        unrated = [f"{count} answers to {name} not rated" for name, count in rated if count]
+        return ", ".join(texts + tasks + unrated)
     if stage == "speak":
         answers = result["answers"]
         first, factor = (median(a[key] for a in answers) for key in ("first_sound_seconds", "real_time_factor"))

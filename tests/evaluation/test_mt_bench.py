@@ -92,7 +92,14 @@ def test_nonsense_is_counted_and_not_guessed_at(api: Api, tmp_path: Path) -> Non
     found = measured(api, tmp_path, "a plum", "a pear")
     assert (found["mean"], found["unrated"], found["ratings"]) == (None, 2, [[None, None]])
     assert (found["pairs"]["undecided"], found["pairs"]["agreement"]) == (2, None)
-    assert (found["unanswered"], found["error"]) == (0, "")
+    assert (found["unanswered"], found["error"], found["cut_off"]) == (0, "", 0)
+
+
+def test_a_judge_that_comes_to_no_end_is_counted(api: Api, tmp_path: Path) -> None:
+    cut = {"choices": [{"message": {"content": "It is rather"}, "finish_reason": "length"}]}
+    api.says = lambda text: (200, json.dumps(cut))
+    found = measured(api, tmp_path, "a plum", "a pear")
+    assert (found["unrated"], found["pairs"]["undecided"], found["cut_off"]) == (2, 2, 6)
 
 
 @pytest.mark.parametrize(

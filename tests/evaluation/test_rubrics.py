@@ -71,7 +71,7 @@ def test_the_judge_is_shown_question_rubric_and_answer_and_its_rating_is_a_score
     assert found["metrics"] == {"rubric": 0.625}, "1, 0, a half and 1"
     assert found["per_sample"] == {"rubric": [1, 0, 0.5, 1]}
     assert (found["judged"], found["asked"]["answers"]) == ("rubric", 4)
-    assert found["rated"] == {"judge": "m", "unrated": 0, "unanswered": 0, "error": ""}
+    assert found["rated"] == {"judge": "m", "unrated": 0, "unanswered": 0, "error": "", "cut_off": 0}
     shown = next(text for text in api.sent if "begins with a." in text)
     assert all(text in shown for text in (LINES[0]["question"], LINES[0]["rubric"], GOOD, '"Rating: [[5]]"'))
     assert records[2]["judgement"] == {"said": "Well. Rating: [[5.5]]", "rating": 5.5}

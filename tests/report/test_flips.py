@@ -10,7 +10,7 @@ from support.jobs import job
 from support.rows import ROWS
 
 from qforge.evaluation.asking import FAULTS
-from qforge.report import card, pages
+from qforge.report import card, pages, terminal
 
 
 def asked(cut_off: int) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def test_what_a_judge_said_stands_in_a_sentence(tmp_path: Path) -> None:
     said = {"judge": "m", "questions": 80, "mean": 6.25, "unrated": 3, "unanswered": 0, "error": "", "pairs": None}
     row["baseline"]["evaluate"]["chat"] = {**said, "mean": 6.5}
     pairs = {"of": 160, "won": 40, "lost": 52, "tied": 66, "undecided": 2, "agreement": 0.7}
-    row["measured"]["evaluate"]["chat"] = {**said, "pairs": pairs, "unanswered": 1, "error": "HTTPStatusError: 500"}
+    row["measured"]["evaluate"]["chat"] = {**said, "pairs": pairs, "unanswered": 1, "error": "500: away"}
+    row["measured"]["evaluate"]["chat"]["cut_off"] = 5
     pages.html(tmp_path / "report.html", [row])
     page = (tmp_path / "report.html").read_text()
     assert "MT-bench, rated by m: 6.25 of 10 (bf16 6.50) over 80 questions of two turns, 3 answers not rated" in page
@@ -57,7 +58,8 @@ def test_what_a_judge_said_stands_in_a_sentence(tmp_path: Path) -> None:
         "Beside bf16: 40 won, 52 lost, 66 tied, 2 undecided of 160; in both orders the judge says the same of 70 %"
         in page
     )
-    assert "1 requests were not answered: HTTPStatusError: 500" in page
+    assert "The judge was cut off 5 times: a larger eval.judge.judge_tokens" in page
+    assert "1 requests were not answered: 500: away" in page
 
 
 def test_a_task_of_which_the_judge_rated_nothing_of_bf16s_has_no_number_beside_it(tmp_path: Path) -> None:
@@ -69,7 +71,9 @@ def test_a_task_of_which_the_judge_rated_nothing_of_bf16s_has_no_number_beside_i
         row[side]["evaluate"]["tasks"] = tasks
     pages.html(tmp_path / "report.html", [row])
     page = (tmp_path / "report.html").read_text()
+    assert "The judge was cut off" not in page
     assert "short_answers: rated by m against each question's rubric; 2 answers not rated (bf16 144)." in page
     assert '<td>short_answers, rubric (48 samples)</td><td class="n">0.625</td><td class="n"></td>' in page
+    assert "2 answers to short_answers not rated" in terminal.headline("evaluate", row["measured"]["evaluate"])
     model_card = pages.render("card.md.j2", escape=False, row=row, metadata=card.metadata(job(), row, None))
     assert "| short_answers (48 samples), rubric | 0.625 |  |" in model_card
