@@ -15,8 +15,10 @@ def answers(criterion: Criterion, measured: Results, baseline: Results) -> Itera
     for name, task in measured["evaluate"]["tasks"].items():
         if (metric := main_metric(task)) is None:
             continue
-        other = baseline["evaluate"]["tasks"][name]
-        yield _paired(f"{name} {metric}", *paired_scores(metric, task, other))
+        own, other = paired_scores(metric, task, baseline["evaluate"]["tasks"][name])
+        found, asked = _paired(f"{name} {metric}", own, other), len(task["per_sample"][metric])
+        unrated = f"{asked - len(own)} of {asked} questions not rated, " if len(own) < asked else ""
+        yield replace(found, why=unrated + found.why)
 
 
 def broken_answers(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:

@@ -118,7 +118,7 @@ def test_a_question_without_a_rating_is_left_out_on_both_sides(api: Api, mine: P
     assert own["rated"]["unrated"] == 1
     (found,) = compared(own, other)
     assert (found.of, found.value, found.measured, found.baseline) == ("mine rubric", 50, 50, 100)
-    assert found.reason.startswith("2 lower, 0 higher of 3, bootstrap p = ")
+    assert found.reason.startswith("1 of 4 questions not rated, 2 lower, 0 higher of 3, bootstrap p = ")
     lost = flips.compare(records, theirs, {"mine": "rubric"})["mine"]
     assert (lost["items_lost"], lost["items_won"], lost["of"]) == (2, 0, 3)
     assert [(item["item"], item["wanted"]) for item in lost["items"]] == [
