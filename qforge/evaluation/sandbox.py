@@ -1,7 +1,9 @@
 """Code that a model wrote, run where it can reach nothing: in bubblewrap, without network, files of its own, or much time.
 
-The code of an answer is its first block marked as Python, else its first block, else all of it. It passes where its tests run
-to their end. In the sandbox are the system's libraries and this Python, read only, and an empty folder that goes with it.
+The code of an answer is its first block marked as Python, else its first block, else all of it. It is run as a module that
+somebody imports, so that what stands below `if __name__ == "__main__"` is not, and its tests in that module; it passes where
+they run to their end. In the sandbox are the system's libraries and this Python, read only, and an empty folder that goes with
+it. What it prints goes to a file, which may be as long as any other.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
+import textwrap
 
 SECONDS = 10  # for one answer and its tests
 BYTES = 2**30  # of address space
@@ -20,6 +24,14 @@ LIMITS = (
     "import resource as _r\n"
     f"_r.setrlimit(_r.RLIMIT_AS, ({BYTES},) * 2); _r.setrlimit(_r.RLIMIT_CPU, ({SECONDS},) * 2)\n"
     f"_r.setrlimit(_r.RLIMIT_FSIZE, ({BYTES // 64},) * 2)\n"
+)
+RUN = (
+    "import sys as _s, types as _t\n"
+    "_m = _s.modules['answer'] = _t.ModuleType('answer')\n"
+    "exec(compile({code!a}, 'answer', 'exec'), _m.__dict__)\n"
+    "_m.__name__ = '__main__'\n"
+    "exec(compile({tests!a}, 'tests', 'exec'), _m.__dict__)\n"
+    "print({word!a})\n"
 )
 
 
@@ -34,19 +46,26 @@ def fault() -> str | None:
 def passes(answer: str, tests: str) -> bool:
     """Whether the code in an answer passes its tests."""
     word = secrets.token_hex(8)
-    program = f"{LIMITS}{code(answer)}\n{tests}\nprint({word!r})\n"
-    try:
-        done = subprocess.run(
-            [*_command(), "-"], input=program, capture_output=True, text=True, errors="replace", timeout=2 * SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0 and done.stdout.endswith(f"{word}\n")
+    program = LIMITS + RUN.format(code=code(answer), tests=tests, word=word)
+    with tempfile.TemporaryFile() as printed:
+        try:
+            done = subprocess.run(
+                [*_command(), "-"],
+                input=program.encode(),
+                stdout=printed,
+                stderr=subprocess.DEVNULL,
+                timeout=2 * SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        last = f"{word}\n".encode()
+        printed.seek(max(printed.seek(0, os.SEEK_END) - len(last), 0))
+        return done.returncode == 0 and printed.read() == last
 
 
 def code(answer: str) -> str:
-    """The code in an answer."""
-    blocks = [(match[1].lower(), match[2]) for match in BLOCK.finditer(answer)]
+    """The code in an answer; a block in a list stands as far in as its list."""
+    blocks = [(match[1].lower(), textwrap.dedent(match[2])) for match in BLOCK.finditer(answer)]
     return next((text for kind, text in blocks if kind in ("python", "py")), blocks[0][1] if blocks else answer)
 
 

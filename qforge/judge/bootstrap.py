@@ -46,7 +46,10 @@ class Spread:
         return float(low), float(high)
 
     def p_value(self) -> float:
-        """Two-sided: the least error whose interval does not hold 0; 1 where there are too few units for an interval."""
+        """Two-sided: the least error whose interval does not hold 0; 1 where there are too few units for an interval.
+
+        It is no smaller than the error whose interval leaves out one draw on each side: of what is rarer the draws say nothing.
+        """
         if self.units < FEWEST:
             return 1.0
         low, high = 0.0, 1.0
@@ -54,7 +57,8 @@ class Spread:
             middle = (low + high) / 2
             interval = self.interval(middle)
             assert interval
-            low, high = (middle, high) if interval[0] <= 0 <= interval[1] else (low, middle)
+            unknown = _tail(self.units, middle) * len(self.values) < 1
+            low, high = (middle, high) if unknown or interval[0] <= 0 <= interval[1] else (low, middle)
         return high
 
 
@@ -79,8 +83,8 @@ def _tail(units: int, error: float) -> float:
     return normal.cdf(-t * (units / freedom) ** 0.5)
 
 
-def mean_difference(differences: NDArray[Any], scale: float = 1.0) -> Spread:
-    """Of the mean of paired differences of scores in [0, 1] by document, times `scale`.
+def mean_difference(differences: NDArray[Any], scale: float = 1.0, rounds: int = 1) -> Spread:
+    """Of the mean of paired differences of scores in [0, 1] by document, times `scale`; of `rounds` times RESAMPLES draws.
 
     One document won and one lost are added before drawing, as Bonett and Price (2012) do for paired proportions: else a
     handful of documents that score alike would prove that all do.
@@ -88,7 +92,8 @@ def mean_difference(differences: NDArray[Any], scale: float = 1.0) -> Spread:
     import numpy as np
 
     padded = np.append(differences, [1.0, -1.0])
-    return Spread(scale * padded[draws(len(padded))].mean(1), len(differences))
+    means = [padded[draws(len(padded), seed)].mean(1) for seed in range(rounds)]
+    return Spread(scale * np.concatenate(means), len(differences))
 
 
 def ratio(sums: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[Any], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def test_code_is_the_first_block_of_python() -> None:
     assert sandbox.code("So:\n```\nx\n```\nor\n```python\ny = 1\n```\n") == "y = 1\n"
     assert sandbox.code("```\nx = 1\n") == "x = 1\n", "an answer that was cut off"
     assert sandbox.code("x = 1") == "x = 1"
+    assert sandbox.code("1. So:\n   ```python\n   if x:\n       y = 1\n   ```") == "if x:\n    y = 1\n", "in a list"
 
 
 @here
@@ -32,12 +34,37 @@ def test_code_is_the_first_block_of_python() -> None:
         ("import sys\nsys.exit(0)", False),
         ("while True: pass", False),
         ("f = lambda x: len(bytes(2**31))", False),
+        ("from __future__ import annotations\ndef f(x: Later): return x + 1", True),
+        ("def f(x):\n    return x + 1\nif __name__ == '__main__':\n    print(f(int(input())))", True),
     ],
-    ids=["right", "wrong", "no code", "leaves early", "never ends", "takes memory"],
+    ids=[
+        "right",
+        "wrong",
+        "no code",
+        "leaves early",
+        "never ends",
+        "takes memory",
+        "of the future",
+        "asks its user",
+    ],
 )
 def test_tests_decide(code: str, passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "LIMITS", sandbox.LIMITS.replace(f"({sandbox.SECONDS},)", "(1,)"))
     assert sandbox.passes(f"```python\n{code}\n```", "assert f(1) == 2") is passes
+
+
+@here
+def test_what_code_prints_takes_no_memory_here() -> None:
+    """12 GB in ten seconds, where it was kept in memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not sandbox.passes("while True: print('x' * 10**6)", "assert True")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "in KiB"
+    assert sandbox.passes("print('x' * 10**6)", "assert True"), "what it prints is no fault"
+
+
+@here
+def test_tests_below_a_guard_are_run() -> None:
+    assert not sandbox.passes("x = 1", "if __name__ == '__main__':\n    assert x == 2")
 
 
 @here

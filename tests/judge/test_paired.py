@@ -36,6 +36,15 @@ def test_scores_between_0_and_1_are_tested_by_the_bootstrap() -> None:
     assert why == "60 lower, 0 higher of 60, bootstrap"
 
 
+@pytest.mark.parametrize("items", [12, 48, 200])
+def test_a_p_value_is_no_smaller_than_the_draws_can_tell(items: int) -> None:
+    """Where every draw loses, 20,000 of them say no more than that it is rarer than one of 20,000 on either side."""
+    p, _ = paired.p_value(np.full(items, 1 / 3), np.ones(items))
+    assert 2 / (paired.ROUNDS * 2000) <= p < 0.01
+    assert items < 48 or p < 0.001
+    assert paired.holm([p] * 5)[0] < 0.05, "five tasks are still told from chance"
+
+
 def _answers(skill: float, seed: int) -> Any:
     """[tasks, items] mean scores of a model over its seeds: each item has its own chance, times `skill`."""
     chances = np.random.default_rng(1).beta(0.6, 0.6, (len(TASKS), ITEMS)) * skill
