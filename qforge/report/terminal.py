@@ -46,7 +46,7 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         tasks = [f"{name} {metric} {metrics[metric]:.3f}" for name, metrics, metric in judged if metric in metrics]
         rated = [(name, task["rated"]["unrated"]) for name, task in result["tasks"].items() if "rated" in task]
         unrated = [f"{count} answers to {name} not rated" for name, count in rated if count]
-        return ", ".join(texts + tasks + unrated)
+        return ", ".join(texts + tasks + unrated + _mt_bench(result.get("chat")))
     if stage == "speak":
         answers = result["answers"]
         first, factor = (median(a[key] for a in answers) for key in ("first_sound_seconds", "real_time_factor"))
@@ -55,6 +55,18 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         return f"cosine {result['mean']:.4f}, at least {result['least']:.4f}, after {result['layer']} blocks"
     runs = {c: median(r["output_throughput"] for r in repeats) for c, repeats in result["runs"].items()}
     return ", ".join(f"{rate:.0f} tokens/s at {c}" for c, rate in runs.items())
+
+
+def _mt_bench(chat: dict[str, Any] | None) -> list[str]:
+    """What a judge said of a checkpoint's answers, in a few words, where one was asked."""
+    if not chat:
+        return []
+    rated = f"MT-bench {chat['mean']:.2f} of 10" if chat["mean"] is not None else "MT-bench: no rating"
+    pairs = chat["pairs"]
+    return [
+        rated,
+        *([f"{pairs['won']} won, {pairs['lost']} lost, {pairs['tied']} tied beside the baseline"] if pairs else []),
+    ]
 
 
 def row(result: dict[str, Any]) -> None:

@@ -51,6 +51,12 @@ def test_what_a_judge_said_stands_in_a_sentence(tmp_path: Path) -> None:
     pairs = {"of": 160, "won": 40, "lost": 52, "tied": 66, "undecided": 2, "agreement": 0.7}
     row["measured"]["evaluate"]["chat"] = {**said, "pairs": pairs, "unanswered": 1, "error": "500: away"}
     row["measured"]["evaluate"]["chat"]["cut_off"] = 5
+    said_of_both = [terminal.headline("evaluate", row[side]["evaluate"]) for side in ("measured", "baseline")]
+    assert said_of_both[0].endswith("MT-bench 6.25 of 10, 40 won, 52 lost, 66 tied beside the baseline")
+    assert said_of_both[1].endswith("MT-bench 6.50 of 10")
+    row["baseline"]["evaluate"]["chat"]["mean"] = None
+    assert terminal.headline("evaluate", row["baseline"]["evaluate"]).endswith("MT-bench: no rating")
+    row["baseline"]["evaluate"]["chat"]["mean"] = 6.5
     pages.html(tmp_path / "report.html", [row])
     page = (tmp_path / "report.html").read_text()
     assert "MT-bench, rated by m: 6.25 of 10 (bf16 6.50) over 80 questions of two turns, 3 answers not rated" in page
