@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from qforge.config.job import Engine, Job
-from qforge.config.kv_cache import GIVEN, HEAD, KvCache
+from qforge.config.kv_cache import GIVEN, HEAD, PLAIN, KvCache
 from qforge.models.checkpoint import Tensor
 from qforge.models.formats import CT, Format
 from qforge.models.modules import Module
-from qforge.plan import support_matrix
+from qforge.plan import attention, support_matrix
 from qforge.plan.memory import KV_BYTES, Config, head_width
 from qforge.plan.support_matrix import How, Serving
 
@@ -21,6 +22,7 @@ MEASURED = (
 )
 LARGEST, LARGEST_FNUZ, FNUZ = 448, 240, "gfx942"  # of E4M3, and of its form there
 E5M2 = "fp8_e5m2"
+SCALED = ("fp8", "fp8_e4m3", E5M2)  # others find scales of their own, for each token; and a CPU has no others
 # Where auto would mean the FP8 that a checkpoint asks for: it wins over that (0.32 attention.py:283). So on a CPU: its backend
 # does not list it, but platforms/cpu.py:143 asks none, and the kernels give what they give for auto (ran: 0.32).
 PLAIN_CACHE = "kv.dtype=bfloat16"
@@ -43,46 +45,56 @@ class Row:
     packers: list[str] = field(
         default_factory=list
     )  # quant_method of checkpoints it speaks of; empty: every one, and bf16
+    attention: list[str] = field(default_factory=list)  # traits of attention.py it speaks of; empty: every model
 
-    def fits(self, platform: str, kv: KvCache, packer: str | None) -> bool:
-        """Whether it speaks of that cache there; `packer`: the checkpoint's quant_method."""
+    def fits(self, platform: str, kv: KvCache, packer: str | None, traits: Collection[str]) -> bool:
+        """Whether it speaks of that cache there; `packer`: the checkpoint's quant_method; `traits`: the model's."""
         return (
             platform in self.platforms
             and (not self.dtypes or kv.dtype in self.dtypes)
             and (not self.scales or kv.strategy in self.scales)
             and (not self.packers or packer in self.packers)
+            and (not self.attention or bool(set(self.attention) & set(traits)))
         )
 
 
-def refuse(job: Job, text: Config, serving: Serving, layout: Format) -> None:
+def refuse(job: Job, config: Mapping[str, Any], text: Config, serving: Serving, layout: Format) -> None:
     """Raises ValueError for a cache that the server would refuse, or whose scales it would not read.
 
-    `text`: the numbers of the language model.
+    `config`: the model's config.json; `text`: the numbers of the language model.
     """
     kv = job.kv
     if kv.plain and not kv.calibrated:
+        if job.runtime.engine is Engine.vllm:
+            attention.refuse_other_bits(job)
         return
-    if kv.calibrated and not kv.dtype.startswith("fp8"):
+    if kv.calibrated and kv.dtype not in SCALED:
         raise ValueError(
-            f"kv={kv.name} kv.dtype={kv.dtype} kv.strategy={kv.strategy}: scales are of an FP8 cache; use kv=fp8_calibrated "
-            "alone, or kv=auto without kv.strategy"
+            f"kv={kv.name} kv.dtype={kv.dtype} kv.strategy={kv.strategy}: scales are of an FP8 cache (fp8 or fp8_e4m3); use "
+            "kv=fp8_calibrated alone, or kv=auto without kv.strategy"
         )
     if job.runtime.engine is not Engine.vllm:
         raise ValueError(f"kv={kv.name} runtime={job.runtime.name}: only vLLM keeps its cache in FP8; use kv=auto")
+    if support_matrix.platform(job.hw, job.runtime).startswith("cpu") and kv.dtype not in (*SCALED, *PLAIN):
+        raise ValueError(
+            f"kv={kv.name} kv.dtype={kv.dtype} hw={job.hw.name}: vLLM's attention for CPUs keeps its cache in 16 bits or in "
+            "FP8; use kv=auto or kv=fp8"
+        )
     if kv.dtype.startswith("fp8"):
-        _refuse_platform(job, text, layout)
+        _refuse_platform(job, text, layout, attention.traits(job, config, text))
+    attention.refuse_backend(job)
     if kv.calibrated and not job.artifact:
         _refuse_scales(job, text, serving, layout)
 
 
-def _refuse_platform(job: Job, text: Config, layout: Format) -> None:
+def _refuse_platform(job: Job, text: Config, layout: Format, traits: Collection[str]) -> None:
     platform = support_matrix.platform(job.hw, job.runtime)
     packer = layout.quant_method or (CT if job.kv.calibrated else None)
     given = job.kv.name == GIVEN
     asks = f"artifact={job.artifact}: its config.json asks for an FP8 cache; " if given else f"kv={job.kv.name} "
     named = f"{asks}hw={job.hw.name}: "
     rows = [Row(**row) for row in support_matrix.facts()["caches"]]
-    if row := next((row for row in rows if row.fits(platform, job.kv, packer)), None):
+    if row := next((row for row in rows if row.fits(platform, job.kv, packer, traits)), None):
         raise ValueError(f"{named}{row.reason}; use {PLAIN_CACHE if given else row.fix}")
     if platform.startswith("cpu") and text.get("num_attention_heads") and head_width(text) % CPU_WIDTHS:
         raise ValueError(

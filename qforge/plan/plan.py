@@ -194,7 +194,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     tree = misfits.left_alone(tree, left)
     quantized = [m for m in quantized if m.name not in left]
     serving = together(planned)
-    kv_cache.refuse(job, text, serving, layout)
+    kv_cache.refuse(job, model.config, text, serving, layout)
     made = dict(model.stored) if published else packed.packed(model.tensors, planned)
     made |= kv_cache.scales(job, text, tree, layout)
     parallel = sorted(set.intersection(*(set(share.tensor_parallel) for share in planned)))

@@ -50,16 +50,42 @@ def test_a_scale_for_keys_and_one_for_values_of_each_layer(overrides: list[str],
         (["hw=cpu", "hw.capability=amx", "method=rtn", HEADS], "takes the largest scale for all heads; use kv.strategy=tensor"),
         (["hw=cpu", "hw.capability=avx2", "method=bf16"], "an FP8 cache on a CPU needs AVX-512 or AMX; use kv=auto"),
         (["method=rtn", "runtime=transformers"], "only vLLM keeps its cache in FP8; use kv=auto"),
-        (["method=rtn", "kv.dtype=auto"], "kv.strategy=tensor: scales are of an FP8 cache; use kv=fp8_calibrated alone"),
+        (["method=rtn", "kv.dtype=auto"], r"kv.strategy=tensor: scales are of an FP8 cache .*; use kv=fp8_calibrated alone"),
         (["method=rtn", "kv.dtype=fp8_e5m2"], r"E5M2 takes no scales; use kv=fp8_calibrated alone \(E4M3\)"),
         (["hw=a100", "method=rtn", "kv.dtype=fp8_e5m2"], "E5M2 takes no scales; .*or kv=fp8 kv.dtype=fp8_e5m2 without"),
         (["method=nvfp4_llmc", "group_size=64", "unservable=measure"], "what is simulated is stored as plain bf16"),
         (["model=deepseek_v3", "method=bf16", "stages=[quantize]"], "one compressed vector for all heads"),
+        (["method=rtn", "kv.dtype=fp8_per_token_head"], r"scales are of an FP8 cache \(fp8 or fp8_e4m3\); use"),
+        (["method=rtn", HEADS, "+runtime.args.attention_backend=FLASHINFER"], "per head is read by FLASH_ATTN alone; leave"),
+        (["model=gemma3_4b", "method=gptq", HEADS], "tokens of an image see all of it .*; use kv.strategy=tensor, or"),
     ],
 )  # fmt: skip
 def test_what_would_not_be_read_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         planned(*([] if any(o.startswith("hw=") for o in overrides) else ["hw=h200"]), CALIBRATED, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hw=cpu", "model=deepseek_v3", "method=bf16", "kv=fp8"], r"\(MLA\) for CPUs keeps its cache in 16 bits; use kv=auto"),
+        (["hw=a100", "model=deepseek_v3", "kv=fp8"], "from Ada on, and never in E5M2; use kv=auto$"),
+        (["hw=h200", "model=deepseek_v3", "kv=fp8", "kv.dtype=fp8_e5m2"], "in E5M2; use kv=auto, or kv=fp8 alone"),
+        (["hw=cpu", "hw.capability=amx", "kv=fp8", "kv.dtype=nvfp4"], "CPUs keeps its cache in 16 bits or in FP8; use kv=auto"),
+        (["hw=h200", "kv.dtype=float16"], "the model is served in bfloat16, .*; use kv=auto"),
+        (["hw=h200", "kv=fp8", "+runtime.args.attention_config={backend: FLEX_ATTENTION}"], "16 bits alone; leave it out, or"),
+    ],
+)  # fmt: skip
+def test_a_cache_that_the_models_attention_does_not_keep_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        planned("method=rtn", *overrides)
+
+
+def test_what_shows_no_images_may_have_a_scale_for_each_head() -> None:
+    text_alone = "+runtime.args.language_model_only=true"
+    assert planned("hw=h200", "model=gemma3_4b", "method=gptq", CALIBRATED, HEADS, text_alone).kv_scales == "attn_head"
+    assert planned("hw=h200", "model=gemma3_4b", "method=gptq", CALIBRATED).kv_scales == "tensor"
+    assert planned("hw=h200", "method=rtn", "kv.dtype=float16", "+runtime.args.dtype=float16").bytes
 
 
 def test_e5m2_beside_a_checkpoint_of_modelopts_is_refused() -> None:
