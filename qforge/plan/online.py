@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qforge.config.job import Engine, Job, Vendor
+from qforge.models.modules import Module
 
 # Neither is a LinearBase in vLLM, which alone is quantized at load (0.32 quantization/online/base.py:290). Its option
 # quantization_config has an `ignore`, which qforge does not set: nothing would hold the checkpoint against it.
 UNTOUCHED = {"role:lm_head", "role:embed_tokens"}
+# Names of --quantization that mean the experts of a mixture and no other layer (vLLM 0.33 config/quantization.py:219)
+EXPERTS_ALONE = {"int8_per_channel_weight_only", "nvfp4_per_token"}
+BLACKWELL = "10."  # of datacenters, which nvfp4_per_token asks for (vLLM 0.33 quantization/online/nvfp4.py:100)
 
 
 def refuse(job: Job) -> None:
@@ -23,8 +29,22 @@ def refuse(job: Job) -> None:
             f"{named} hw={job.hw.name} runtime={job.runtime.name}: only vLLM on a GPU quantizes at load; use method=fp8, which "
             "makes a checkpoint"
         )
+    if job.method.online == "nvfp4_per_token" and not str(job.hw.capability).startswith(BLACKWELL):
+        raise ValueError(
+            f"{named} hw={job.hw.name}: vLLM quantizes to NVFP4 at load on B200 and its kin alone; use method=nvfp4_llmc, "
+            "which makes a checkpoint, or method.online=mxfp4"
+        )
     if job.kv.calibrated:
         raise ValueError(f"{named} kv={job.kv.name}: scales come with a quantized checkpoint; use kv=fp8 or kv=auto")
+
+
+def refuse_dense(job: Job, tree: Sequence[Module]) -> None:
+    """Raises ValueError where nothing would be quantized, so that a row of bf16 would have another name."""
+    if job.method.online in EXPERTS_ALONE and not any(m.kind == "expert" for m in tree):
+        raise ValueError(
+            f"method.online={job.method.online}: vLLM quantizes the experts of a mixture alone with it, and model="
+            f"{job.model.name} has none; use method.online=fp8_per_channel"
+        )
 
 
 def notes(job: Job) -> list[str]:

@@ -26,6 +26,7 @@ from qforge.plan import (
     misfits,
     mix,
     notes,
+    online,
     packed,
     room,
     towers,
@@ -170,6 +171,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     architecture_notes.refuse_unbuilt(job, model)
     towers.refuse(job, tree)
     cpu_kernels.refuse(job, tree, model.text)
+    online.refuse_dense(job, tree)
     core = cores.needed(job, tree, model.config, model.structure)
     libraries.refuse_architecture(job, model.config, tree, model.tensors, core)
     layout, packs = FORMATS[job.method.format], job.method.function is not None

@@ -41,7 +41,8 @@ def plan(planned: Plan, job: Job) -> None:
         for share in planned.formats:
             table.add_row("format", _share(share))
     table.add_row("served", _served(planned, job))
-    table.add_row("", Text(planned.serving.evidence, style="dim"))
+    evidence = "the kernel is seen in the server's log alone" if job.method.online else planned.serving.evidence
+    table.add_row("", Text(evidence, style="dim"))
     table.add_row("TP", ", ".join(map(str, planned.tensor_parallel)) + " are legal: no head and no group is cut")
     for name, text in _expected(planned, job):
         table.add_row(name, text)
@@ -81,7 +82,8 @@ def _parts(planned: Plan) -> Table:
 def _served(planned: Plan, job: Job) -> Text:
     serving = planned.serving
     where = f" on {job.hw.name} with {job.runtime.name}"
-    rest = ", ".join(part for part in (where, support_matrix.kernels(serving), serving.reason) if part)
+    reason = f"quantized by vLLM at load to {job.method.online}" if job.method.online else serving.reason
+    rest = ", ".join(part for part in (where, support_matrix.kernels(serving), reason) if part)
     return _coloured(serving.how) + rest
 
 

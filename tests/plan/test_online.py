@@ -36,6 +36,7 @@ def test_vllm_is_told_and_the_baseline_is_not_quantized() -> None:
         (["method=rtn", "method.online=fp8_per_channel"], "quantizes at load what is in bf16; leave method.online out"),
         (["method=online_fp8", "hw=cpu"], "only vLLM on a GPU quantizes at load; use method=fp8"),
         (["method=online_fp8", "runtime=transformers"], "only vLLM on a GPU quantizes at load; use method=fp8"),
+        (["method=online_fp8", "method.online=nvfp4_per_token"], "on B200 and its kin alone; use method=nvfp4_llmc"),
         (["method=online_fp8", "kv=fp8_calibrated"], "scales come with a quantized checkpoint; use kv=fp8 or kv=auto"),
         (
             ["method=bf16", "+runtime.args.quantization=fp8"],
@@ -47,3 +48,15 @@ def test_what_vllm_would_not_quantize_is_refused(overrides: list[str], message: 
     hw = [] if any(o.startswith("hw=") for o in overrides) else ["hw=h200"]
     with pytest.raises(ValueError, match=message):
         check(job("model=qwen3_8b", *hw, *overrides))
+
+
+@pytest.mark.parametrize(("online", "hw"), [("int8_per_channel_weight_only", "h200"), ("nvfp4_per_token", "b200")])
+def test_what_means_experts_alone_is_refused_for_a_model_that_has_none(online: str, hw: str) -> None:
+    words = ("method=online_fp8", f"method.online={online}", f"hw={hw}")
+    made = job(*words, "model=qwen3_8b")
+    check(made)
+    with pytest.raises(
+        ValueError, match=f"method.online={online}: vLLM quantizes the experts .* model=qwen3_8b has none"
+    ):
+        plan.make(made, None)
+    assert plan.make(job(*words, "model=qwen3_30b_a3b"), None).serving

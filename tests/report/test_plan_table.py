@@ -26,3 +26,11 @@ def test_qwen3_omni_is_planned_on_one_screen(
     assert "thinker 21.17 GiB on device 0" in words
     assert "talker 6.75 GiB" in words
     assert "code2wav 1.17 GiB" in words
+
+
+def test_what_vllm_quantizes_at_load_is_not_called_unquantized(capsys: pytest.CaptureFixture[str]) -> None:
+    made = job("model=qwen3_8b", "method=online_mxfp4", "hw=h200")
+    plan_table.plan(plan.make(made, None), made)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "quantized by vLLM at load to mxfp4" in words
+    assert "unquantized" not in words
