@@ -17,6 +17,7 @@ NEEDED = {
     "runtime=container_rocm": ["hw=mi325x"],
     "runtime=container_thor": ["hw=thor"],
     "method=online_fp8": ["hw=h100"],
+    "method=online_mxfp4": ["hw=h100"],
     "runtime=vllm": ["hw=h100"],
     "runtime=vllm_omni": ["hw=h100"],
 }
