@@ -2,6 +2,8 @@
 
 It is greeted before anything is measured, and refused where it is away or cannot say a rating that it is told word for word.
 Later a request that fails is sent again twice; what stays unanswered is counted: nothing else that was measured is lost by it.
+Where GONE in a row stay unanswered, it is asked nothing more. The last rating or choice in a reply counts: a judge that thinks
+aloud comes to it in the end.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from qforge.config.evaluation import ChatJudge
 from qforge.envs.request import Refused
 
 KEY = "QFORGE_JUDGE_KEY"  # environment variable with the judge's API key
-RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
+RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
 CHOICE = re.compile(r"\[\[([ABC])\]\]")
 LOWEST, HIGHEST = 1.0, 10.0  # rating
 HOW_TO_RATE = (  # in MT-bench's own words; what `rating` reads
@@ -29,6 +31,7 @@ HOW_TO_RATE = (  # in MT-bench's own words; what `rating` reads
 )
 CHARACTERS = 4  # of a token
 PAUSES = (1.0, 5.0)  # seconds before a request is sent again
+GONE = 20  # requests in a row that nobody answers
 
 Message = dict[str, str]
 
@@ -54,13 +57,17 @@ class Cost:
 
 class Judge:
     """Asks the judge. `unanswered` counts the requests that failed for good, `error` is the first one's; `cut_off`
-    the replies that ended at judge_tokens: a judge that does not come to its rating."""
+    the replies that ended at judge_tokens: a judge that does not come to its rating. Raises Refused for a key that cannot
+    be sent."""
 
     def __init__(self, settings: ChatJudge, pauses: tuple[float, ...] = PAUSES) -> None:
-        self.key = os.environ.get(KEY)
+        self.key = (os.environ.get(KEY) or "").strip()  # a file of keys ends its lines
+        if not self.key.isascii():
+            raise Refused(f"{KEY}: the judge's key has a character that is none of ASCII; copy it again")
         self.settings, self.pauses = settings, pauses
         self.client = httpx.Client(headers={"Authorization": f"Bearer {self.key}"} if self.key else {}, timeout=600)
         self.unanswered, self.error, self.cut_off, self.counting = 0, "", 0, threading.Lock()
+        self.in_a_row = 0  # requests that failed for good since the last answer
 
     @property
     def where(self) -> str:
@@ -72,7 +79,7 @@ class Judge:
         asked, where = {"role": "user", "content": "Answer with [[5]] and nothing else."}, self.where
         try:
             said = self._reply([asked])
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Refused(
                 f"{where} does not answer: {self._why(error)}; the address ends in /v1, and the key, if it needs one, is "
                 f"taken from the environment variable {KEY}"
@@ -85,17 +92,18 @@ class Judge:
             )
 
     def ask(self, *messages: Message) -> str:
-        """What the judge says; nothing where it does not answer."""
-        for pause in (*self.pauses, None):
+        """What the judge says; nothing where it does not answer, or has not for GONE requests in a row."""
+        gone = self.in_a_row >= GONE
+        for pause in (*self.pauses, None) if not gone else ():
             try:
-                return self._reply(messages)
+                said = self._reply(messages)
+                self.in_a_row = 0
+                return said
             except (httpx.HTTPError, ValueError) as error:
-                if pause is None:
-                    with self.counting:
-                        self.unanswered += 1
-                        self.error = self.error or self._why(error)
-                else:
-                    time.sleep(pause)
+                self.error = self.error or self._why(error) if pause is None else self.error
+                time.sleep(pause or 0)
+        with self.counting:
+            self.unanswered, self.in_a_row = self.unanswered + 1, self.in_a_row + 1
         return ""
 
     def _reply(self, messages: tuple[Message, ...] | list[Message]) -> str:
@@ -118,7 +126,7 @@ class Judge:
             self.cut_off += choice.get("finish_reason") == "length"
         return said
 
-    def _why(self, error: httpx.HTTPError | ValueError) -> str:
+    def _why(self, error: httpx.HTTPError | httpx.InvalidURL | ValueError) -> str:
         """In one line, without the key: of a status what the judge says of it, as that its context is too short."""
         if not isinstance(error, httpx.HTTPStatusError):
             return str(error) or type(error).__name__
@@ -128,9 +136,9 @@ class Judge:
 
 
 def rating(reply: str) -> float | None:
-    """The rating in a judge's reply, or none where it gives none from 1 to 10."""
-    match = RATING.search(reply)
-    return float(match[1]) if match and LOWEST <= float(match[1]) <= HIGHEST else None
+    """The last rating in a judge's reply, or none where that is none from 1 to 10."""
+    found = RATING.findall(reply)
+    return float(found[-1]) if found and LOWEST <= float(found[-1]) <= HIGHEST else None
 
 
 def choice(reply: str) -> str | None:

@@ -8,6 +8,7 @@ strict accuracy by prompt, `kept` the share of a question's checks that hold. Wo
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -32,14 +33,27 @@ def holds(check: Check, answer: str) -> bool:
 def refuse(check: Check) -> None:
     """Raises ValueError for a check of no known kind, and for one without what it needs."""
     kind = check["kind"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"checks: kind {kind!r:.100} is unknown; choose from {', '.join(KINDS)}")
-    if missing := [name for name in KINDS[kind][0] if name not in check]:
+    needed, optional = KINDS[kind][0], OPTIONAL.get(kind, ())
+    if missing := [name for name in needed if name not in check]:
         raise ValueError(f"checks: {kind} needs {missing[0]}")
+    if unknown := [name for name in check if name not in ("kind", *needed, *optional)]:
+        takes = f"it takes {', '.join((*needed, *optional)) or 'nothing else'}"
+        raise ValueError(f"checks: {unknown[0]!r:.100} of {kind} is unknown; {takes}")
+    if not isinstance(check.get("text", "x"), str) or not check.get("text", "x"):
+        raise ValueError(f"checks: text of {kind} is no text; give one")
+    if not isinstance(keys := check.get("keys", []), list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError(f"checks: keys of {kind} is no list of texts; give one")
+    bounds = [check.get("at_least", 0), check.get("at_most", math.inf)]
+    if odd := [bound for bound in bounds if isinstance(bound, bool) or not isinstance(bound, int | float) or bound < 0]:
+        raise ValueError(f"checks: {json.dumps(odd[0]):.100} of {kind} is no number from 0 on; use one")
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"checks: at_least={bounds[0]} at_most={bounds[1]} of {kind}: no answer keeps both; mend one")
 
 
 def _within(check: Check, count: int) -> bool:
-    return int(check.get("at_least", 0)) <= count <= int(check.get("at_most", count))
+    return bool(check.get("at_least", 0) <= count <= check.get("at_most", count))
 
 
 def _words(check: Check, answer: str) -> bool:
@@ -101,6 +115,9 @@ def _json(check: Check, answer: str) -> bool:
     return isinstance(value, dict) and all(key in value for key in keys)
 
 
+COUNTED = ("at_least", "at_most")
+# What each kind may have besides
+OPTIONAL = {**dict.fromkeys(("words", "sentences", "paragraphs", "bullets", "has"), COUNTED), "json": ("keys",)}
 # What each kind needs besides, and the function
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[Check, str], bool]]] = {
     "words": ((), _words),

@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import ast
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qforge.config import given_files
-from qforge.evaluation import instructions
+from qforge.evaluation import instructions, tool_calls
 
 KEY = "eval.tasks"
 ENDING = ".jsonl"
@@ -74,7 +75,16 @@ def _question(where: str, number: int, content: Any) -> Question:
         raise ValueError(f"{where} has no question; use {EXAMPLE}")
     if len(kinds) != 1:
         raise ValueError(f"{where} needs exactly one of {', '.join(KINDS)}; use {EXAMPLE}")
-    named = str(content.get("id", number))
+    if "tools" in content and kinds != ["call"]:
+        raise ValueError(
+            f"{where} has tools and no call; give the call that is wanted (null: none), or leave tools out"
+        )
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # a text that was cut in the middle of an emoji
+        half = f"\\u{ord(error.object[error.start]):x}"
+        raise ValueError(f"{where}: {half} is half of a character, which cannot be sent; mend the text") from None
+    named = str(number if content.get("id") is None else content["id"])
     return Question(named, asked, kinds[0], **_held_against(where, kinds[0], content))
 
 
@@ -116,16 +126,23 @@ def _held_against(where: str, kind: str, content: dict[str, Any]) -> dict[str, A
 
 
 def _call(where: str, tools: Any, value: Any) -> dict[str, Any]:
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) and "name" in tool for tool in tools):
+    if not isinstance(tools, list):
         raise ValueError(f"{where}: call needs tools, a list of functions as OpenAI's API has them")
-    if odd := next((tool["name"] for tool in tools if not isinstance(tool.get("parameters") or {}, dict)), None):
-        raise ValueError(f"{where}: parameters of {odd} is no JSON Schema; give an object, or leave it out")
+    # as requests to that API have them: {"type": "function", "function": {...}}
+    tools = [tool["function"] if isinstance(tool, dict) and "function" in tool else tool for tool in tools]
+    try:
+        for tool in tools:
+            tool_calls.refuse(tool)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if value is None:
         return {"tools": tools, "call": None}
     if not (isinstance(value, dict) and isinstance(value.get("arguments"), dict) and "name" in value):
         raise ValueError(f'{where}: call is neither null nor {{"name": ..., "arguments": {{...}}}}')
     if value["name"] not in (names := [tool["name"] for tool in tools]):
         raise ValueError(
-            f"{where}: call names {value['name']}, which tools does not have; use {' or '.join(map(str, names)) or 'null'}"
+            f"{where}: call names {value['name']}, which tools does not have; use {' or '.join(names) or 'null'}"
         )
+    if fault := tool_calls.unreachable(tools[names.index(value["name"])], value["arguments"]):
+        raise ValueError(f"{where}: no call would be right: {fault}; mend call or the function's parameters")
     return {"tools": tools, "call": value}

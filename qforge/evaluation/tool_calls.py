@@ -63,6 +63,55 @@ def keeps(schema: dict[str, Any], value: Any) -> bool:
     return True
 
 
+def refuse(tool: Any) -> None:
+    """Raises ValueError for what is no function as the module's docstring has it, and for a schema that nothing would keep."""
+    if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
+        raise ValueError("call needs tools, a list of functions as OpenAI's API has them, each with a name")
+    if not isinstance(tool.get("description") or "", str):
+        raise ValueError(f"description of {tool['name']} is no text; give one, or leave it out")
+    if fault := _fault(tool.get("parameters") or {}):
+        raise ValueError(f"parameters of {tool['name']} is no JSON Schema: {fault}; mend it, or leave it out")
+
+
+def _fault(schema: Any) -> str | None:
+    """The first thing in a schema that `keeps` cannot read."""
+    if not isinstance(schema, dict):
+        return f"{json.dumps(schema):.60} is no object"
+    kinds = schema.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in TYPES:
+            return f"type {json.dumps(kind):.60} is unknown, choose from {', '.join(TYPES)}"
+    for name, form in (("properties", dict), ("required", list), ("enum", list)):
+        if not isinstance(schema.get(name, form()), form):
+            return f"{name} is no {'object' if form is dict else 'list'}"
+    inner = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
+    return next((fault for one in inner if (fault := _fault(one))), None)
+
+
+def unreachable(tool: Tool, wanted: dict[str, Any]) -> str | None:
+    """The first wanted argument that no call could have which keeps the function's schema; none where all can be."""
+    known = (tool.get("parameters") or {}).get("properties", {})
+    closed = (tool.get("parameters") or {}).get("additionalProperties") is False
+    for name, value in wanted.items():
+        if (closed and name not in known) or not _possible(known.get(name, {}), value):
+            return f"{tool['name']} takes no {name} of {json.dumps(value):.100}"
+    return None
+
+
+def _possible(schema: dict[str, Any], wanted: Any) -> bool:
+    """Whether a value that keeps the schema may be equal to what is wanted."""
+    if isinstance(wanted, dict) and wanted.keys() == {"any_of"}:
+        return isinstance(wanted["any_of"], list) and any(_possible(schema, one) for one in wanted["any_of"])
+    if isinstance(wanted, dict):
+        known = schema.get("properties", {})
+        return keeps({"type": schema.get("type", "object")}, {}) and all(
+            _possible(known.get(name, {}), value) for name, value in wanted.items()
+        )
+    if isinstance(wanted, str) and "enum" in schema:
+        return any(_equal(one, wanted) for one in schema["enum"])
+    return keeps(schema, wanted)
+
+
 def _is(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
         return kind == "boolean"
@@ -84,6 +133,8 @@ def _equal(value: Any, wanted: Any) -> bool:
         return value.strip().casefold() == wanted.strip().casefold()
     if isinstance(value, list) and isinstance(wanted, list):
         return len(value) == len(wanted) and all(map(_equal, value, wanted))
+    if isinstance(value, dict) and isinstance(wanted, dict):
+        return value.keys() == wanted.keys() and all(_equal(value[name], wanted[name]) for name in wanted)
     return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 

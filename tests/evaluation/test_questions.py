@@ -1,8 +1,7 @@
-"""Files of questions, and what answers are held against: checks of instructions and calls of functions."""
+"""Files of questions, and what answers are held against: checks of instructions."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,14 @@ import pytest
 from support.command import ROOT
 from support.jobs import job
 
-from qforge.evaluation import flips, instructions, questions, tool_calls
+from qforge.evaluation import flips, instructions, questions
 from qforge.pipeline.checks import check
 
+CHECKED = '{"question": "q", "checks": [{%s}]}'
+TIMER = (
+    '{"question": "q", "tools": [{"name": "f", "parameters": {"properties": {"a": %s}}}], '
+    '"call": {"name": "f", "arguments": {"a": %s}}}'
+)
 GOOD = '{"question": "Capital of Spain?", "answer": "Madrid"}'
 
 
@@ -39,6 +43,25 @@ def test_a_line_is_a_question_with_one_or_more_answers(tmp_path: Path) -> None:
         ('{"question": "q", "checks": [{"kind": "rhymes"}]}', "line 1: checks: kind 'rhymes' is unknown; choose from words"),
         ('{"question": "q", "checks": [{"kind": "has"}]}', "line 1: checks: has needs text"),
         ('{"question": "q", "call": null}', "line 1: call needs tools"),
+        (CHECKED % '"kind": []', r"checks: kind \[\] is unknown; choose from words"),
+        (CHECKED % '"kind": "words", "at_least": "three"', 'checks: "three" of words is no number from 0 on; use one'),
+        (CHECKED % '"kind": "words", "at_least": null', "checks: null of words is no number from 0 on"),
+        (CHECKED % '"kind": "words", "at_least": 5, "at_most": 3', "at_least=5 at_most=3 of words: no answer keeps both"),
+        (CHECKED % '"kind": "words", "atmost": 3', "checks: 'atmost' of words is unknown; it takes at_least, at_most"),
+        (CHECKED % '"kind": "quoted", "text": "a"', "checks: 'text' of quoted is unknown; it takes nothing else"),
+        (CHECKED % '"kind": "has", "text": 5', "checks: text of has is no text; give one"),
+        (CHECKED % '"kind": "json", "keys": "a"', "checks: keys of json is no list of texts"),
+        (TIMER % ('{"type": "int"}', "5"), 'parameters of f is no JSON Schema: type "int" is unknown, choose from string'),
+        (TIMER % ("true", "5"), "parameters of f is no JSON Schema: true is no object; mend it, or leave it out"),
+        (TIMER % ('{"items": [{"type": "string"}]}', "5"), r'no JSON Schema: \[{"type": "string"}\] is no object'),
+        (TIMER % ('{"required": null}', "5"), "no JSON Schema: required is no list"),
+        (TIMER % ('{"type": "integer"}', '"five"'), 'no call would be right: f takes no a of "five"; mend call or'),
+        (TIMER % ('{"enum": ["C", "F"]}', '"K"'), 'no call would be right: f takes no a of "K"'),
+        (TIMER % ('{"type": "integer"}', '{"any_of": 5}'), 'no call would be right: f takes no a of {"any_of": 5}'),
+        ('{"question": "q", "tools": [{"name": 5}], "call": null}', "call needs tools, a list of functions .* a name"),
+        ('{"question": "q", "tools": [{"name": "f", "description": 5}], "call": null}', "description of f is no text"),
+        ('{"question": "q", "answer": "a", "tools": []}', "line 1 has tools and no call; give the call that is wanted"),
+        (r'{"question": "cut \ud83d", "answer": "a"}', r"line 1: \\ud83d is half of a character, which cannot be sent"),
         ('{"question": "q", "tools": [{"name": "f"}], "call": "f"}', "call is neither null nor"),
         ('{"question": "q", "checks": []}', "line 1: checks is empty, and every answer would keep to it"),
         ('{"question": "q", "tests": "assert f(1"}', r"line 1: tests is no Python, .*was never closed \(line 1 of tests\)"),
@@ -177,38 +200,9 @@ def test_instructions_are_checked(check: dict[str, Any], keeps: str, breaks: str
     assert instructions.scores([check], " ") == {"all_kept": 0, "kept": 0}, "an empty answer keeps nothing"
 
 
-WEATHER = {
-    "name": "get_weather",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string"},
-            "unit": {"type": "string", "enum": ["c", "f"]},
-            "days": {"type": "integer"},
-        },
-        "required": ["city"],
-    },
-}
-WANTED = {"name": "get_weather", "arguments": {"city": "Oslo"}}
-
-
-def called(*calls: tuple[str, Any], wanted: dict[str, Any] | None = WANTED) -> tuple[float, ...]:
-    made = [{"name": name, "arguments": args if isinstance(args, str) else json.dumps(args)} for name, args in calls]
-    return tuple(tool_calls.scores([WEATHER], wanted, made).values())
-
-
-def test_calls_are_scored_by_function_schema_and_arguments() -> None:
-    assert called(("get_weather", {"city": " oslo", "unit": "c"})) == (1, 1, 1), "neither case nor white space counts"
-    assert called(("get_weather", {"city": "Bergen"})) == (0, 1, 1)
-    assert called(("get_weather", {"city": "Oslo", "unit": "k"})) == (0, 1, 0), "no value of the enum"
-    assert called(("get_weather", {"city": "Oslo", "days": True})) == (0, 1, 0), "true is no integer"
-    assert called(("get_weather", {"unit": "c"})) == (0, 1, 0)
-    assert called(("get_weather", "{broken")) == (0, 1, 0)
-    assert called(("get_time", {})) == (0, 0, 0)
-    assert called(("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Oslo"})) == (0, 1, 1), "once is wanted"
-    assert called() == (0, 0, 0)
-    assert called(wanted=None) == (1, 1, 1)
-    assert called(("get_weather", {"city": "Oslo"}), wanted=None) == (0, 0, 1)
+def test_lines_without_ids_of_their_own_have_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"id": null, "question": "q", "answer": "a"}\n' * 2)
+    assert [question.id for question in questions.read(tmp_path / "mine.jsonl")] == ["1", "2"]
 
 
 def test_flips_are_listed_worst_first_and_side_by_side() -> None:

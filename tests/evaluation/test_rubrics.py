@@ -182,3 +182,45 @@ def test_a_rubric_without_a_judge_or_without_chat_is_refused_in_the_plan(api: Ap
         ValueError, match=r"questions with rubric are asked in chat alone, and eval\.chat=false; leave that"
     ):
         check(made(api, mine, "eval.chat=false"))
+
+
+def test_a_judge_that_is_gone_is_asked_nothing_more(api: Api, tmp_path: Path) -> None:
+    judge = chat_judge.Judge(made(api, tmp_path / "x.jsonl").eval.judge, pauses=())
+    api.says = lambda text: (503, "busy")
+    assert {judge.ask({"role": "user", "content": str(n)}) for n in range(chat_judge.GONE + 5)} == {""}
+    assert (len(api.sent), judge.unanswered) == (chat_judge.GONE, chat_judge.GONE + 5)
+
+
+@pytest.mark.parametrize(
+    ("said", "rated"),
+    [
+        ("<think>At first [[3]].</think> Rating: [[8]]", 8),
+        ('The form is "[[5]]", so: [[ 7.5 ]]', 7.5),
+        ("[[0]]", None),
+        ("[[8]] or rather [[11]]", None),
+        ("7/10", None),
+    ],
+)
+def test_the_last_rating_counts(said: str, rated: float | None) -> None:
+    assert chat_judge.rating(said) == rated
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "message"),
+    [
+        (
+            "http://host:port/v1",
+            "k",
+            r"eval\.judge\.base_url=http://host:port/v1: model 'm' does not answer: Invalid port",
+        ),
+        ("http://127.0.0.1:9/v1", "s\u00e9same", "^QFORGE_JUDGE_KEY: .* none of ASCII; copy it again$"),
+    ],
+)
+def test_an_address_or_a_key_that_cannot_be_used_is_refused(
+    url: str, key: str, message: str, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(chat_judge.KEY, key)
+    settings = made(api, tmp_path / "x.jsonl").eval.judge
+    settings.base_url = url
+    with pytest.raises(ValueError, match=message):
+        chat_judge.Judge(settings).greet()
