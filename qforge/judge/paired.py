@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-SMALL, ROUNDS = (
-    0.005,
-    10,
-)  # a p-value below SMALL is drawn so many times as finely: Holm multiplies it by the number of tasks
+SMALL = 0.005  # a p-value below it is drawn again, more finely: Holm multiplies it by the number of tasks
+ROUNDS = 10
 
 
 def mcnemar(lost: int, won: int) -> float:
