@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 from qforge.config.job import Engine, Job
@@ -23,24 +24,29 @@ def notes(job: Job) -> list[str]:
 
 
 def greet(job: Job) -> None:
-    """Let the judge rate an example, and say how long it will take at that pace. Raises ValueError where it is of no use."""
+    """Let the judge rate an example, as often at once as it will be asked, and say how long it will take at that pace. Raises
+    ValueError where it is of no use."""
     requests = sum(cost.requests for cost, _ in _parts(job))
     if not requests:
         return
-    judge = Judge(job.eval.judge, pauses=())
+    judge, at_once = Judge(job.eval.judge, pauses=()), min(job.eval.concurrency, requests)
     with progress_line("judge", job.eval.judge.model) as line:
         judge.greet()
         started = monotonic()
-        rated = rating(judge.ask({"role": "user", "content": EXAMPLE}))
+        with ThreadPoolExecutor(at_once) as pool:
+            found = list(pool.map(judge.ask, [{"role": "user", "content": EXAMPLE}] * at_once))
         seconds = monotonic() - started
         if judge.unanswered:
             raise ValueError(
                 f"{judge.where} says a word, but rates no example: {judge.error}; mend that, or give another"
             )
+        rated = rating(found[0])
         said = "gives an example no rating" if rated is None else f"rates an example with {rated:g}"
-        minutes = requests * seconds / job.eval.concurrency / 60
-        at_once = f"{job.eval.concurrency} requests at once"
-        line.note = f"{said} in {seconds:.1f} s; at that pace about {minutes:.1f} minutes, {at_once}"
+        minutes = requests * seconds / at_once / 60
+        line.note = (
+            f"{said}, {at_once} requests at once in {seconds:.1f} s; at that pace about {minutes:.1f} minutes, and more where "
+            "it says more"
+        )
 
 
 def _parts(job: Job) -> Iterator[tuple[Cost, str]]:

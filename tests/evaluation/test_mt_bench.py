@@ -160,9 +160,9 @@ def test_cost_and_time_are_said_before_it_begins(api: Api, capsys: pytest.Captur
     assert judging.notes(made(api, "eval.judge.questions=null")) == []
     judging.greet(whole)
     said = capsys.readouterr().out
-    assert "rates an example with 5 in " in said
+    assert "rates an example with 5, 4 requests at once in " in said
     assert "at that pace about" in said
-    assert len(api.sent) == 2, "greeted, and shown an example"
+    assert len(api.sent) == 5, "greeted, and shown an example as often as it will be asked at once"
 
 
 def test_what_a_judge_makes_of_an_example_is_said_or_refused(
@@ -170,7 +170,7 @@ def test_what_a_judge_makes_of_an_example_is_said_or_refused(
 ) -> None:
     api.says = lambda text: (200, completion("I like it." if "[Question]" in text else "[[5]]"))
     judging.greet(made(api))
-    assert "gives an example no rating in " in capsys.readouterr().out
+    assert "gives an example no rating, 4 requests at once in " in capsys.readouterr().out
     monkeypatch.setenv(chat_judge.KEY, "hidden")
     api.says = lambda text: (
         (400, "hidden:\n 512 tokens are too many") if "[Question]" in text else (200, completion("[[5]]"))
