@@ -53,7 +53,10 @@ class Chat:
     def body(self, messages: Sequence[Message], seed: int, **options: Any) -> Record:
         """A request. `options`: of OpenAI's API, such as max_tokens, stop and tools."""
         settings = self.settings
-        system = [{"role": "system", "content": settings.system}] if settings.system else []
+        system = self._system()
+        if system and messages and messages[0]["role"] == "system":  # of a task: many templates take one alone
+            system = [{"role": "system", "content": f"{settings.system}\n\n{messages[0]['content']}"}]
+            messages = messages[1:]
         told = {"enable_thinking": settings.thinking} if settings.thinking is not None else None
         return {
             "model": MODEL, "messages": [*system, *messages], "seed": seed, "temperature": settings.temperature,
@@ -76,6 +79,17 @@ class Chat:
             message, tools=[{"type": "function", "function": t} for t in tools]
         )
 
+    def behind(self, told: str, question: str) -> list[Message]:
+        """A question and what the model is told before it: in a system message, where the template takes any."""
+        import jinja2
+
+        messages = [{"role": "system", "content": told}, {"role": "user", "content": question}]
+        try:
+            self._render(messages)
+        except jinja2.TemplateError:
+            return [{"role": "user", "content": f"{told}\n\n{question}"}]
+        return messages
+
     def check(self) -> None:
         """Refuse what no question could mend, before the first is asked."""
         import jinja2
@@ -83,7 +97,6 @@ class Chat:
         if self.checked:
             return
         self.checked = True
-        system = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
         question = {"role": "user", "content": "a"}
         if self.tokenizer.chat_template is None:
             raise Refused(
@@ -96,7 +109,7 @@ class Chat:
                 f"eval.chat: the model's chat template is broken: {error}; mend it, or use eval.chat=false"
             ) from None
         try:
-            self._render([*system, question])
+            self._render([*self._system(), question])
         except jinja2.TemplateError as error:
             raise Refused(
                 f"eval.system: the model's chat template takes no system message: {error}; leave it out"
@@ -107,6 +120,9 @@ class Chat:
                 f"eval.answer_tokens={budget}: the server has a context of {room} tokens, and the question needs some; use "
                 "less, or a larger runtime.args.max_model_len"
             )
+
+    def _system(self) -> list[Message]:
+        return [{"role": "system", "content": self.settings.system}] if self.settings.system else []
 
     def _render(self, messages: list[Message], **options: Any) -> str:
         told = {"enable_thinking": self.settings.thinking} if self.settings.thinking is not None else {}

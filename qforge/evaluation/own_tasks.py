@@ -84,7 +84,7 @@ def _in_chat(chat: Chat, asked: list[Question], seeds: int, name: str) -> list[R
             if question.tools:
                 options["tools"] = [{"type": "function", "function": tool} for tool in question.tools]
                 if not chat.shows_tools(question.tools):
-                    messages = tool_calls.told(question.tools, messages)
+                    messages = chat.behind(tool_calls.told(question.tools), question.question)
             bodies.append(chat.body(messages, seed, **options))
     return chat.ask(bodies, f"{name} in chat")
 

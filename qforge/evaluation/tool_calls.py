@@ -29,10 +29,9 @@ TOLD = (
 )
 
 
-def told(tools: list[Tool], messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The messages behind one that describes the functions."""
-    lines = "\n".join(json.dumps({"type": "function", "function": tool}) for tool in tools)
-    return [{"role": "system", "content": TOLD.format(tools=lines)}, *messages]
+def told(tools: list[Tool]) -> str:
+    """What a model is told of its functions."""
+    return TOLD.format(tools="\n".join(json.dumps({"type": "function", "function": tool}) for tool in tools))
 
 
 def scores(tools: list[Tool], wanted: dict[str, Any] | None, calls: list[dict[str, Any]]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from typing import Any
 from qforge.judge.bootstrap import Spread
 
 Results = dict[str, Any]
-TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1")  # the first that a task has is judged
+# The first that a task has is judged; the last are IFEval's, HumanEval's and MBPP's
+TASK_METRICS = ("acc_norm", "acc", "exact_match", "f1", "prompt_level_strict_acc", "pass@1", "pass_at_1")
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,29 @@ def test_functions_are_asked_for_called_and_scored(api: Api, tmp_path: Path) -> 
     assert {body["seed"] for body in api.sent} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("template", "overrides", "roles"),
+    [
+        (CHATML, [], ["system", "user"]),
+        (CHATML, ["eval.system=Be brief."], ["system", "user"]),
+        (NO_SYSTEM, [], ["user"]),
+    ],
+)
+def test_a_model_is_told_of_its_functions_in_one_message_where_its_template_takes_it(
+    api: Api, tmp_path: Path, template: str, overrides: list[str], roles: list[str]
+) -> None:
+    """Gemma 2 takes no system message, and others no two of them."""
+    file = tmp_path / "tools.jsonl"
+    file.write_text(json.dumps({"question": "q", "tools": [TOOL], "call": None}))
+    asks = chat(api, tmp_path / "j", *overrides, template=template)
+    own_tasks.run(asks.settings, str(file), asks.server, asks.tokenizer, asks)
+    sent = api.sent[0]["messages"]
+    assert [message["role"] for message in sent] == roles
+    assert '"name": "set_timer"' in sent[0]["content"]
+    assert sent[0]["content"].startswith("Be brief.\n\nYou may call" if overrides else "You may call")
+    assert sent[-1]["content"].endswith("q")
+
+
 # Runs where lm-eval is: gsm8k in chat, with two seeds, against the API whose port is given.
 LM_EVAL = """
 import json, sys

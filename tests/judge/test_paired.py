@@ -9,7 +9,7 @@ import pytest
 from support.jobs import job
 from support.measured import results
 
-from qforge.judge import goals, paired, verdict
+from qforge.judge import comparison, goals, paired, verdict
 
 ITEMS, SEEDS = 48, 3
 TASKS = ("short_answers", "gsm8k_local", "instructions", "tool_calls")
@@ -100,3 +100,10 @@ def test_a_margin_that_chance_crosses_is_inconclusive() -> None:
     assert verdict.decide(criterion, (2.5, 9.0), 5.0, 0.2) == ("inconclusive", "")
     assert verdict.decide(criterion, (-1.0, 9.0), 5.0, 0.01) == ("fail", "")
     assert verdict.decide(criterion, (-1.0, 1.5), 0.2, 0.01) == ("pass", ""), "surely within the margin"
+
+
+@pytest.mark.parametrize(
+    "metric", ["prompt_level_strict_acc", "pass@1,create_test", "pass_at_1", "exact_match,strict-match"]
+)
+def test_generative_tasks_of_lm_eval_have_a_metric_that_is_judged(metric: str) -> None:
+    assert comparison.main_metric({"per_sample": {"bleu": [0.5], metric: [1.0]}}) == metric
