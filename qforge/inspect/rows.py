@@ -1,4 +1,4 @@
-"""Some rows of a packed matrix, as numbers, in every layout.
+"""Some rows of a packed matrix, as levels and the scales that they are multiplied by, in every layout.
 
 Written from what reads each layout: compressed-tensors 0.19 (compressors/), ModelOpt 0.47 (NVFP4QTensor), vLLM 0.32's
 kernels of GPTQ and AWQ (quantization/utils/quant_utils.py: gptq_pack, awq_pack), BitsAndBytes 0.50 (functional.py:
@@ -8,6 +8,7 @@ dequantize_4bit).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qforge.models.checkpoint import Stored
@@ -21,7 +22,47 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the lower three of its fou
 SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_global_scale", "weight", "weight_scale_2",
             "weight.absmax", "weight.quant_map", "qweight", "qzeros", "scales", "g_idx")  # fmt: skip
 Parts = Mapping[str, Stored]  # of one matrix, by suffix
-Reader = Callable[[Parts, "NDArray[Any]", int], "NDArray[Any]"]  # (parts, rows, columns) -> float32 [rows, columns]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The level and the scale of each weight, [rows, columns], and the levels that the format has, ascending."""
+
+    levels: NDArray[Any]
+    scales: NDArray[Any]
+    format: NDArray[Any]
+
+    def values(self) -> NDArray[Any]:
+        values: NDArray[Any] = self.levels * self.scales
+        return values
+
+    def step(self) -> NDArray[Any]:
+        """The smallest size that each weight can have, but zero."""
+        import numpy as np
+
+        step: NDArray[Any] = np.abs(self.format[self.format != 0]).min() * np.abs(self.scales)
+        return step
+
+    def most_lost(self) -> NDArray[Any]:
+        """The most that rounding each weight can lose, where it is within the levels: half of their widest gap."""
+        import numpy as np
+
+        most: NDArray[Any] = np.diff(self.format).max() / 2 * np.abs(self.scales)
+        return most
+
+    def nearest(self, weights: NDArray[Any]) -> NDArray[Any]:
+        """What rounding to nearest makes of the weights with these scales; what is beyond the last level, or has a scale of
+        zero, stays as it is."""
+        import numpy as np
+
+        reached = weights / np.where(self.scales == 0, np.inf, self.scales)
+        between = (self.format[1:] + self.format[:-1]) / 2
+        rounded = self.format[np.searchsorted(between, reached)] * self.scales
+        within = (self.scales != 0) & (reached >= self.format[0]) & (reached <= self.format[-1])
+        return np.where(within, rounded, weights)
+
+
+Reader = Callable[[Parts, "NDArray[Any]", int], Rows]  # (parts, rows, columns)
 
 
 def of(name: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -29,7 +70,7 @@ def of(name: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return {suffix: tensors[f"{name}.{suffix}"] for suffix in SUFFIXES if f"{name}.{suffix}" in tensors}
 
 
-def _int4(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _int4(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """Codes from 0 to 15 for -8 to 7, eight columns to a word; zero points alike, eight rows to a word."""
     import numpy as np
 
@@ -37,30 +78,34 @@ def _int4(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
     if "weight_zero_point" in parts:
         words = parts["weight_zero_point"].read()[picked // 8].view(np.uint32)
         zero = ((words >> (4 * (picked % 8)[:, None]).astype(np.uint32)) & 15).astype(int)
-    values: NDArray[Any] = (levels - _spread(zero, columns)) * _scales(parts["weight_scale"], picked, columns)
-    return values
+    return _integers(levels - _spread(zero, columns), _scales(parts["weight_scale"], picked, columns), 4)
 
 
-def _gptq(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _gptq(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """Eight inputs to a word; zero points are stored less one, eight outputs to a word; g_idx names each input's group."""
     import numpy as np
 
     levels = _nibbles(np.ascontiguousarray(parts["qweight"].read()[:, picked].T))
     zero, scale = _transposed(parts, picked, picked % 8)
     group = np.clip(np.asarray(parts["g_idx"].read()), 0, scale.shape[1] - 1)  # a wrong one shows in the values
-    values: NDArray[Any] = (levels - ((zero + 1) & 15)[:, group]) * scale[:, group]
-    return values
+    return _integers(levels - ((zero + 1) & 15)[:, group], scale[:, group], 4)
 
 
-def _awq(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _awq(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """Eight outputs to a word, in an order of their own."""
     import numpy as np
 
     place = np.array(AWQ_NIBBLE)[picked % 8]
     levels = _at(parts["qweight"].read()[:, picked // 8], place)
     zero, scale = _transposed(parts, picked, place)
-    values: NDArray[Any] = (levels - _spread(zero, columns)) * _spread(scale, columns)
-    return values
+    return _integers(levels - _spread(zero, columns), _spread(scale, columns), 4)
+
+
+def _integers(levels: NDArray[Any], scales: NDArray[Any], bits: int) -> Rows:
+    """Whole steps; of more to one side than to the other, as the zero point has it."""
+    import numpy as np
+
+    return Rows(levels.astype(np.float32), scales, np.arange(1 - 2**bits, 2**bits, dtype=np.float32))
 
 
 def _transposed(parts: Parts, picked: NDArray[Any], place: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -78,41 +123,39 @@ def _at(words: NDArray[Any], place: NDArray[Any]) -> NDArray[Any]:
     return ((words.view(np.uint32) >> (4 * place).astype(np.uint32)) & 15).astype(int).T
 
 
-def _fp4(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _fp4(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """Two columns to a byte, the first in its low half; of E2M1's four bits the highest is the sign."""
     import numpy as np
 
     codes = np.asarray((parts.get("weight_packed") or parts["weight"]).read()[picked])
     both = np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(picked), columns)
-    values: NDArray[Any] = np.array(E2M1, np.float32)[both & 7] * np.where(both & 8, np.float32(-1), np.float32(1))
+    sizes, scales = np.array(E2M1, np.float32), _scales(parts["weight_scale"], picked, columns)
     if "weight_scale_2" in parts:
-        values *= parts["weight_scale_2"].read().reshape(-1)[0]
+        scales = scales * parts["weight_scale_2"].read().reshape(-1)[0]
     if "weight_global_scale" in parts:
-        values /= parts["weight_global_scale"].read().reshape(-1)[0]
-    values *= _scales(parts["weight_scale"], picked, columns)
-    return values
+        scales = scales / parts["weight_global_scale"].read().reshape(-1)[0]
+    return Rows(np.where(both & 8, -sizes[both & 7], sizes[both & 7]), scales, _both_signs(sizes))
 
 
-def _by_row(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _by_row(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """FP8 and INT8: a value for each weight, a scale for each row."""
     import numpy as np
 
-    values: NDArray[Any] = parts["weight"].read()[picked].astype(np.float32)
-    values *= _scales(parts["weight_scale"], picked, columns)
-    return values
+    levels = parts["weight"].read()[picked].astype(np.float32)
+    scales = _scales(parts["weight_scale"], picked, columns)
+    return _integers(levels, scales, 8) if parts["weight"].dtype == "I8" else Rows(levels, scales, _e4m3())
 
 
-def _by_square(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _by_square(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """FP8: a value for each weight, a scale for each square; those at the edges are cut off."""
     import numpy as np
 
     scale = parts["weight_scale"].read()[picked // BLOCK].astype(np.float32)
-    values: NDArray[Any] = parts["weight"].read()[picked].astype(np.float32)
-    values *= np.repeat(scale, BLOCK, axis=1)[:, :columns]
-    return values
+    levels = parts["weight"].read()[picked].astype(np.float32)
+    return Rows(levels, np.repeat(scale, BLOCK, axis=1)[:, :columns], _e4m3())
 
 
-def _nf4(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
+def _nf4(parts: Parts, picked: NDArray[Any], columns: int) -> Rows:
     """The matrix as one vector, two weights to a byte, the first in its high half; codes of a table, a scale for each block of
     the vector."""
     import numpy as np
@@ -121,8 +164,23 @@ def _nf4(parts: Parts, picked: NDArray[Any], columns: int) -> NDArray[Any]:
     codes = packed[picked]
     both = np.stack([codes >> 4, codes & 15], axis=-1).reshape(len(picked), columns)
     block = (picked[:, None] * columns + np.arange(columns)) // (2 * packed.size // len(largest))
-    values: NDArray[Any] = parts["weight.quant_map"].read()[both] * largest[block]
-    return values
+    table = parts["weight.quant_map"].read()
+    return Rows(table[both], largest[block], np.sort(table))
+
+
+def _e4m3() -> NDArray[Any]:
+    """Every finite number of FP8."""
+    import ml_dtypes
+    import numpy as np
+
+    return _both_signs(np.arange(0x7F, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32))
+
+
+def _both_signs(sizes: NDArray[Any]) -> NDArray[Any]:
+    """Of sizes from zero on, ascending, the numbers of either sign, ascending."""
+    import numpy as np
+
+    return np.concatenate([-sizes[:0:-1], sizes])
 
 
 def _scales(stored: Stored, picked: NDArray[Any], columns: int) -> NDArray[Any]:

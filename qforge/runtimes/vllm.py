@@ -117,7 +117,9 @@ def canary(server: Server) -> dict[str, Any]:
     for text in (first, second):
         if fault := not_language(text):
             raise ServerFailed(
-                f"the model answers {text[:120]!r}, which is {fault}: the checkpoint is damaged", server.log
+                f"the model answers {text[:120]!r}, which is {fault}: the checkpoint is damaged, or its format is too coarse "
+                "for the model's weights",
+                server.log,
             )
     same = first == second
     return {"question": QUESTION, "answer": first, "same_twice": same, **({} if same else {"second": second})}

@@ -49,6 +49,15 @@ def test_a_layer_that_its_state_dict_ruins_is_left_as_it_is(said: dict[str, Any]
     assert isinstance(said["state"], dict), said["state"]
 
 
+def test_columns_that_hold_zeros_alone_are_equal() -> None:
+    """As scales leave them that are made for weights far out."""
+    program = (
+        "import torch; from qforge.evaluation.unpacked import _distance as off; nothing = torch.zeros(2, 2); "
+        "print(off(nothing, nothing), off(nothing + 1, nothing), off(nothing + 1, nothing + 2))"
+    )
+    assert in_quant("-c", program).stdout.split() == ["0.0", "inf", "0.5"]
+
+
 def test_a_bf16_model_has_nothing_to_compare(said: dict[str, Any]) -> None:
     assert said["dense bf16"] == said["mixture bf16"] == {}
 

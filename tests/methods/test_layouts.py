@@ -125,8 +125,9 @@ def test_an_observer_that_searches_finds_better_scales_of_the_same_bytes(
     norm = original["model.layers.1.input_layernorm.weight"].read().astype(np.float32)
     read = READERS[job(f"method={plain}").method.format]
     lost = {
-        method: np.abs(read(of(name, headers(made[method])), np.arange(len(weight)), weight.shape[1]) - weight) ** 2.4
-        for method in (plain, *searched)
+        method: np.abs(read(of(name, headers(file)), np.arange(len(weight)), weight.shape[1]).values() - weight) ** 2.4
+        for method, file in made.items()
+        if method in (plain, *searched)
     }
     mse, imatrix = searched
     assert lost[mse].sum() < 0.95 * lost[plain].sum()
