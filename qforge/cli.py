@@ -70,7 +70,10 @@ def expand(arguments: list[str]) -> list[str]:
             raise ValueError(
                 f"{SEARCH}{BUDGET} {argument}: the search is {METHOD}{BUDGET} itself; leave one of them out"
             )
-    return [_expanded(argument, sweep) for argument in arguments]
+    flags = [
+        argument for argument in arguments if argument in SWEEP
+    ]  # argparse takes no override after one between two
+    return [_expanded(argument, sweep) for argument in arguments if argument not in SWEEP] + flags
 
 
 def _expanded(argument: str, sweep: bool) -> str:

@@ -65,6 +65,11 @@ def options(job: Job, folder: Path | None, vllm: str = NEWEST) -> Options:
 
     Raises ValueError for a candidate that cannot be planned alone, and for a model whose losses cannot be measured.
     """
+    if job.artifact:
+        raise ValueError(
+            f"method={job.method.name} artifact={job.artifact}: a given checkpoint has its formats, and none is "
+            "left to choose; use method=mixed with the method.formats that it has"
+        )
     candidates = [name for name in job.method.candidates if name != BF16]
     if len(job.method.candidates) < 2 or not candidates:
         raise ValueError(
@@ -143,7 +148,7 @@ def refuse_size(job: Job, found: Options) -> None:
         raise ValueError(f"{KEY}: say how many bits per weight the checkpoint may have: {KEY}={(low + high) / 2:.3g}")
     if bits < low:
         raise ValueError(
-            f"{KEY}={bits}: the smallest that method.candidates={job.method.candidates} come to is {low:.3g}, with what "
+            f"{KEY}={bits}: the smallest that method.candidates={job.method.candidates} come to is {low:.4g}, with what "
             f"stays in bf16; use {KEY}={ceil(100 * low) / 100} or more, or smaller candidates"
         )
     if bits > high or (bits == high and all(BF16 in sizes for sizes in found.bytes)):  # then nothing would be quantized

@@ -39,7 +39,7 @@ def test_experts_of_a_layer_are_one_part_named_by_their_layer() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("method.bits=3",), "the smallest that method.candidates=['bf16', 'fp8', 'nvfp4_llmc'] come to is 6.25"),
+        (("method.bits=3",), "the smallest that method.candidates=['bf16', 'fp8', 'nvfp4_llmc'] come to is 6.248"),
         (("method.candidates=[fp8,nvfp4_llmc]", "method.bits=12"), "everything in its largest format takes 9.22; use less, or"),
         (("method.bits=null",), "method.bits: say how many bits per weight the checkpoint may have: method.bits=11.1"),
         (("method.candidates=[bf16,rtn:48]",), "method.candidates: rtn:48: group_size=48 method=rtn: int4 exists at group -1"),
@@ -48,6 +48,7 @@ def test_experts_of_a_layer_are_one_part_named_by_their_layer() -> None:
         (("method.candidates=[fp8]",), "method.candidates=['fp8']: leaves nothing to choose"),
         (("hw=mi325x",), "method=nvfp4_llmc hw=mi325x: NVFP4 weight-only is forced onto Marlin"),
         (("model=qwen3_8b_random",), "random weights have no quality to measure; use method=mixed"),
+        (("artifact=/a/mix",), "method=budget artifact=/a/mix: a given checkpoint has its formats, and none is"),
         (("model=gpt_oss_20b",), "holds all experts of its layer in one tensor, whose rounding is not measured"),
     ],
 )  # fmt: skip
