@@ -27,7 +27,7 @@ SWEPT = re.compile(r"Ambiguous value for argument '(.*)'")
 ABSENT = re.compile(r"Could not delete from config\. '(.+)' does not exist")
 OTHER = re.compile(r"Could not delete from config\. The value of '(.+)' is (.*) and not (.*)\.")
 NOT_LOADED = re.compile(r"In '.+': Could not load '(.+)/(.+)'")
-QUOTED_NAME = re.compile(r"""[{,]\s*["'][^"']*["']\s*:""")
+NAMES = re.compile(r"=\{.*:")  # a value in {}, whose names Hydra takes without quotes
 NOT_TYPED = re.compile(r"dict is not a subclass of \w+")  # OmegaConf makes no entry of a type out of an override
 UNKNOWN = (ConfigKeyError, ConfigAttributeError)
 
@@ -36,7 +36,7 @@ def message(error: Exception) -> str:
     """What was wrong, with the key and the fix, in one line."""
     if isinstance(error, YAMLError):
         return _no_yaml(error)
-    if isinstance(error, OverrideParseException) and QUOTED_NAME.search(error.override or ""):
+    if isinstance(error, OverrideParseException) and NAMES.search(error.override or ""):
         return (
             f"{shown(error.override)}: is no override: a name inside of {{}} has no quotes; put a backslash before each of its "
             "special characters, as in {block\\:3: fp8}"

@@ -78,7 +78,7 @@ def test_a_search_beside_another_method_is_refused() -> None:
 
 def test_a_flag_of_a_sweep_may_stand_between_overrides() -> None:
     given = ["run.py", "hw=cpu", "--multirun", "search=smallest", "gate=quality"]
-    assert cli.expand(given) == ["run.py", "hw=cpu", "hydra/sweeper=smallest", "gate=quality", "--multirun"]
+    assert cli.expand(given) == ["run.py", "--multirun", "hw=cpu", "hydra/sweeper=smallest", "gate=quality"]
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -143,6 +143,7 @@ def test_what_is_left_to_hydra(argument: str) -> None:
         (["model.name=${nope}"], "; write a key that the configuration has, or quote the text as \\${...}"),
         (["model.name=${oc.env:NOPE}"], "; set it, or give a value that needs none"),
         (["model.name=~"], "model.name=~: is no override; use key=value, and put a value with special characters into quotes"),
+        ([r"+method.formats={re\:.*\.[0-3]\..*: fp8}"], "put a backslash before each of its special characters, as in"),
         (['+method.formats={"block:3": fp8}'], "a name inside of {} has no quotes; put a backslash before each of its special"),
         (["+gate.criteria.x.metric=y"], "+gate.criteria.x.metric=y: an entry like this cannot be added on the command line;"),
         ([f"eval.context={'x' * 900}"], "... (913 characters): "),
