@@ -70,9 +70,7 @@ def expand(arguments: list[str]) -> list[str]:
             raise ValueError(
                 f"{SEARCH}{BUDGET} {argument}: the search is {METHOD}{BUDGET} itself; leave one of them out"
             )
-    flags = [argument for argument in arguments if argument in SWEEP]
-    program, *rest = (_expanded(argument, sweep) for argument in arguments if argument not in SWEEP)
-    return [program, *flags, *rest]  # argparse takes no override after a flag between two
+    return [_expanded(argument, sweep) for argument in arguments]
 
 
 def _expanded(argument: str, sweep: bool) -> str:

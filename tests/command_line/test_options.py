@@ -76,11 +76,6 @@ def test_a_search_beside_another_method_is_refused() -> None:
     assert cli.expand(["search=budget", "method=budget"]) == ["method=budget", "method=budget"]
 
 
-def test_a_flag_of_a_sweep_may_stand_between_overrides() -> None:
-    given = ["run.py", "hw=cpu", "--multirun", "search=smallest", "gate=quality"]
-    assert cli.expand(given) == ["run.py", "--multirun", "hw=cpu", "hydra/sweeper=smallest", "gate=quality"]
-
-
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (file := tmp_path / "file").touch()
     with pytest.raises(ValueError, match=f"^init {file}: Not a directory; give a folder that can be created$"):
