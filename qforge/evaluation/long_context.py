@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from statistics import fmean
 from typing import Any
 
 from qforge.config.evaluation import LongContext
@@ -71,17 +72,18 @@ def _needles(settings: LongContext, scorer: Scorer, tokenizer: Any, haystacks: d
 
     with ThreadPoolExecutor(scorer.parallel) as pool:
         answers = iter(list(tqdm(pool.map(ask, asked), total=len(asked), desc="needles")))
-    found = {
-        name: [[sum(next(answers) for _ in range(settings.per_cell)) / settings.per_cell for _ in settings.depths]
-               for _ in settings.lengths]
+    scores = {
+        name: [[[next(answers) for _ in range(settings.per_cell)] for _ in settings.depths] for _ in settings.lengths]
         for name in kinds
-    }  # fmt: skip
+    }
+    found = {name: [[fmean(cell) for cell in line] for line in lines] for name, lines in scores.items()}
     prompts = [(ids, prompt.wanted) for ids, prompt in asked]
     return {
         "lengths": settings.lengths,
         "depths": settings.depths,
         "per_cell": settings.per_cell,
         "prompts_sha256": hashlib.sha256(repr(prompts).encode()).hexdigest(),
+        "scores": scores,
         "found": found,
     }
 

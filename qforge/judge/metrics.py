@@ -94,14 +94,16 @@ def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterato
 
 
 def needles(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
-    """Drop of the share found in long prompts in points, by haystack or family; prompts are drawn, with their cell's mean."""
+    """Drop of the share found in long prompts in points, by haystack or family; prompts are drawn. Of results before 2026-12,
+    which kept no score of each prompt, cells are, a length and a depth each."""
     import numpy as np
 
     own, reference = ((side["evaluate"].get("long_context") or {}).get("needles") for side in (measured, baseline))
     if not own or not reference:
         return
+    kept = "scores" if "scores" in own and "scores" in reference else "found"
     for name in own["found"]:
-        pair = [np.repeat(np.ravel(side["found"][name]), side["per_cell"]) for side in (own, reference)]
+        pair = [np.ravel(side[kept][name]) for side in (own, reference)]
         lost = pair[1] - pair[0]
         spread = bootstrap.mean_difference(lost, 100)
         yield Comparison(name, 100 * float(lost.mean()), spread, *(100 * float(side.mean()) for side in pair))

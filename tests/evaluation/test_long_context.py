@@ -130,10 +130,12 @@ def test_families_are_tables_of_their_own() -> None:
 
     settings = job("eval=full", f"eval.long_context.families=[{','.join(FAMILIES)}]").eval.long_context
     settings.lengths, settings.depths, settings.per_cell, settings.texts = [4000], [0.0, 0.5], 2, {}
-    found = long_context.measure(settings, Finds(), Letters([1]))["needles"]["found"]  # type: ignore[arg-type]
+    asked = long_context.measure(settings, Finds(), Letters([1]))["needles"]  # type: ignore[arg-type]
+    found = asked["found"]
     names = ["noise", *(f"noise, {name}" for name in ("keys", "values", "variables", "turns"))]
     names += ["common words", "frequent words", "question answering"]
     assert found == {name: [[0.25, 0.25]] if name == "noise, values" else [[1, 1]] for name in names}
+    assert asked["scores"]["noise"] == [[[1, 1], [1, 1]]], "of each prompt of each length and depth"
 
 
 def test_sentences_keep_the_text() -> None:

@@ -15,7 +15,7 @@ from support.measured import results
 
 from qforge.config.job import Criterion, Gate
 from qforge.judge import adaptive, bootstrap, verdict
-from qforge.judge.metrics import METRICS, UNPACKED
+from qforge.judge.metrics import METRICS, UNPACKED, needles
 from qforge.models.checkpoint import headers
 
 GATE = Gate(
@@ -336,3 +336,22 @@ def test_an_undecided_model_is_measured_again_until_the_budget_or_the_text_ends(
     assert required.code == 3, "it is done, and the gate that must hold does not"
     assert "gate=quality does not hold (reject)" in required.output
     assert required.output.strip().endswith(str(required.folder))
+
+
+def test_needles_are_drawn_by_prompt_and_of_older_results_by_cell() -> None:
+    """Nine cells of four prompts: bf16 finds all, the model one of four in three cells."""
+    lost = [[[0, 0, 0, 1]] * 3, [[1] * 4] * 3, [[1] * 4] * 3]
+    sides = []
+    for scores in (lost, [[[1] * 4] * 3] * 3):
+        found = [[sum(cell) / 4 for cell in line] for line in scores]
+        sides.append({"per_cell": 4, "scores": {"noise": scores}, "found": {"noise": found}})
+    of_prompts, of_cells = (
+        next(
+            needles(
+                Criterion("needle_drop_points"), *({"evaluate": {"long_context": {"needles": side}}} for side in pair)
+            )
+        )
+        for pair in (sides, [{k: v for k, v in side.items() if k != "scores"} for side in sides])
+    )
+    assert of_prompts.value == of_cells.value == pytest.approx(25)
+    assert (of_prompts.spread.units, of_cells.spread.units) == (36, 9)

@@ -23,7 +23,8 @@ def results(loss: float = 3.0, noise: float = 0.1, right: float = 0.5, rate: flo
     task = {"metrics": {"acc": right}, "prompt_hashes": "p", "per_sample": {"acc": correct},
             "asked": {"broken": [1 - score for score in correct]}}  # fmt: skip
     long = {"perplexity": {"book": dict(text)},
-            "needles": {"prompts_sha256": "n", "per_cell": 8, "found": {"noise": [[right] * 3] * 3}}}  # fmt: skip
+            "needles": {"prompts_sha256": "n", "per_cell": 8, "found": {"noise": [[right] * 3] * 3},
+                        "scores": {"noise": [[[right] * 8] * 3] * 3}}}  # fmt: skip
     stability = {"prompts": 16, "repeats": 2, "degenerate": [], "degenerate_share": 0.0, "differing_share": 0.0,
                  "load": {"seconds": 30, "requests": 44, "failed": 0, "concurrency": 4, "tokens_per_request": 64}}  # fmt: skip
     divergence = {"window_tokens": [100] * 20, "window_kl": [100 * (loss - 2.95)] * 20, "window_agreed": [90] * 20}
