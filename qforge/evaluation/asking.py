@@ -22,7 +22,7 @@ from typing import Any
 from qforge.config.evaluation import Eval
 from qforge.config.job import Vendor
 from qforge.envs.request import Refused
-from qforge.evaluation import stability
+from qforge.evaluation import stability, tool_calls
 from qforge.evaluation.journal import Journal
 from qforge.evaluation.scorers import HUNG, Server, content_of
 from qforge.runtimes.vllm import MODEL, not_language
@@ -143,8 +143,7 @@ class Chat:
             return {"text": "", "thoughts": None, "calls": [], "finish": "no_room", "tokens": 0}
         if reply.status_code == 400 and "--enable-auto-tool-choice" in reply.text:
             raise Refused(
-                "eval.tasks: the server parses no tool calls; give the parser of this model, for instance "
-                "+model.args.enable_auto_tool_choice=true +model.args.tool_call_parser=hermes"
+                f"eval.tasks: the server parses no tool calls; give the parser of this model, for instance {tool_calls.PARSER}"
             )
         content = content_of(reply)
         choice = content["choices"][0]

@@ -21,6 +21,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,), "object": (dict,),
     "null": (type(None),),
 }  # fmt: skip
+# What vLLM is told where a model's file does not say it; the name is of the parser, of which each family has its own
+PARSER = "+model.args.enable_auto_tool_choice=true +model.args.tool_call_parser=hermes"
 # How a model is told of its functions whose template does not: in the words of the Hermes format, which vLLM's parser reads
 TOLD = (
     "You may call one or more functions to assist with the user query. You are given their signatures within "

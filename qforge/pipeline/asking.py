@@ -6,7 +6,8 @@ from pathlib import Path
 
 from qforge.config.job import Engine, Job
 from qforge.config.places import given_path
-from qforge.evaluation import questions, sandbox
+from qforge.evaluation import questions, sandbox, tool_calls
+from qforge.evaluation.tasks import by_name
 from qforge.json_files import read_json
 
 
@@ -39,7 +40,7 @@ def check(job: Job) -> None:
 
 
 def _check_questions(job: Job, tasks: list[str]) -> None:
-    runs, named = job.comes_to("evaluate"), dict[str, str]()
+    runs, named = job.comes_to("evaluate"), {name: name for name in by_name(job.eval)}
     silent = job.eval.chat is False or job.runtime.engine is Engine.transformers
     for task in tasks:
         kind = questions.read(given_path(task))[0].kind
@@ -52,6 +53,11 @@ def _check_questions(job: Job, tasks: list[str]) -> None:
             raise ValueError(
                 f"eval.tasks: {task}: a rubric needs a judge, and eval.judge.base_url is not given; give the address of an "
                 f"OpenAI-compatible API (https://HOST/v1) and eval.judge.model, or leave {task} out"
+            )
+        if kind == "call" and runs and not job.engine_args.get("tool_call_parser"):
+            raise ValueError(
+                f"eval.tasks: {task} has calls of functions, and the server would parse none; give this model's parser, for "
+                f"instance {tool_calls.PARSER}, or leave {task} out"
             )
         if kind == "tests" and runs and (fault := sandbox.fault()):
             raise ValueError(

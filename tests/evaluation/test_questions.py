@@ -9,7 +9,7 @@ import pytest
 from support.command import ROOT
 from support.jobs import job
 
-from qforge.evaluation import flips, instructions, questions
+from qforge.evaluation import flips, instructions, questions, tool_calls
 from qforge.pipeline.checks import check
 
 CHECKED = '{"question": "q", "checks": [{%s}]}'
@@ -151,12 +151,25 @@ def test_what_no_model_could_answer_is_refused_in_the_plan(overrides: list[str],
         check(job(*overrides))
 
 
+def test_calls_are_refused_where_the_server_would_parse_none() -> None:
+    asked = ("eval.tasks=[data/tasks/tool_calls.jsonl]", "model=gemma3_270m", "runtime=vllm_cpu")
+    with pytest.raises(
+        ValueError, match=r"tool_calls\.jsonl has calls of functions, and the server would parse none; give this"
+    ):
+        check(job(*asked))
+    check(job(*asked, *tool_calls.PARSER.split()))
+    check(job(*asked, "stages=[quantize,inspect]"))
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.jsonl").write_text(GOOD)
     with pytest.raises(ValueError, match=r"a/mine\.jsonl and .*b/mine\.jsonl would both be called mine; rename one"):
         check(job(f"eval.tasks=[{tmp_path}/a/mine.jsonl,{tmp_path}/b/mine.jsonl]"))
+    (tmp_path / "gsm8k.jsonl").write_text(GOOD)
+    with pytest.raises(ValueError, match=r"gsm8k and .*/gsm8k\.jsonl would both be called gsm8k; rename one"):
+        check(job(f"eval.tasks=[gsm8k,{tmp_path}/gsm8k.jsonl]"))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "data/tasks").glob("*s.jsonl")), ids=lambda file: file.stem)

@@ -26,6 +26,10 @@ def refused(done: object, message: str) -> None:
     [
         (["+runtime.args.dtype=fp12"], "runtime.args.dtype=fp12: vLLM 0.32.0 refuses it: invalid choice"),
         (["eval.tasks=[arc_easyy]"], "eval.tasks: lm-eval has no task arc_easyy; use arc_easy"),
+        (
+            ["eval.tasks=[humaneval]"],
+            "eval.tasks: humaneval: lm-eval would run the code that the model writes outside of a sandbox",
+        ),
         (["method.function=nope:nope"], "method.function=nope:nope: there is no module nope in this environment"),
         (["artifact=/nope"], "artifact=/nope: no checkpoint there"),
         (["store=/proc/x"], "store=/proc/x: No such file or directory; give a folder that can be created"),
