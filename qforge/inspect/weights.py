@@ -23,9 +23,7 @@ SIGNS = 0.75  # of a matrix that are the source's: half agree by chance, and 0.9
 SIGNS_OF_ROW, ENOUGH = 0.6, 64  # of a row with so many signs: there 0.93 did, by GPTQ
 TOLD = 0.25  # of a row's larger weights of a step or more, that are no zeros: a row that is damaged has none or signs by chance
 SIZE_OF_ROW = (0.75, 1.33)  # of a row in the source's direction, as a part of what its scales can hold: 0.90 to 1.04
-SIZE_OF_GROUP = (
-    2.0  # the most, of the weights that share a scale; 1.29, by GPTQ, which may also leave a group near nothing
-)
+SIZE_OF_GROUP = 2.0  # the most, of weights that share a scale; 1.29, by GPTQ, which may also leave a group near nothing
 TINY = 1e-3  # of the usual square of a group or row: of one that is smaller, rounding leaves nothing or a multiple
 
 

@@ -12,9 +12,7 @@ LATENT = "latent"  # one compressed vector for all heads (MLA)
 IMAGES_WHOLE = "images whole"  # tokens of an image see all of it, not only what came before
 # where vLLM builds it so (0.32 transformers_utils/model_arch_config_convertor.py:377); Gemma 4 says it itself (:768)
 SEE_IMAGES_WHOLE = ("bagel", "gemma3", "molmo2", "moondream3", "paligemma")
-PER_HEAD = (
-    "FLASH_ATTN"  # the one that takes a scale per head (0.32 v1/attention/backend.py:183, backends/flash_attn.py:410)
-)
+PER_HEAD = "FLASH_ATTN"  # alone takes a scale per head (0.32 v1/attention/backend.py:183, backends/flash_attn.py:410)
 NEVER_FP8 = "FLEX_ATTENTION"  # 0.32 v1/attention/backends/flex_attention.py:96
 DTYPE = "bfloat16"  # in which a server computes (runtimes/vllm.py), unless its arguments say otherwise
 
