@@ -94,8 +94,8 @@ def tasks(criterion: Criterion, measured: Results, baseline: Results) -> Iterato
 
 
 def needles(criterion: Criterion, measured: Results, baseline: Results) -> Iterator[Comparison]:
-    """Drop of the share found in long prompts in points, by haystack or family; prompts are drawn. Of results before 2026-12,
-    which kept no score of each prompt, cells are, a length and a depth each."""
+    """Drop of the share found in long prompts in points, by haystack or family; prompts are drawn. Of older results, which kept
+    no score of each prompt, cells are, a length and a depth each."""
     import numpy as np
 
     own, reference = ((side["evaluate"].get("long_context") or {}).get("needles") for side in (measured, baseline))
