@@ -54,7 +54,7 @@ def _check_questions(job: Job, tasks: list[str]) -> None:
                 f"eval.tasks: {task}: a rubric needs a judge, and eval.judge.base_url is not given; give the address of an "
                 f"OpenAI-compatible API (https://HOST/v1) and eval.judge.model, or leave {task} out"
             )
-        if kind == "call" and runs and not job.engine_args.get("tool_call_parser"):
+        if kind == "call" and "evaluate" in job.stages and not job.engine_args.get("tool_call_parser"):
             raise ValueError(
                 f"eval.tasks: {task} has calls of functions, and the server would parse none; give this model's parser, for "
                 f"instance {tool_calls.PARSER}, or leave {task} out"

@@ -158,6 +158,8 @@ def test_calls_are_refused_where_the_server_would_parse_none() -> None:
     ):
         check(job(*asked))
     check(job(*asked, *tool_calls.PARSER.split()))
+    with pytest.raises(ValueError, match="would parse none"):
+        check(job(*asked, "plan_only=true"))
     check(job(*asked, "stages=[quantize,inspect]"))
 
 
