@@ -75,16 +75,25 @@ def test_the_canary_knows_language_from_garbage(text: str, fault: str | None) ->
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [  # of vLLM 0.26 on an H200
+    [  # of vLLM 0.26 and 0.33 on an H200
         (
             "[nvfp4.py:285] Using 'MARLIN' NvFp4 MoE backend out of potential backends: ['VLLM_CUTLASS', 'MARLIN'].",
             "'MARLIN' NvFp4 MoE backend",
         ),
         ("[int_wna16.py:206] Using 'MARLIN' WNA16 MoE backend.", "'MARLIN' WNA16 MoE backend"),
         ("[unquantized.py:375] Using TritonExperts MoE backend", "TritonExperts MoE backend"),
+        (
+            "[int8.py:166] Using TRITON Int8 MoE backend out of potential backends: ['TRITON', 'HUMMING', 'CPU'].",
+            "TRITON Int8 MoE backend",
+        ),
+        (
+            "[fp8.py:401] Using VLLM_CUTLASS Fp8 MoE backend out of potential backends: ['AITER', 'CPU'].",
+            "VLLM_CUTLASS Fp8 MoE backend",
+        ),
+        ("[unquantized.py:301] Using TRITON Unquantized MoE backend out of potential backends: ['TRITON'].", None),
     ],
 )
-def test_the_kernel_of_experts_is_read_from_the_log(line: str, said: str) -> None:
+def test_the_kernel_of_experts_is_read_from_the_log(line: str, said: str | None) -> None:
     assert vllm._kernel(line) == said
 
 

@@ -13,6 +13,10 @@ from qforge.envs.process import StageError
 
 PATTERNS = Path(__file__).with_name("vllm_errors.json")
 SHOWN, LAST_WORDS = 400, 5  # characters of a line, lines
+# of a process that the server started, as vLLM's log marks it; of a traceback only its last line begins with the error's name
+ENGINES_ERROR = re.compile(
+    r"^\((?:EngineCore|Worker)[^)]*\) ERROR .*?\] ((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)\b.*)$", re.M
+)
 WRAPPERS = ("wrapper_engine",)  # says only that something above it went wrong
 
 
@@ -36,6 +40,8 @@ class ServerFailed(StageError):
         if diagnosis:
             parts[0] += f": {diagnosis.line[:SHOWN]}"
             parts += [f"  cause: {diagnosis.cause}", f"  remedy: {diagnosis.remedy}"]
+        elif said := engines_error(text):
+            parts[0] += f": {said[:SHOWN]}"
         last = words(text.splitlines())[-LAST_WORDS:]
         parts += ["  last lines of its log:", *(f"    {line[:SHOWN]}" for line in last), f"  (log: {log})"]
         super().__init__("\n".join(parts))
@@ -49,6 +55,12 @@ def diagnose(log: str) -> Diagnosis | None:
         return None
     start, entry = min(lines, key=lambda pair: pair[0])
     return Diagnosis(entry["id"], log[start:].partition("\n")[0].strip(), entry["cause"], entry["remedy"])
+
+
+def engines_error(log: str) -> str | None:
+    """What the first of vLLM's own processes that failed ended with; the server's last lines, of another process, lack it."""
+    match = ENGINES_ERROR.search(log)
+    return match[1].strip() if match else None
 
 
 @cache

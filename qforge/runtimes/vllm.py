@@ -101,7 +101,8 @@ def _first(pattern: re.Pattern[str], text: str) -> str | None:
 
 def _kernel(line: str) -> str | None:
     """The log's own words where it names a linear kernel or an MoE backend."""
-    match = re.search(r"(?:Using|Selected) ('?\w*(?:Kernel|Experts)\b.*|'\w+' \w+ MoE backend.*)", line)
+    experts = r"'?\w+'? (?!Unquantized)\w+ MoE backend.*"  # of bf16 a second line names the class: TritonExperts
+    match = re.search(rf"(?:Using|Selected) ('?\w*(?:Kernel|Experts)\b.*|{experts})", line)
     if "FP4" in line and (named := re.search(r"leveraging the (\w+) kernel", line)):
         return f"{named[1]} kernel for FP4 weights"  # all that is said of a ModelOpt checkpoint on Hopper
     return match[1].partition(" out of potential")[0].strip(" .") if match else None

@@ -121,6 +121,25 @@ def test_a_worker_that_dies_after_its_own_words_was_not_killed(
     assert [each and each.id for each in found] == [at_once, after_its_words]
 
 
+def test_an_error_that_nobody_knows_is_told_by_the_process_that_ended_first(tmp_path: Path) -> None:
+    """vLLM's server ends after its engine and says only that the engine did (of an H200's log, with the traceback cut)."""
+    spoken = "(EngineCore pid=2807) ERROR 11-30 09:18:19 [core.py:1584] "
+    lines = [
+        "EngineCore failed to start.",
+        "Traceback (most recent call last):",
+        "    raise ValueError('of a torn file')",
+    ]
+    said = "safetensors.SafetensorError: header of a kind that nobody has seen"
+    log = "".join(f"{spoken}{line}\n" for line in [*lines, said])
+    log += "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+    file = tmp_path / "serve.log"
+    file.write_text(log)
+    assert diagnose(log) is None
+    assert str(ServerFailed("the server ended while it started", file)).startswith(
+        f"serve: the server ended while it started: {said}\n  last lines of its log:\n"
+    )
+
+
 REAL = """
 import json, sys, traceback
 from pathlib import Path
