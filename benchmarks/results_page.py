@@ -29,9 +29,10 @@ from qforge.config.places import CONF
 from qforge.judge import matched
 from qforge.judge.goals import judge_again
 from qforge.plan.support_matrix import kernels
+from qforge.report.names import name_of
 from qforge.report.positions import by_position
 from qforge.report.reasons import why
-from qforge.report.table import name_of, same, verdict_of
+from qforge.report.table import same, verdict_of
 from qforge.store.timing import alone
 from qforge.sweeps.stopping import quality_of
 
@@ -40,8 +41,17 @@ GOALS = compose(CONF).goals
 CHOICES = "choices.json"  # of benchmarks/mixed.py, beside the rows
 BEGIN, END = "<!-- {}: drawn by benchmarks/results_page.py -->", "<!-- end -->"
 TABLES = {
-    "README.md": ("h200",),
-    "docs/measured.md": ("h200", "conversation", "matched speed", "energy", "every method", "streams"),
+    "README.md": ("matrix",),
+    "docs/measured.md": (
+        "matrix",
+        "h200",
+        "online",
+        "conversation",
+        "matched speed",
+        "energy",
+        "every method",
+        "streams",
+    ),
 }
 Row = dict[str, Any]
 
@@ -116,6 +126,10 @@ def drawn(mark: str) -> list[str]:
     """The table of a mark."""
     if mark == "every method":
         return compared()
+    if mark == "matrix":
+        return ranked("qwen2_5_coder_1_5b_turned", "h200", "0.33.0")
+    if mark == "online":
+        return at_load("h200", "2026-11-30")
     if mark == "conversation":
         return conversations("qwen3_8b_random", "h200")[4:-1]
     if mark == "energy":
@@ -127,19 +141,78 @@ def drawn(mark: str) -> list[str]:
 
 def served(vllm: str, hw: str) -> list[str]:
     """What one vLLM on one hardware showed, by method: the loss of a real model, then the speed of the 8B shape."""
-    rows = [read(file) for file in sorted(RESULTS.glob(f"*-{hw}.json"))]
-    rows = [row for row in rows if row["baseline"] and row["measured"]["serve"].get("version") == vllm]
-    speeds = {row["layout"]: row for row in rows if row["model"] == "qwen3_8b_random"}
+    rows, speeds = with_vllm(vllm, hw), timed(vllm, hw)
     judged = [row for row in rows if row["measured"]["evaluate"].get("texts")]
+    cells = [
+        {"method": called(row), **lost(row), "KL to bf16": kl(row), **gains(speeds.get(layout_of(row)))}
+        for row in sorted(judged, key=distance)
+    ]
+    return markdown(cells)
+
+
+def with_vllm(vllm: str, hw: str) -> list[Row]:
+    """The rows of one hardware and one version that were compared with bf16."""
+    rows = [read(file) for file in sorted(RESULTS.glob(f"*-{hw}.json"))]
+    return [row for row in rows if row["baseline"] and row["measured"]["serve"].get("version") == vllm]
+
+
+def timed(vllm: str, hw: str) -> dict[str, Row]:
+    """By layout, the row of the 8B shape."""
+    return {row["layout"]: row for row in with_vllm(vllm, hw) if row["model"] == "qwen3_8b_random"}
+
+
+def layout_of(row: Row) -> str:
+    """The layout by which `timed` has its speed: vLLM serves both exporters' NVFP4 by one kernel."""
+    return "nvfp4" if row["layout"] == "nvfp4_modelopt" else str(row["layout"])
+
+
+def lost(row: Row) -> dict[str, str]:
+    """Perplexity lost on each text, with its interval."""
+    change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
+    return {
+        f"PPL lost, {text}": interval(change[text], "%").strip(" ()") for text in row["measured"]["evaluate"]["texts"]
+    }
+
+
+def ranked(model: str, hw: str, vllm: str) -> list[str]:
+    """The matrix in the sweep's order, best first, each checkpoint once: losses, memory, and the speed of the 8B shape."""
+    folder, speeds = RESULTS / "matrix" / f"{model}-{hw}", timed(vllm, hw)
+    named: dict[str, tuple[Row, list[str]]] = {}
+    rows = {name_of(row): row for row in map(read, folder.glob("[0-9]*.json"))}
+    for entry in json.loads((folder / "sweep.json").read_text())["rows"]:
+        row = rows[entry["name"]]
+        if row["baseline"]:
+            named.setdefault(row["quantize"]["key"], (row, []))[1].append(row["experiment"]["name"])
+    return markdown([of_matrix(row, names, speeds) for row, names in named.values()])
+
+
+def of_matrix(row: Row, names: list[str], speeds: dict[str, Row]) -> dict[str, str]:
+    """Of a row of `ranked`, with the names of all experiments that are this checkpoint."""
+    packed = row["serving"]["how"] != "simulated"
+    weights = gains(speeds.get(layout_of(row)) if packed else None) or {"weights over bf16's": ""}
+    weights["weights over bf16's"] = f"{row['size']['bytes'] / row['size']['bf16_bytes']:.2f}"
+    return {
+        "row": ", ".join(names),
+        "method": called({**row, "experiment": None}),
+        **lost(row),
+        "KL to bf16": kl(row),
+        "quality": verdict_of(row),
+        **weights,
+    }
+
+
+def at_load(hw: str, date: str) -> list[str]:
+    """What vLLM quantizes while it loads, from the rows of a day: the memory planned and taken, and speed."""
+    rows = [read(file) for file in sorted(RESULTS.glob(f"*-online_*-{hw}-{date}.json"))]
     cells = []
-    for row in sorted(judged, key=distance):
-        change = {c["of"]: c for c in row["criteria"] if c["value"] is not None}
-        timed = speeds.get("nvfp4" if row["layout"] == "nvfp4_modelopt" else row["layout"])
-        lost = {
-            f"PPL lost, {text}": interval(change[text], "%").strip(" ()")
-            for text in row["measured"]["evaluate"]["texts"]
-        }
-        cells.append({"method": called(row), **lost, "KL to bf16": kl(row), **gains(timed)})
+    for row in rows:
+        weights = row["estimates"]["memory"]["weights"], row["measured"]["serve"]["weights_gib"]
+        speed = {of: rate for of, rate in gains(row).items() if of.startswith("tokens")}
+        start = f"{row['measured']['serve']['start_seconds']:.0f}"
+        cells.append({
+            "model": row["model"], "method": name_of(row), "GiB planned": f"{weights[0]:.2f}",
+            "GiB loaded": f"{float(weights[1]):.2f}", **speed, "start, s": start,
+        })  # fmt: skip
     return markdown(cells)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from qforge.report import table
+from qforge.report import names, table
 from qforge.report.table import Row
 
 LIBRARY = "transformers generate()"  # the tool of stages/generate.py
@@ -45,7 +45,7 @@ def _line(row: Row, streams: str) -> dict[str, Any]:
         "model": row["model"],
         "hw": row["conditions"]["hw"],
         "engine": "transformers" if bench.get("tool") == LIBRARY else f"vLLM {serve.get('version', '')}".strip(),
-        "method": table.name_of(row),
+        "method": names.name_of(row),
         "weights_gib": serve.get("weights_gib"),
         "gib": run.get("gpu_peak_gib", run.get("peak_resident_gib")),
         "streams": int(streams),

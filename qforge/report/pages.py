@@ -18,7 +18,7 @@ from qforge.json_files import write_json, write_text
 from qforge.judge import goals
 from qforge.judge.metrics import METRICS
 from qforge.plan import support_matrix
-from qforge.report import baseline, curve, engines, figures, ranks, reasons, single, table, voices
+from qforge.report import baseline, curve, engines, figures, names, ranks, reasons, single, table, voices
 from qforge.report.table import Row, Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -64,7 +64,7 @@ def _write(page: Path, columns: Table) -> None:
 def _title(rows: list[Row]) -> str:
     models = sorted({row["model"] for row in rows})
     if len(rows) == 1:
-        return f"{models[0]}, {table.name_of(rows[0])}"
+        return f"{models[0]}, {names.name_of(rows[0])}"
     return f"{len(rows)} rows of {', '.join(models[:3])}" + (f" and {len(models) - 3} more" if len(models) > 3 else "")
 
 
@@ -95,7 +95,7 @@ def render(template: str, escape: bool, **context: Any) -> str:
         "why": reasons.why,
         "of_cache": reasons.of_cache,
         "kernels": support_matrix.kernels,
-        "name": table.name_of,
+        "name": names.name_of,
         "verdict": table.verdict_of,
         "criteria": goals.criteria,
         "costs": single.costs,

@@ -39,6 +39,7 @@ def make(
         "model": job.model.name,
         "source": {"hub": job.model.hub, "revision": job.model.revision} if job.model.hub else None,
         "method": job.method.name,
+        "online": job.method.online,
         "artifact": job.artifact,
         "experiment": job.experiment,
         "summary": job.method.summary,
@@ -83,8 +84,8 @@ def make(
 def failed(job: Job, verdict: str, reason: str, folder: Path, time: Time) -> dict[str, Any]:
     """The row of a job that came to no result: `verdict` is failed or refused, `reason` what the terminal said."""
     row = {
-        "model": job.model.name, "method": job.method.name, "experiment": job.experiment, "summary": job.method.summary,
-        "group_size": job.group_size,
+        "model": job.model.name, "method": job.method.name, "online": job.method.online, "experiment": job.experiment,
+        "summary": job.method.summary, "group_size": job.group_size,
         "exempt": {rule: {"match": r.match, "why": r.why, "modules": []} for rule, r in job.exempt.items()},
         "kv": job.kv, "caution": job.model.caution, "verdict": verdict, "gate": job.gate, "criteria": [],
         "failed": {"reason": reason},

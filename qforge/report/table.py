@@ -11,14 +11,13 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from qforge.config.kv_cache import HEAD, PLAIN
 from qforge.judge import goals
 from qforge.judge.conditions import software
 from qforge.machine.identity import deciding
 from qforge.report import baseline, pareto, ranks
+from qforge.report.names import name_of, other_cache
 from qforge.report.positions import by_position
 from qforge.report.reasons import why
 from qforge.store.timing import alone
@@ -56,7 +55,7 @@ def with_baselines(rows: list[Row]) -> list[Row]:
 
 def is_baseline(row: Row) -> bool:
     """Whether it is bf16 itself or another baseline, measured, and no checkpoint that was judged against it."""
-    others = row["criteria"] or row.get("failed") or row.get("planned") or _other_cache(row)
+    others = row["criteria"] or row.get("failed") or row.get("planned") or other_cache(row)
     return row["method"] in baseline.NAMES and not others
 
 
@@ -71,9 +70,9 @@ def _baseline(row: Row) -> Row:
     size = {**row["size"], "bytes": baseline.bytes_of(row), "quantized_bits_per_weight": None}
     size["bits_per_weight"] = 8 * size["bytes"] / size["parameters"]
     return {
-        **row, "method": baseline.name_of(row), "experiment": None, "group_size": None, "exempt": {}, "size": size,
-        "quantize": None, "measured": row["baseline"], "criteria": [], "artifact": None, "command": "", "kv": None,
-        **goals.not_judged("it is the original"),
+        **row, "method": baseline.name_of(row), "online": None, "experiment": None, "group_size": None, "exempt": {},
+        "size": size, "quantize": None, "measured": row["baseline"], "criteria": [], "artifact": None,
+        "command": "", "kv": None, **goals.not_judged("it is the original"),
     }  # fmt: skip
 
 
@@ -92,23 +91,6 @@ def conditions_of(row: Row) -> str:
     conditions = {k: v for k, v in row.get("conditions", {}).items() if k != "calibrated_on"}
     shared = [row["model"], conditions, deciding(row.get("machine") or {}), software(row.get("measured") or {})]
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
-
-
-def name_of(row: Row) -> str:
-    """What people call the row: its experiment, method, group, exemptions, an FP8 cache; of a given checkpoint, its folder."""
-    experiment = f"{details['name']}: " if (details := row.get("experiment")) else ""
-    rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
-    group = f" g{row['group_size']}" if row.get("group_size") else ""
-    source = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
-    cache = f", kv {name}" if (name := _other_cache(row)) else ""
-    return f"{experiment}{row['method']}{group}" + (f" without {'+'.join(rules)}" if rules else "") + cache + source
-
-
-def _other_cache(row: Row) -> str:
-    """The name of its KV cache, where that is not in 16 bits."""
-    if not (kv := row.get("kv")) or kv["dtype"] in PLAIN:  # older rows have none
-        return ""
-    return f"{kv['name']} per head" if kv.get("strategy") == HEAD else str(kv["name"])
 
 
 def table(rows: list[Row]) -> Table:

@@ -16,7 +16,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from qforge.report.table import Row, name_of
+from qforge.report.names import name_of
+from qforge.report.table import Row
 from qforge.report.terminal import warn
 
 QUALITY, SPEED = 1.0, 5.0  # percent that may be lost without an alarm

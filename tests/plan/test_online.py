@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from support.command import ROOT
 from support.jobs import job
 
 from qforge.pipeline.baseline import bf16_of
 from qforge.pipeline.checks import check
 from qforge.plan import plan
+from qforge.report.names import name_of
 from qforge.runtimes import vllm
 
 ON_GPU = ("model=qwen3_8b", "hw=h200")
@@ -60,3 +63,49 @@ def test_what_means_experts_alone_is_refused_for_a_model_that_has_none(online: s
     ):
         plan.make(made, None)
     assert plan.make(job(*words, "model=qwen3_30b_a3b"), None).serving
+
+
+@pytest.mark.parametrize(
+    ("model", "online", "row", "off"),
+    [  # FP8 takes 10 % more than its weights: what vLLM's log counts while it loads
+        ("qwen3_8b", "fp8_per_channel", "qwen3_8b_random-online_fp8", 0.10),
+        ("qwen3_8b", "mxfp4", "qwen3_8b_random-online_mxfp4", 0.01),
+        ("qwen3_30b_a3b", "int8_per_channel_weight_only", "qwen3_30b_a3b_random-online_int8", 0.01),
+    ],
+)
+def test_memory_is_planned_for_what_vllm_makes_of_the_weights(model: str, online: str, row: str, off: float) -> None:
+    """Against what an H200's server said that it loaded."""
+    measured = json.loads((ROOT / "results" / f"{row}-h200-2026-11-30.json").read_text())
+    planned = plan.make(job(f"model={model}", "hw=h200", "method=online_fp8", f"method.online={online}"), None)
+    said = float(measured["measured"]["serve"]["weights_gib"])
+    assert planned.estimates.memory.weights == pytest.approx(said, rel=off)
+    assert any(note.endswith("the size on the disk is that of bf16") for note in planned.notes)
+
+
+def test_a_name_that_is_not_known_here_is_planned_for_bf16() -> None:
+    planned, bf16 = (
+        plan.make(job(*ON_GPU, *words), None) for words in (["method=online_fp8", "method.online=own"], ["method=bf16"])
+    )
+    assert planned.estimates.memory == bf16.estimates.memory
+    assert any(note.endswith("size, memory and speed are planned for bf16") for note in planned.notes)
+
+
+@pytest.mark.parametrize(
+    ("hw", "online", "times"),
+    [
+        ("h200", "fp8_per_tensor", 2.0),
+        ("h200", "mxfp4", 2.0),
+        ("l40s", "mxfp4", 1.0),
+        ("a100", "fp8_per_channel", 1.0),
+        ("b200", "mxfp4", 4.0),
+    ],
+)
+def test_speed_is_bounded_by_what_the_kernels_compute_in(hw: str, online: str, times: float) -> None:
+    """Activations are quantized too where the GPU computes in FP8 or FP4; weights alone do not make a prompt faster."""
+    planned = plan.make(job("model=qwen3_8b", f"hw={hw}", "method=online_fp8", f"method.online={online}"), None)
+    assert planned.estimates.arithmetic == pytest.approx(times, rel=0.01)
+
+
+def test_rows_of_two_names_are_told_apart() -> None:
+    rows = [{"method": "online_fp8", "online": "fp8_per_block"}, {"method": "online_mxfp4", "online": "mxfp4"}]
+    assert [name_of({**row, "exempt": {}}) for row in rows] == ["online_fp8 fp8_per_block", "online_mxfp4"]

@@ -22,7 +22,7 @@ from support.rows import ROWS
 
 from qforge.json_files import read_json
 from qforge.judge.goals import judge_again
-from qforge.report import figures, pages, table
+from qforge.report import figures, names, pages, table
 
 RESULTS = sorted((ROOT / "results").glob("*.json"))
 
@@ -419,7 +419,7 @@ def test_a_given_checkpoint_in_bf16_is_judged_and_no_baseline() -> None:
     row = copy.deepcopy(next(row for row in ROWS if row["method"] == "rtn"))
     row |= {"method": "bf16", "artifact": "/models/tuned", "group_size": None}
     found = table.with_baselines([row])
-    assert [table.name_of(r) for r in found] == ["bf16", "bf16 of tuned"]
+    assert [names.name_of(r) for r in found] == ["bf16", "bf16 of tuned"]
     columns = {column.key: values for column, values in table.table(found).items()}
     assert columns["verdict"] == ["baseline", "unsound"]
     assert columns["loss"][1] > 30
