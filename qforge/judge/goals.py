@@ -89,8 +89,8 @@ def _weighed(quality: dict[str, Criterion], goals: Mapping[str, Gate], find: Fin
 def judge_again(row: Results, goals: Mapping[str, Gate]) -> Results:
     """A row of results/ judged by these goals; one that came to no result, or was not judged, says so.
 
-    Quality has the intervals that were found when it was measured. Of tokens/s a row keeps the median and the ends of the
-    repeats, which are all that an interval of three repeats rests on.
+    Quality has the intervals that were found when it was measured. Of tokens/s a row keeps each repeat; an older one the
+    median and the ends, which are all that an interval of three repeats rests on.
     """
     if row.get("failed") or row.get("planned"):
         return row
@@ -118,9 +118,9 @@ def _kept(row: Results, side: str) -> Results:
     bench = {**kept["bench"]}
     for streams, run in bench.get("runs", {}).items():
         low, high = kept["bench"]["tokens_per_second_range"][streams]
-        repeats = [low, run["output_throughput"], high]
+        repeats = bench.get("tokens_per_second_repeats", {}).get(streams) or [low, run["output_throughput"], high]
         few = conditions["repeats"] < FEWEST
-        again = [{"output_throughput": rate} for rate in (repeats[1:2] if few else repeats)]
+        again = [{"output_throughput": rate} for rate in ([run["output_throughput"]] if few else repeats)]
         bench["runs"] = {**bench["runs"], streams: again}
     return {**kept, "bench": bench, "weights": size}
 

@@ -141,11 +141,9 @@ def _numbers(measured: dict[str, Any]) -> dict[str, Any]:
         numbers["divergence"] = {**measured["divergence"], "texts": _texts(texts)}
     if "runs" in bench:
         runs = {c: {k: median(r[k] for r in repeats) for k in repeats[0]} for c, repeats in bench["runs"].items()}
-        spread = {
-            c: [min(s), max(s)]
-            for c, s in ((c, [r["output_throughput"] for r in rs]) for c, rs in bench["runs"].items())
-        }
-        numbers["bench"] = {**bench, "runs": runs, "tokens_per_second_range": spread}
+        each = {c: [r["output_throughput"] for r in repeats] for c, repeats in bench["runs"].items()}
+        spread = {c: [min(rates), max(rates)] for c, rates in each.items()}
+        numbers["bench"] = {**bench, "runs": runs, "tokens_per_second_range": spread, "tokens_per_second_repeats": each}
     return numbers
 
 

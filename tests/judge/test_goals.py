@@ -97,6 +97,19 @@ def test_the_same_measurements_judged_as_they_are_and_from_the_row_agree() -> No
         assert own["interval"] == pytest.approx(other["interval"])
 
 
+def test_of_more_repeats_than_three_a_row_keeps_each() -> None:
+    """Six repeats of two checkpoints on an H200: from their ends alone the interval of one stream is wider, and undecided."""
+    row = json.loads((ROOT / "results/goals/qwen2_5_coder_1_5b_turned-h200/gptq.json").read_text())
+    again = goals.judge_again(row, job().goals)
+    assert again["says"] == row["says"]
+    for side in ("measured", "baseline"):
+        repeats = row[side]["bench"]["tokens_per_second_repeats"]
+        assert {len(rates) for rates in repeats.values()} == {6}
+        assert {n: [min(r), max(r)] for n, r in repeats.items()} == row[side]["bench"]["tokens_per_second_range"]
+        del row[side]["bench"]["tokens_per_second_repeats"]
+    assert "undecided for one stream" in goals.judge_again(row, job().goals)["says"]
+
+
 def test_a_part_of_quality_that_was_not_measured_leaves_it_undecided() -> None:
     untried, base = half(), bf16()
     untried["evaluate"]["tasks"] = base["evaluate"]["tasks"] = {}
