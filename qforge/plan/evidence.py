@@ -30,7 +30,7 @@ class Measurement:
     file: str  # its name in results/
     model: str
     method: str
-    layout: str
+    layout: str  # or, of bf16 that vLLM quantized while it loaded it, `at_load`
     group_size: int | None
     hw: str
     vllm: str
@@ -78,6 +78,11 @@ def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurem
 def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurement]:
     """Those of one packed layout, whose speed is the same whatever method chose the values."""
     return [m for m in measurements if m.layout == layout]
+
+
+def at_load(online: str) -> str:
+    """The layout of bf16 weights that vLLM quantizes at load (method.online): a checkpoint in its format may be faster."""
+    return f"{online} at load"
 
 
 def of_version(measurements: Sequence[Measurement], vllm: str) -> list[Measurement]:
@@ -130,8 +135,9 @@ def _measurement(file: Path) -> Measurement | None:
     own, bf16 = row["measured"], row["baseline"]
     streams = own["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
     texts = own["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()
+    layout = at_load(row["online"]) if row.get("online") else row["layout"]
     return Measurement(
-        file=file.name, model=row["model"], method=row["method"], layout=row["layout"],
+        file=file.name, model=row["model"], method=row["method"], layout=layout,
         group_size=row["group_size"],
         hw=row["conditions"]["hw"], vllm=str(own["serve"].get("version", "?")), parameters=row["size"]["parameters"],
         experts=row.get("experts", False),

@@ -43,6 +43,18 @@ def test_what_an_fp8_cache_lost_is_not_held_against_the_method(tmp_path: Path) -
     assert [m.file for m in evidence.judged(tmp_path)] == ["auto.json"]
 
 
+def test_what_vllm_quantized_at_load_is_no_evidence_for_bf16() -> None:
+    """Its layout on the disk is bf16's; without that told apart, method=auto said that bf16 is faster than bf16."""
+    measured = [m for m in evidence.judged() if m.method.startswith("online_")]
+    assert {m.layout for m in measured} >= {
+        "fp8_per_channel at load",
+        "mxfp4 at load",
+        "int8_per_channel_weight_only at load",
+    }
+    for layout in ("bf16", "mxfp4"):
+        assert {m.method for m in evidence.of_layout(evidence.judged(), layout)} <= {layout}
+
+
 def test_a_plan_shows_of_each_model_the_row_that_says_most_of_the_release_that_will_serve() -> None:
     rows = [
         measurement("old", "a", "0.26.0", {1: 2.0, 4: 2.0}),
