@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from qforge.config.job import Engine, Job
@@ -17,10 +16,9 @@ from qforge.envs import interpreters
 from qforge.envs.ask import ask
 from qforge.envs.process import Environment
 from qforge.evaluation import tasks
-from qforge.json_files import write_json
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.runtimes import vllm
-from qforge.store.results import code, result
+from qforge.store.results import code
 
 OPTIONS = "runtime.args"
 # What every vLLM takes, with the types that checks.py has seen to: for these alone no environment is asked
@@ -102,15 +100,9 @@ def _options(job: Job) -> list[Any]:
 
 
 def _answer(run: Run, question: Question) -> dict[str, Any]:
+    def asked() -> dict[str, Any]:
+        with progress_line("check", f"{question.key} by {question.where}"):
+            return ask(question.environment(), question.module, json.dumps(question.values))
+
     key = {"values": question.values, "env": question.identity(), "code": code(question.module)}
-    if stored := run.store.find("answers", key):
-        return result(stored)
-    with progress_line("check", f"{question.key} by {question.where}"):
-        answer = ask(question.environment(), question.module, json.dumps(question.values))
-    if "fault" in answer:  # which may be mended by the next run
-        return answer
-
-    def build(out: Path) -> None:
-        write_json(out / "result.json", answer)
-
-    return result(run.store.get("answers", key, build)[0])
+    return run.store.answer("answers", key, asked)

@@ -192,7 +192,7 @@ def _check_devices(job: Job) -> None:
 
 def _check_engine(job: Job) -> None:
     """The engine's options that a plan computes with, and those that are not the user's to set. The rest is checked by the
-    engine's own parser: pipeline/engine_options.py."""
+    engine's own parser: pipeline/answers.py."""
     for group, args in (("hw", job.hw.args), ("model", job.model.args), ("runtime", job.runtime.args)):
         if own := next((name for name in args if name.replace("-", "_") in OWN), None):
             raise ValueError(f"{group}.args.{own}: {OWN[own.replace('-', '_')]}")

@@ -14,7 +14,7 @@ from qforge.console import progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.evaluation import speech
-from qforge.json_files import read_json, write_json
+from qforge.json_files import read_json
 from qforge.machine import identity
 from qforge.pipeline.alone import alone
 from qforge.pipeline.run import EVAL_ENV, Run
@@ -121,13 +121,12 @@ def _inventory(run: Run, env: str) -> dict[str, Any]:
         "env": interpreters.identity(env, run.job), "engine": support_matrix.VLLM_OMNI,
         "machine": identity.deciding(identity.machine()), "code": code("qforge.runtimes.inventory"),
     }  # fmt: skip
-    if stored := run.store.find("probe", key):
-        return result(stored)
-    with progress_line("check", f"the environment {env}"):
-        found = vllm_omni.inventory(run.job)
-    if "fault" in found:  # which may be mended by the next run
-        return found
-    return result(run.store.get("probe", key, lambda out: write_json(out / "result.json", found))[0])
+
+    def asked() -> dict[str, Any]:
+        with progress_line("check", f"the environment {env}"):
+            return vllm_omni.inventory(run.job)
+
+    return run.store.answer("probe", key, asked)
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from qforge.config.job import Engine, Job, Vendor
 from qforge.envs import ask as asking
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
-from qforge.json_files import write_json
 from qforge.machine import identity
-from qforge.store.results import Store, result
+from qforge.store.results import Store
 
 INVENTORY = Path(__file__).with_name("inventory.py")
 
@@ -24,17 +23,7 @@ def probe(job: Job, store: Store) -> dict[str, Any]:
         "env": interpreters.runtime_identity(job), "job": decided_by(job, "probe"),
         "machine": identity.deciding(identity.machine()), "code": INVENTORY.read_text(),
     }  # fmt: skip
-
-    if stored := store.find("probe", key):
-        return result(stored)
-    inventory = ask(interpreters.of_runtime(job), job.runtime.engine)
-    if "fault" in inventory:  # which may be mended by the next run
-        return inventory
-
-    def build(out: Path) -> None:
-        write_json(out / "result.json", inventory)
-
-    return result(store.get("probe", key, build)[0])
+    return store.answer("probe", key, lambda: ask(interpreters.of_runtime(job), job.runtime.engine))
 
 
 def ask(environment: Environment, engine: Engine) -> dict[str, Any]:

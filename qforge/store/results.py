@@ -113,6 +113,28 @@ class Store:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
 
+    def answer(self, stage: str, parts: Any, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `ask` returns, asked once: of several jobs with the same question one asks, and the others wait for it.
+
+        An answer with a `fault` is not kept, since the next job may find it mended.
+        """
+        said: dict[str, Any] = {}
+
+        def build(out: Path) -> None:
+            said.update(ask())
+            if "fault" in said:
+                raise _NotKept
+            write_json(out / "result.json", said)
+
+        try:
+            return result(self.get(stage, parts, build)[0])
+        except _NotKept:
+            return said
+
+
+class _NotKept(Exception):
+    """A result that was made and shall not appear."""
+
 
 def _in_use(folder: Path) -> bool:
     """Whether the result is there; if so, it cannot be freed while this process uses it (qforge/store/freeing.py)."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command import Cli
@@ -107,6 +110,31 @@ def test_an_answer_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
             answers.check(Run(made, tmp_path / "out"), make=True)
     assert calls == ['[["runtime.args.seed", ["--seed", "1"]], ["eval.kv_dtypes", ["--kv-cache-dtype", "fp7"]]]']
     assert len(list(Store(tmp_path).root.glob("answers/*/result.json"))) == 1
+
+
+def test_rows_of_a_sweep_wait_for_the_one_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty rows asked vLLM at once, each importing it: 29 s on 32 cores."""
+    made = job("+runtime.args.seed=1", f"store={tmp_path}")
+    calls: list[str] = []
+
+    def ask(environment: object, module: str, values: str) -> dict[str, Any]:
+        calls.append(values)
+        time.sleep(0.5)
+        return {"faults": []}
+
+    monkeypatch.setattr(answers, "ask", ask)
+    with ThreadPoolExecutor(4) as rows:
+        said = list(rows.map(lambda row: answers.check(Run(made, tmp_path / str(row)), make=True), range(4)))
+    assert (said, len(calls)) == ([[]] * 4, 1)
+
+
+def test_what_did_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job("+runtime.args.seed=1", f"store={tmp_path}")
+    monkeypatch.setattr(answers, "ask", lambda *_: {"fault": "no module named vllm"})
+    said = answers.check(Run(made, tmp_path / "out"), make=True)
+    assert said == ["runtime.args not checked: runtime=vllm_cpu did not answer (no module named vllm)"]
+    monkeypatch.setattr(answers, "ask", lambda *_: {"faults": []})
+    assert answers.check(Run(made, tmp_path / "out"), make=True) == []
 
 
 def test_for_the_committed_options_nobody_is_asked() -> None:
