@@ -70,7 +70,8 @@ def expand(arguments: list[str]) -> list[str]:
             raise ValueError(
                 f"{SEARCH}{BUDGET} {argument}: the search is {METHOD}{BUDGET} itself; leave one of them out"
             )
-    return [_expanded(argument, sweep) for argument in arguments]
+    flags = [argument for argument in arguments if argument in SWEEP]  # argparse takes them before the overrides, not amid them
+    return [*flags, *(_expanded(argument, sweep) for argument in arguments if argument not in SWEEP)]
 
 
 def _expanded(argument: str, sweep: bool) -> str:
