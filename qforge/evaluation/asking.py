@@ -114,6 +114,12 @@ class Chat:
             raise Refused(
                 f"eval.system: the model's chat template takes no system message: {error}; leave it out"
             ) from None
+        told = self.settings.thinking
+        if told is not None and self._render([question], enable_thinking=not told) == self._render([question]):
+            raise Refused(
+                f"eval.thinking={str(told).lower()}: the model's chat template knows no enable_thinking, so it thinks as "
+                "much as it always does; leave it out"
+            )
         budget, room = self.settings.answer_tokens or 0, self.server.context()
         if budget >= room:
             raise Refused(
@@ -126,9 +132,8 @@ class Chat:
 
     def _render(self, messages: list[Message], **options: Any) -> str:
         told = {"enable_thinking": self.settings.thinking} if self.settings.thinking is not None else {}
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **told, **options)
-        )
+        options = {"tokenize": False, "add_generation_prompt": True, **told, **options}
+        return str(self.tokenizer.apply_chat_template(messages, **options))
 
     def _answer(self, body: Record) -> Record:
         answer = self.journal.find(body)

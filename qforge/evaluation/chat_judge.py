@@ -30,7 +30,8 @@ HOW_TO_RATE = (  # in MT-bench's own words; what `rating` reads
     '"Rating: [[5]]".'
 )
 CHARACTERS = 4  # of a token
-PAUSES = (1.0, 5.0)  # seconds before a request is sent again
+PAUSES = (1.0, 5.0)  # seconds before a request is sent again, unless the judge asks for more
+LONGEST = 60.0  # seconds that it may ask for
 GONE = 20  # requests in a row that nobody answers
 
 Message = dict[str, str]
@@ -101,7 +102,7 @@ class Judge:
                 return said
             except (httpx.HTTPError, ValueError) as error:
                 self.error = self.error or self._why(error) if pause is None else self.error
-                time.sleep(pause or 0)
+                time.sleep(0 if pause is None else max(pause, asked_to_wait(error)))
         with self.counting:
             self.unanswered, self.in_a_row = self.unanswered + 1, self.in_a_row + 1
         return ""
@@ -133,6 +134,12 @@ class Judge:
         reply = error.response
         text = " ".join(reply.text.split())
         return f"{reply.status_code} {reply.reason_phrase}: {text.replace(self.key, '...') if self.key else text:.300}"
+
+
+def asked_to_wait(error: Exception) -> float:
+    """Seconds of the judge's Retry-After, at most LONGEST; 0 where it gives none, or a date."""
+    given = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    return min(float(given), LONGEST) if given.isdecimal() else 0.0
 
 
 def rating(reply: str) -> float | None:

@@ -24,6 +24,7 @@ from qforge.evaluation.asking import Chat, faults
 from qforge.evaluation.scorers import Server
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+THINKS = CHATML + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"  # as Qwen3's
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 )
@@ -109,7 +110,13 @@ def chat(api: Api, journal: Path, *overrides: str, template: str | None = CHATML
 
 def test_what_is_asked_is_what_the_job_says(api: Api, tmp_path: Path) -> None:
     asks = chat(
-        api, tmp_path / "j", "eval.system=Be brief.", "eval.thinking=false", "eval.temperature=0.7", "eval.top_p=0.9"
+        api,
+        tmp_path / "j",
+        "eval.system=Be brief.",
+        "eval.thinking=false",
+        "eval.temperature=0.7",
+        "eval.top_p=0.9",
+        template=THINKS,
     )
     (answer,) = asks.ask([asks.body([{"role": "user", "content": "Capital of France?"}], 7, max_tokens=24)], "x")
     assert answer == {"text": "Paris.", "thoughts": None, "calls": [], "finish": "stop", "tokens": 3, "faults": []}
@@ -168,6 +175,7 @@ def test_thoughts_count_as_said_but_not_as_the_answer() -> None:
         (None, ["eval.chat=true"], r"eval\.chat=true: this model has no chat template, a base model cannot chat"),
         (NO_SYSTEM, ["eval.system=x"], r"eval\.system: the model's chat template takes no system message: System role not"),
         ("{% broken", [], r"eval\.chat: the model's chat template is broken"),
+        (CHATML, ["eval.thinking=false"], r"eval\.thinking=false: the model's chat template knows no enable_thinking"),
         (CHATML, ["eval.answer_tokens=4096", "runtime=existing", "runtime.python=/x"], "has a context of 2048 tokens"),
     ],
 )  # fmt: skip

@@ -192,6 +192,22 @@ def test_a_judge_that_is_gone_is_asked_nothing_more(api: Api, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("given", "slept"), [({"Retry-After": "7"}, 7.0), ({"Retry-After": "3600"}, chat_judge.LONGEST), ({}, 0.5),
+                         ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, 0.5)],
+)  # fmt: skip
+def test_a_judge_that_is_busy_is_left_as_long_as_it_asks(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], slept: float
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(chat_judge.time, "sleep", pauses.append)
+    api.headers = given
+    api.says = lambda text: (429, "slow down") if len(api.sent) == 1 else (200, completion("[[5]]"))
+    judge = chat_judge.Judge(made(api, tmp_path / "x.jsonl").eval.judge, pauses=(0.5,))
+    assert judge.ask({"role": "user", "content": "q"}) == "[[5]]"
+    assert (pauses, judge.unanswered) == ([slept], 0)
+
+
+@pytest.mark.parametrize(
     ("said", "rated"),
     [
         ("<think>At first [[3]].</think> Rating: [[8]]", 8),

@@ -17,6 +17,7 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.sent: list[str] = []
         self.says: Callable[[str], tuple[int, str]] = lambda text: (200, completion("[[5]]"))
+        self.headers: dict[str, str] = {}  # of every answer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -28,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.sent.append(text)
         code, content = self.server.says(text)
         self.send_response(code)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content.encode())
 
