@@ -189,11 +189,12 @@ def ranked(model: str, hw: str, vllm: str) -> list[str]:
 def of_matrix(row: Row, names: list[str], speeds: dict[str, Row]) -> dict[str, str]:
     """Of a row of `ranked`, with the names of all experiments that are this checkpoint."""
     packed = row["serving"]["how"] != "simulated"
+    kept = sum(len(rule["modules"]) for rule in row["exempt"].values())  # two rules of one name keep more or less
     weights = gains(speeds.get(layout_of(row)) if packed else None) or {"weights over bf16's": ""}
     weights["weights over bf16's"] = f"{row['size']['bytes'] / row['size']['bf16_bytes']:.2f}"
     return {
         "row": ", ".join(names),
-        "method": called({**row, "experiment": None}),
+        "method": called({**row, "experiment": None}) + (f" ({kept} matrices)" if kept else ""),
         **lost(row),
         "KL to bf16": kl(row),
         "quality": verdict_of(row),
@@ -209,9 +210,10 @@ def at_load(hw: str, date: str) -> list[str]:
         weights = row["estimates"]["memory"]["weights"], row["measured"]["serve"]["weights_gib"]
         speed = {of: rate for of, rate in gains(row).items() if of.startswith("tokens")}
         start = f"{row['measured']['serve']['start_seconds']:.0f}"
+        own, theirs = (median(row[side]["bench"]["prefill_tokens_per_second"]) for side in ("measured", "baseline"))
         cells.append({
             "model": row["model"], "method": name_of(row), "GiB planned": f"{weights[0]:.2f}",
-            "GiB loaded": f"{float(weights[1]):.2f}", **speed, "start, s": start,
+            "GiB loaded": f"{float(weights[1]):.2f}", **speed, "prefill": f"{own / theirs:.2f}", "start, s": start,
         })  # fmt: skip
     return markdown(cells)
 
@@ -465,13 +467,14 @@ def memory(row: Row) -> dict[str, str]:
     serve, size, made = row["measured"]["serve"], row["size"], row["quantize"]
     if "kernels" not in serve:
         return {}
+    planned = row.get("estimates", {}).get("memory") or {}
     cells = {
-        "weights planned, GiB": f"{size['bytes'] / 2**30:.2f}",
+        "weights planned, GiB": f"{planned.get('weights', size['bytes'] / 2**30):.2f}",
         "bits per weight": f"{size['bits_per_weight']:.2f}",
     }
     if serve.get("weights_gib"):
         cells["weights on the device"] = serve["weights_gib"]
-    if (planned := row.get("estimates", {}).get("memory")) and serve["activation_gib"]:
+    if planned and serve["activation_gib"]:
         cells["activations planned (seen)"] = f"{planned['activations']:.2f} ({serve['activation_gib']})"
     if serve.get("activation_gib"):
         parts = [float(serve[part]) for part in ("weights_gib", "activation_gib", "cuda_graphs_gib")]
@@ -511,7 +514,8 @@ def matrix(model: str, hw: str) -> list[str]:
     measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
     how = f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}"
     lines = [
-        "#### The matrix", "", how, "", *table(measured, experiment), "", duration(folder / "sweep.json", measured),
+        f"#### The matrix of {model} on {hw}", "", how, "", *table(measured, experiment), "",
+        duration(folder / "sweep.json", measured),
     ]  # fmt: skip
     lines += [f"One checkpoint, by equal plans: {', '.join(names)}." for names in same(measured)]
     refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
@@ -549,7 +553,11 @@ def goals(model: str, hw: str) -> list[str]:
     """What checkpoints are good for, from results/goals/<model>-<hw>/: scored on as many questions as two points ask for."""
     rows = [read(file) for file in sorted((RESULTS / "goals" / f"{model}-{hw}").glob("*.json"))]
     rows.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"], name_of(row)))
-    return ["#### What each is good for", "", *section(measured_by(rows[0]), rows), ""] if rows else []
+    return (
+        [f"#### What checkpoints of {model} are good for on {hw}", "", *section(measured_by(rows[0]), rows), ""]
+        if rows
+        else []
+    )
 
 
 def methods(model: str, hw: str) -> list[str]:
