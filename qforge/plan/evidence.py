@@ -30,7 +30,7 @@ class Measurement:
     file: str  # its name in results/
     model: str
     method: str
-    layout: str  # or, of bf16 that vLLM quantized while it loaded it, `at_load`
+    layout: str
     group_size: int | None
     hw: str
     vllm: str
@@ -40,6 +40,7 @@ class Measurement:
     least: dict[int, float]  # the same, the slowest repeat over bf16's fastest
     perplexity: dict[str, float]  # text -> increase in percent
     experiment: str = ""  # its name, where it was one
+    online: str | None = None  # what vLLM made of the bf16 weights while it loaded them
 
     @property
     def source(self) -> str:
@@ -76,13 +77,13 @@ def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurem
 
 
 def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurement]:
-    """Those of one packed layout, whose speed is the same whatever method chose the values."""
-    return [m for m in measurements if m.layout == layout]
+    """Those of checkpoints in one layout, whose speed is the same whatever method chose the values."""
+    return [m for m in measurements if m.layout == layout and not m.online]
 
 
-def at_load(online: str) -> str:
-    """The layout of bf16 weights that vLLM quantizes at load (method.online): a checkpoint in its format may be faster."""
-    return f"{online} at load"
+def at_load(measurements: Sequence[Measurement], online: str) -> list[Measurement]:
+    """Those of bf16 weights that vLLM quantizes to this while it loads them (method.online)."""
+    return [m for m in measurements if m.online == online]
 
 
 def of_version(measurements: Sequence[Measurement], vllm: str) -> list[Measurement]:
@@ -135,9 +136,8 @@ def _measurement(file: Path) -> Measurement | None:
     own, bf16 = row["measured"], row["baseline"]
     streams = own["bench"].get("runs", {}).keys() & bf16["bench"].get("runs", {}).keys()
     texts = own["evaluate"].get("texts", {}).keys() & bf16["evaluate"].get("texts", {}).keys()
-    layout = at_load(row["online"]) if row.get("online") else row["layout"]
     return Measurement(
-        file=file.name, model=row["model"], method=row["method"], layout=layout,
+        file=file.name, model=row["model"], method=row["method"], layout=row["layout"],
         group_size=row["group_size"],
         hw=row["conditions"]["hw"], vllm=str(own["serve"].get("version", "?")), parameters=row["size"]["parameters"],
         experts=row.get("experts", False),
@@ -146,7 +146,7 @@ def _measurement(file: Path) -> Measurement | None:
                for c in sorted(streams, key=int)},
         perplexity={t: 100 * (_ratio(own["evaluate"]["texts"][t], bf16["evaluate"]["texts"][t], "perplexity") - 1)
                     for t in sorted(texts)},
-        experiment=(row.get("experiment") or {}).get("name", ""),
+        experiment=(row.get("experiment") or {}).get("name", ""), online=row.get("online"),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from qforge.config.job import Job
 from qforge.console import console
 from qforge.plan import support_matrix
-from qforge.plan.evidence import Measurement, at_load, of_layout, of_method, of_version, rows, telling
+from qforge.plan.evidence import Measurement, at_load, of_method, of_version, rows, telling
 from qforge.plan.guide import Advice, Choice
 from qforge.plan.loads import loads
 from qforge.plan.plan import Plan
@@ -125,7 +125,7 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str | Text]]:
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {rates}"))
     measured = [r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size]
     if job.method.online:
-        measured = of_layout(measured, at_load(job.method.online))
+        measured = at_load(measured, job.method.online)
     shown = telling(measured, support_matrix.newest(job.hw))
     for row in shown:
         lines.append(("measured", Text.assemble(f"{row.numbers}  ", (f"({_source(row, job)})", "dim"))))

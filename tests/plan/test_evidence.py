@@ -45,14 +45,11 @@ def test_what_an_fp8_cache_lost_is_not_held_against_the_method(tmp_path: Path) -
 
 def test_what_vllm_quantized_at_load_is_no_evidence_for_bf16() -> None:
     """Its layout on the disk is bf16's; without that told apart, method=auto said that bf16 is faster than bf16."""
-    measured = [m for m in evidence.judged() if m.method.startswith("online_")]
-    assert {m.layout for m in measured} >= {
-        "fp8_per_channel at load",
-        "mxfp4 at load",
-        "int8_per_channel_weight_only at load",
-    }
+    assert {m.online for m in evidence.judged()} >= {"fp8_per_channel", "mxfp4", "int8_per_channel_weight_only"}
     for layout in ("bf16", "mxfp4"):
         assert {m.method for m in evidence.of_layout(evidence.judged(), layout)} <= {layout}
+    (int8,) = evidence.at_load(evidence.judged(), "int8_per_channel_weight_only")
+    assert int8.experts
 
 
 def test_a_plan_shows_of_each_model_the_row_that_says_most_of_the_release_that_will_serve() -> None:
