@@ -340,8 +340,13 @@ def section(conditions: str, rows: list[Row]) -> list[str]:
     for cells in (quality, closeness, speed, memory, predicted):
         if found := table(rows, cells):
             lines += ["", *found]
-    judged = [f"- {called(row)}: {row['says']}" for row in rows if row["goals"]]
+    judged = said(rows)
     return [*lines, *([""] if judged else []), *judged]
+
+
+def said(rows: list[Row]) -> list[str]:
+    """Of each row that was judged, what it is good for."""
+    return [f"- {called(row)}: {row['says']}" for row in rows if row["goals"]]
 
 
 def with_original(rows: list[Row]) -> list[Row]:
@@ -513,10 +518,10 @@ def matrix(model: str, hw: str) -> list[str]:
     measured = [row for row in rows if not row.get("failed")]
     measured.sort(key=lambda row: (row["method"] != "bf16", row["size"]["bits_per_weight"]))
     how = f"{measured[0]['date']}, {measured_by(measured[0], timed=False)}"
-    lines = [
-        f"#### The matrix of {model} on {hw}", "", how, "", *table(measured, experiment), "",
-        duration(folder / "sweep.json", measured),
-    ]  # fmt: skip
+    lines = [f"#### The matrix of {model} on {hw}", "", how]
+    for cells in (experiment, speed, memory, predicted):
+        lines += ["", *table(measured, cells)]
+    lines += ["", *said(measured), "", duration(folder / "sweep.json", measured)]
     lines += [f"One checkpoint, by equal plans: {', '.join(names)}." for names in same(measured)]
     refused = sorted((name_of(row), why(row)) for row in rows if row.get("failed"))
     return [*lines, *(f"- {name}: {reason}" for name, reason in refused), ""]
