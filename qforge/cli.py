@@ -70,7 +70,7 @@ def expand(arguments: list[str]) -> list[str]:
             raise ValueError(
                 f"{SEARCH}{BUDGET} {argument}: the search is {METHOD}{BUDGET} itself; leave one of them out"
             )
-    # argparse takes flags before the overrides, not amid them
+    # argparse takes this one before the overrides, not amid them
     flags = [argument for argument in arguments if argument in SWEEP]
     return [*flags, *(_expanded(argument, sweep) for argument in arguments if argument not in SWEEP)]
 

@@ -114,11 +114,10 @@ class Chat:
             raise Refused(
                 f"eval.system: the model's chat template takes no system message: {error}; leave it out"
             ) from None
-        told = self.settings.thinking
-        if told is not None and self._render([question], enable_thinking=not told) == self._render([question]):
+        if self.settings.thinking is not None and not self._may_think(question):
             raise Refused(
-                f"eval.thinking={str(told).lower()}: the model's chat template knows no enable_thinking, so it thinks as "
-                "much as it always does; leave it out"
+                f"eval.thinking={str(self.settings.thinking).lower()}: the model's chat template does not look at "
+                "enable_thinking, so this changes nothing; leave it out"
             )
         budget, room = self.settings.answer_tokens or 0, self.server.context()
         if budget >= room:
@@ -126,6 +125,17 @@ class Chat:
                 f"eval.answer_tokens={budget}: the server has a context of {room} tokens, and the question needs some; use "
                 "less, or a larger runtime.args.max_model_len"
             )
+
+    def _may_think(self, question: Message) -> bool:
+        """Whether the template looks at enable_thinking."""
+        import jinja2
+
+        messages = [*self._system(), question]
+        try:
+            other = self._render(messages, enable_thinking=not self.settings.thinking)
+        except jinja2.TemplateError:  # of a template that refuses the other value
+            return True
+        return other != self._render(messages)
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self.settings.system}] if self.settings.system else []

@@ -139,7 +139,7 @@ class Judge:
 def asked_to_wait(error: Exception) -> float:
     """Seconds of the judge's Retry-After, at most LONGEST; 0 where it gives none, or a date."""
     given = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
-    return min(float(given), LONGEST) if given.isdecimal() else 0.0
+    return min(float(given), LONGEST) if re.fullmatch(r"\d+(\.\d+)?", given) else 0.0
 
 
 def rating(reply: str) -> float | None:

@@ -71,7 +71,8 @@ def nearest(planned: Plan, job: Job) -> list[Measurement]:
         return (m.method != planned.method, m.experts != experts, not hw, not group, apart)
 
     scheme = FORMATS[planned.layout].scheme
-    return sorted((m for m in evidence.judged() if FORMATS[m.layout].scheme == scheme), key=distance)[:SHOWN]
+    rows = evidence.quantized_to(evidence.judged(), job.method.online)
+    return sorted((m for m in rows if FORMATS[m.layout].scheme == scheme), key=distance)[:SHOWN]
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,14 +11,14 @@ from functools import partial
 from typing import Any
 
 from qforge.config.job import Engine, Job
-from qforge.console import progress_line
+from qforge.console import print_waiting, progress_line
 from qforge.envs import interpreters
 from qforge.envs.ask import ask
 from qforge.envs.process import Environment
 from qforge.evaluation import tasks
 from qforge.pipeline.run import EVAL_ENV, Run
 from qforge.runtimes import vllm
-from qforge.store.results import code
+from qforge.store.results import code, result
 
 OPTIONS = "runtime.args"
 # What every vLLM takes, with the types that checks.py has seen to: for these alone no environment is asked
@@ -100,9 +100,13 @@ def _options(job: Job) -> list[Any]:
 
 
 def _answer(run: Run, question: Question) -> dict[str, Any]:
-    def asked() -> dict[str, Any]:
-        with progress_line("check", f"{question.key} by {question.where}"):
-            return ask(question.environment(), question.module, json.dumps(question.values))
-
     key = {"values": question.values, "env": question.identity(), "code": code(question.module)}
-    return run.store.answer("answers", key, asked)
+    if stored := run.store.find("answers", key):
+        return result(stored)
+    detail, environment = f"{question.key} by {question.where}", question.environment()
+
+    def asked() -> dict[str, Any]:
+        with progress_line("check", detail):
+            return ask(environment, question.module, json.dumps(question.values))
+
+    return run.store.answer("answers", key, asked, lambda: print_waiting(f"the check of {detail}"))

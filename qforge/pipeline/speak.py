@@ -10,7 +10,7 @@ from typing import Any
 
 from qforge.config.decides import decided_by
 from qforge.config.job import Job
-from qforge.console import progress_line
+from qforge.console import print_waiting, progress_line
 from qforge.envs import interpreters
 from qforge.envs.process import StageError
 from qforge.evaluation import speech
@@ -126,7 +126,7 @@ def _inventory(run: Run, env: str) -> dict[str, Any]:
         with progress_line("check", f"the environment {env}"):
             return vllm_omni.inventory(run.job)
 
-    return run.store.answer("probe", key, asked)
+    return run.store.answer("probe", key, asked, lambda: print_waiting(f"the check of the environment {env}"))
 
 
 @contextmanager

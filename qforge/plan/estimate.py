@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qforge.config.job import Job
 from qforge.models.checkpoint import Tensor
 from qforge.models.modules import Module
-from qforge.plan import experts, memory, online, roofline
+from qforge.plan import experts, memory, roofline
 from qforge.plan.memory import Config, Memory
 from qforge.plan.roofline import Speed, Weights
 from qforge.plan.share import Share
@@ -43,8 +43,7 @@ def estimate(
     where = memory.deployment(job)
     emulated = any(share.serving.how in (How.emulated, How.simulated) for share in shares)
     rates, in_memory = job.hw.tflops, job.makes_checkpoint and (not job.method.streams or job.kv.calibrated)
-    kernels = map(_arithmetic, shares)
-    arithmetic = online.arithmetic(job.method.online, job.hw) or max(kernels, key=lambda name: rates.get(name, 0))
+    arithmetic = max(map(_arithmetic, shares), key=lambda name: rates.get(name, 0))
     weights, bf16_weights = _weights(modules, config, after), _weights(modules, config, before)
     sizes = [sum(t.nbytes for t in tensors.values()) for tensors in (before, after)]
     dropped = tuple({f"{m.kind}." for m in modules if m.served is None})  # vLLM leaves them on the disk

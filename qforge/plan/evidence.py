@@ -44,7 +44,7 @@ class Measurement:
 
     @property
     def source(self) -> str:
-        details = [self.model, f"group {self.group_size}" if self.group_size else "", self.experiment]
+        details = [self.model, self.online, f"group {self.group_size}" if self.group_size else "", self.experiment]
         return f"results/{self.file}: {', '.join(filter(None, details))} on {self.hw}, vLLM {self.vllm}"
 
     @property
@@ -76,14 +76,14 @@ def of_method(measurements: Sequence[Measurement], method: str) -> list[Measurem
     return [m for m in measurements if m.method == method]
 
 
-def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurement]:
-    """Those of checkpoints in one layout, whose speed is the same whatever method chose the values."""
-    return [m for m in measurements if m.layout == layout and not m.online]
-
-
-def at_load(measurements: Sequence[Measurement], online: str) -> list[Measurement]:
-    """Those of bf16 weights that vLLM quantizes to this while it loads them (method.online)."""
+def quantized_to(measurements: Sequence[Measurement], online: str | None) -> list[Measurement]:
+    """Those of bf16 weights that vLLM quantizes to this while it loads them (method.online); none: of checkpoints."""
     return [m for m in measurements if m.online == online]
+
+
+def of_layout(measurements: Sequence[Measurement], layout: str) -> list[Measurement]:
+    """Those of one packed layout, whose speed is the same whatever method chose the values."""
+    return [m for m in measurements if m.layout == layout]
 
 
 def of_version(measurements: Sequence[Measurement], vllm: str) -> list[Measurement]:

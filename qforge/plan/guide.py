@@ -133,7 +133,7 @@ def _with_evidence(choice: Choice, job: Job) -> Choice:
     planned = choice.plan
     assert planned
     experts = any(m.kind == "expert" for m in planned.modules)
-    rows = evidence.rows(job.hw)
+    rows = evidence.quantized_to(evidence.rows(job.hw), None)
     current = evidence.of_version(rows, support_matrix.newest(job.hw))
 
     def speeds(of: Sequence[Measurement]) -> list[Measurement]:

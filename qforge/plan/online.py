@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from qforge.config.job import Engine, Hardware, Job, Vendor
+from qforge.config.job import Engine, Job, Vendor
 from qforge.models.checkpoint import Tensor
+from qforge.models.formats import FORMATS
 from qforge.models.modules import Module
+from qforge.plan import support_matrix
+from qforge.plan.share import Share
+from qforge.plan.support_matrix import How
 
 # Neither is a LinearBase in vLLM, which alone is quantized at load (0.32 quantization/online/base.py:290). Its option
 # quantization_config has an `ignore`, which qforge does not set: nothing would hold the checkpoint against it.
@@ -19,7 +24,8 @@ BITS = {
     "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_per_block": 8.0, "int8_per_channel_weight_only": 8.0, "mxfp8": 8.25,
     "mxfp4": 4.25, "nvfp4_per_token": 4.5,
 }  # fmt: skip
-HOPPER = "9.0"
+# The checkpoint's format that vLLM serves by the same kernels
+LAYOUTS = {"fp8_per_tensor": "fp8", "fp8_per_channel": "fp8", "fp8_per_block": "fp8_block", "mxfp4": "mxfp4"}
 BLACKWELL = "10."  # of datacenters, which nvfp4_per_token asks for (vLLM 0.33 quantization/online/nvfp4.py:100)
 
 
@@ -56,26 +62,30 @@ def refuse_dense(job: Job, tree: Sequence[Module]) -> None:
 
 
 def loaded(job: Job, tree: Sequence[Module], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The checkpoint's tensors as they are in the server's memory: those that vLLM quantizes at load in as few bytes."""
+    """The checkpoint's tensors as they are in the server's memory: those that vLLM quantizes at load in as few bytes. Towers
+    stay in bf16 here, though vLLM quantizes those of some models."""
     bits = BITS.get(job.method.online or "")
     if bits is None:
         return tensors
     touched = [m for m in tree if m.linear and (m.kind == "expert" or job.method.online not in EXPERTS_ALONE)]
-    names = {name for m in touched for name, _, _ in m.matrices}
-    made = {
-        name: Tensor("U8", (round(t.count * bits / 8),))
-        for name, t in tensors.items()
-        if name in names or (name.endswith(".weight") and name.removesuffix(".weight") in names)
-    }
-    return {**tensors, **made}
+    return {**tensors, **{m.tensor: Tensor("U8", (round(tensors[m.tensor].count * bits / 8),)) for m in touched}}
 
 
-def arithmetic(online: str | None, hw: Hardware) -> str | None:
-    """What the kernels compute in; none where it is bf16. To FP8 and MXFP4 the activations are quantized too, as with such a
-    checkpoint: on Hopper MXFP4's to FP8 (on an H200 prefill was 1.39 times as fast as bf16's), before it none."""
-    if online == "mxfp4":
-        return "fp4" if "fp4" in hw.tflops else "fp8" if str(hw.capability) == HOPPER else None
-    return "fp8" if "fp8" in (online or "") and "fp8" in hw.tflops else None
+def shares(job: Job, tree: Sequence[Module], planned: list[Share], vllm: str) -> list[Share]:
+    """`planned`, as a checkpoint in the same format would be served: vLLM chooses the kernel by the same rules (0.33
+    kernels/linear/__init__.py:1046). Raises ValueError where it has none."""
+    name = LAYOUTS.get(job.method.online or "")
+    if name is None:
+        return planned
+    layout, (share,) = FORMATS[name], planned
+    group = layout.group_sizes[0] if layout.group_sizes else None
+    experts = any(m.kind == "expert" for m in tree)
+    served = support_matrix.serving(layout.scheme, name, group, job.hw, job.runtime, experts, vllm)
+    if served.how is How.refused:
+        raise ValueError(
+            f"method={job.method.name} method.online={job.method.online} hw={job.hw.name}: {served.reason}; use {served.fix}"
+        )
+    return [replace(share, layout=name, serving=served)]
 
 
 def notes(job: Job) -> list[str]:
@@ -87,8 +97,10 @@ def notes(job: Job) -> list[str]:
         f"{', '.join(ignored)}: not applied, since vLLM itself chooses what it quantizes at load, all that it can but the "
         "head; use method=fp8, which keeps to the rules, or exempt=lm_head"
     )
+    known = "the size on the disk is that of" if job.method.online in BITS else "size, memory and speed are planned for"
+    more = "; an H200 took 10 % more memory than is planned" if job.method.online == "fp8_per_channel" else ""
     return [
         *([unkept] if ignored else []),
         f"vLLM quantizes the bf16 weights while it loads them (quantization={job.method.online}): no checkpoint is made, and "
-        f"{'the size on the disk is that of' if job.method.online in BITS else 'size, memory and speed are planned for'} bf16",
+        f"{known} bf16{more}",
     ]

@@ -195,6 +195,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
     planned, left = shares(job, given, kind, text, quantized, vllm, fits=published is not None)
     tree = misfits.left_alone(tree, left)
     quantized = [m for m in quantized if m.name not in left]
+    at_load = online.shares(job, tree, planned, vllm)
     serving = together(planned)
     kv_cache.refuse(job, model.config, text, serving, layout)
     made = dict(model.stored) if published else packed.packed(model.tensors, planned)
@@ -228,7 +229,7 @@ def make(job: Job, model_folder: Path | None, vllm: str = NEWEST) -> Plan:
         bits_per_weight=8 * size / parameters,
         quantized_bits_per_weight=packed.bits(planned),
         parts=packed.parts(tree, quantized, model.tensors, made),
-        estimates=estimate(job, text, tree, model.tensors, online.loaded(job, tree, made), planned),
+        estimates=estimate(job, text, tree, model.tensors, online.loaded(job, tree, made), at_load),
         rescales=job.method.rescales,
         signed_scales=job.method.signed_scales,
         kv_scales=job.kv.strategy if not job.artifact else None,

@@ -11,7 +11,7 @@ from rich.text import Text
 from qforge.config.job import Job
 from qforge.console import console
 from qforge.plan import support_matrix
-from qforge.plan.evidence import Measurement, at_load, of_method, of_version, rows, telling
+from qforge.plan.evidence import Measurement, of_method, of_version, quantized_to, rows, telling
 from qforge.plan.guide import Advice, Choice
 from qforge.plan.loads import loads
 from qforge.plan.plan import Plan
@@ -123,9 +123,8 @@ def _expected(planned: Plan, job: Job) -> list[tuple[str, str | Text]]:
                  ("prefill", own.prefill, bf16.prefill)]  # fmt: skip
         rates = ", ".join(f"{name} {rate:,.0f} ({rate / base:.2f} x bf16)" for name, rate, base in pairs)
         lines.append(("speed", f"at most, tokens/s (roofline, no prediction): {rates}"))
-    measured = [r for r in of_method(rows(job.hw), planned.method) if r.group_size == planned.group_size]
-    if job.method.online:
-        measured = at_load(measured, job.method.online)
+    of_it = quantized_to(of_method(rows(job.hw), planned.method), job.method.online)
+    measured = [r for r in of_it if r.group_size == planned.group_size]
     shown = telling(measured, support_matrix.newest(job.hw))
     for row in shown:
         lines.append(("measured", Text.assemble(f"{row.numbers}  ", (f"({_source(row, job)})", "dim"))))

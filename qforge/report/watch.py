@@ -114,7 +114,7 @@ def _alarmed(points: list[Point], measure: str, least: float) -> list[Point]:
 def _identity(row: Row) -> str:
     """Of the checkpoint."""
     made = (row.get("quantize") or {}).get("key")
-    return str(made or row.get("artifact") or f"{row['model']} {row['method']}")
+    return str(made or row.get("artifact") or f"{row['model']} {row['method']} {row.get('online') or ''}".strip())
 
 
 def _recipe(row: Row) -> str:

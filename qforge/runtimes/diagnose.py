@@ -13,10 +13,10 @@ from qforge.envs.process import StageError
 
 PATTERNS = Path(__file__).with_name("vllm_errors.json")
 SHOWN, LAST_WORDS = 400, 5  # characters of a line, lines
-# of a process that the server started, as vLLM's log marks it; of a traceback only its last line begins with the error's name
-ENGINES_ERROR = re.compile(
-    r"^\((?:EngineCore|Worker)[^)]*\) ERROR .*?\] ((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)\b.*)$", re.M
-)
+# How vLLM's log marks a line of a process that the server started; of a traceback the last line begins with the error's class
+SPOKEN = re.compile(r"^\((?P<process>(?:EngineCore|\w*Worker)[^)]*)\) ERROR .*?\] (?P<said>.*)$", re.M)
+RAISED = re.compile(r"(?:(?:\w+\.)+[A-Z]\w*|\w+(?:Error|Exception|Exit|Interrupt))(?::.*)?")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 WRAPPERS = ("wrapper_engine",)  # says only that something above it went wrong
 
 
@@ -59,8 +59,9 @@ def diagnose(log: str) -> Diagnosis | None:
 
 def engines_error(log: str) -> str | None:
     """What the first of vLLM's own processes that failed ended with; the server's last lines, of another process, lack it."""
-    match = ENGINES_ERROR.search(log)
-    return match[1].strip() if match else None
+    spoken = SPOKEN.finditer(COLOURS.sub("", log))
+    raised = [(line["process"], line["said"].strip()) for line in spoken if RAISED.fullmatch(line["said"].strip())]
+    return [said for process, said in raised if process == raised[0][0]][-1] if raised else None
 
 
 @cache

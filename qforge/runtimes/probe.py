@@ -8,11 +8,12 @@ from typing import Any
 
 from qforge.config.decides import decided_by
 from qforge.config.job import Engine, Job, Vendor
+from qforge.console import print_waiting
 from qforge.envs import ask as asking
 from qforge.envs import interpreters
 from qforge.envs.process import Environment
 from qforge.machine import identity
-from qforge.store.results import Store
+from qforge.store.results import Store, result
 
 INVENTORY = Path(__file__).with_name("inventory.py")
 
@@ -23,7 +24,10 @@ def probe(job: Job, store: Store) -> dict[str, Any]:
         "env": interpreters.runtime_identity(job), "job": decided_by(job, "probe"),
         "machine": identity.deciding(identity.machine()), "code": INVENTORY.read_text(),
     }  # fmt: skip
-    return store.answer("probe", key, lambda: ask(interpreters.of_runtime(job), job.runtime.engine))
+    if stored := store.find("probe", key):
+        return result(stored)
+    where = interpreters.of_runtime(job)
+    return store.answer("probe", key, lambda: ask(where, job.runtime.engine), lambda: print_waiting("the same probe"))
 
 
 def ask(environment: Environment, engine: Engine) -> dict[str, Any]:

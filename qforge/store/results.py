@@ -113,27 +113,32 @@ class Store:
                 shutil.rmtree(partial, ignore_errors=True)
         return final, False
 
-    def answer(self, stage: str, parts: Any, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `ask` returns, asked once: of several jobs with the same question one asks, and the others wait for it.
+    def answer(
+        self, stage: str, parts: Any, ask: Callable[[], dict[str, Any]], waiting: Callable[[], None]
+    ) -> dict[str, Any]:
+        """What `ask` returns, asked once: of several jobs with the same question one asks, and the others wait for it, after
+        `waiting`.
 
-        An answer with a `fault` is not kept, since the next job may find it mended.
+        An answer with a `fault` is not kept, since the next job may find it mended; those that waited for it ask themselves.
         """
-        said: dict[str, Any] = {}
+        waited = False
 
-        def build(out: Path) -> None:
-            said.update(ask())
-            if "fault" in said:
-                raise _NotKept
-            write_json(out / "result.json", said)
+        def wait() -> None:
+            nonlocal waited
+            waited = True
+            waiting()
 
-        try:
-            return result(self.get(stage, parts, build)[0])
-        except _NotKept:
+        with locked(self.place(stage, parts).with_suffix(".asking"), waiting=wait):
+            if stored := self.find(stage, parts):
+                return result(stored)
+            if not waited:
+                return self._kept(stage, parts, ask())
+        return self._kept(stage, parts, ask())
+
+    def _kept(self, stage: str, parts: Any, said: dict[str, Any]) -> dict[str, Any]:
+        if "fault" in said:
             return said
-
-
-class _NotKept(Exception):
-    """A result that was made and shall not appear."""
+        return result(self.get(stage, parts, lambda out: write_json(out / "result.json", said))[0])
 
 
 def _in_use(folder: Path) -> bool:

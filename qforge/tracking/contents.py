@@ -14,14 +14,16 @@ LONGEST = 500  # characters of a parameter that every version of MLflow takes
 def name(row: Row) -> str:
     """What the run is called."""
     group = f"g{row['group_size']}" if row.get("group_size") else ""
-    return " ".join(filter(None, [row["model"], row["method"], group, (row.get("experiment") or {}).get("name", "")]))
+    experiment = (row.get("experiment") or {}).get("name", "")
+    return " ".join(filter(None, [row["model"], row["method"], row.get("online"), group, experiment]))
 
 
 def params(row: Row) -> dict[str, str]:
     """What the run was asked for."""
     gate, asked = row.get("gate"), row["conditions"]
     values = {
-        "model": row["model"], "method": row["method"], "group_size": row.get("group_size"), "layout": row.get("layout"),
+        "model": row["model"], "method": row["method"], "online": row.get("online"),
+        "group_size": row.get("group_size"), "layout": row.get("layout"),
         "exempt": ", ".join(row.get("exempt") or {}), "gate": gate["name"] if isinstance(gate, dict) else gate,
         "experiment": (row.get("experiment") or {}).get("name"),
         **{key: value for key, value in asked.items() if not isinstance(value, dict | list)},

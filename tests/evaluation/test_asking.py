@@ -175,7 +175,7 @@ def test_thoughts_count_as_said_but_not_as_the_answer() -> None:
         (None, ["eval.chat=true"], r"eval\.chat=true: this model has no chat template, a base model cannot chat"),
         (NO_SYSTEM, ["eval.system=x"], r"eval\.system: the model's chat template takes no system message: System role not"),
         ("{% broken", [], r"eval\.chat: the model's chat template is broken"),
-        (CHATML, ["eval.thinking=false"], r"eval\.thinking=false: the model's chat template knows no enable_thinking"),
+        (CHATML, ["eval.thinking=false"], r"eval\.thinking=false: the model's chat template does not look at enable_thinking"),
         (CHATML, ["eval.answer_tokens=4096", "runtime=existing", "runtime.python=/x"], "has a context of 2048 tokens"),
     ],
 )  # fmt: skip

@@ -192,7 +192,7 @@ def test_a_judge_that_is_gone_is_asked_nothing_more(api: Api, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "slept"), [({"Retry-After": "7"}, 7.0), ({"Retry-After": "3600"}, chat_judge.LONGEST), ({}, 0.5),
+    ("given", "slept"), [({"Retry-After": "7.5"}, 7.5), ({"Retry-After": "3600"}, chat_judge.LONGEST), ({}, 0.5),
                          ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, 0.5)],
 )  # fmt: skip
 def test_a_judge_that_is_busy_is_left_as_long_as_it_asks(

@@ -128,6 +128,26 @@ def test_rows_of_a_sweep_wait_for_the_one_that_asks(tmp_path: Path, monkeypatch:
     assert (said, len(calls)) == ([[]] * 4, 1)
 
 
+def test_rows_that_waited_for_a_fault_ask_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that hangs is asked for five minutes: not by one row after the other."""
+    made, asking, together = job("+runtime.args.seed=1", f"store={tmp_path}"), [0], [0]
+
+    def ask(environment: object, module: str, values: str) -> dict[str, Any]:
+        asking[0] += 1
+        together[0] = max(together[0], asking[0])
+        time.sleep(0.5)
+        asking[0] -= 1
+        return {"fault": "it took too long"}
+
+    monkeypatch.setattr(answers, "ask", ask)
+    with ThreadPoolExecutor(4) as rows:
+        said = list(rows.map(lambda row: answers.check(Run(made, tmp_path / str(row)), make=True), range(4)))
+    assert {tuple(each) for each in said} == {
+        ("runtime.args not checked: runtime=vllm_cpu did not answer (it took too long)",)
+    }
+    assert together[0] == 3, "all but the one that they waited for"
+
+
 def test_what_did_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job("+runtime.args.seed=1", f"store={tmp_path}")
     monkeypatch.setattr(answers, "ask", lambda *_: {"fault": "no module named vllm"})

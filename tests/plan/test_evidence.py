@@ -45,11 +45,12 @@ def test_what_an_fp8_cache_lost_is_not_held_against_the_method(tmp_path: Path) -
 
 def test_what_vllm_quantized_at_load_is_no_evidence_for_bf16() -> None:
     """Its layout on the disk is bf16's; without that told apart, method=auto said that bf16 is faster than bf16."""
-    assert {m.online for m in evidence.judged()} >= {"fp8_per_channel", "mxfp4", "int8_per_channel_weight_only"}
-    for layout in ("bf16", "mxfp4"):
-        assert {m.method for m in evidence.of_layout(evidence.judged(), layout)} <= {layout}
-    (int8,) = evidence.at_load(evidence.judged(), "int8_per_channel_weight_only")
+    rows = evidence.judged()
+    assert {m.online for m in rows} >= {None, "fp8_per_channel", "mxfp4", "int8_per_channel_weight_only"}
+    assert {m.method for m in evidence.of_layout(evidence.quantized_to(rows, None), "bf16")} <= {"bf16"}
+    (int8,) = evidence.quantized_to(rows, "int8_per_channel_weight_only")
     assert int8.experts
+    assert "qwen3_30b_a3b_random, int8_per_channel_weight_only on h200" in int8.source
 
 
 def test_a_plan_shows_of_each_model_the_row_that_says_most_of_the_release_that_will_serve() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.command import ROOT
 
-from qforge.runtimes.diagnose import PATTERNS, WRAPPERS, ServerFailed, diagnose
+from qforge.runtimes.diagnose import PATTERNS, WRAPPERS, ServerFailed, diagnose, engines_error
 
 ENTRIES = json.loads(PATTERNS.read_text())
 SAMPLES = json.loads(
@@ -130,7 +130,14 @@ def test_an_error_that_nobody_knows_is_told_by_the_process_that_ended_first(tmp_
         "    raise ValueError('of a torn file')",
     ]
     said = "safetensors.SafetensorError: header of a kind that nobody has seen"
+    lines += ["KeyError: 'x'", "During handling of the above exception, another exception occurred:"]
+    lines += [
+        "Error saving model info cache.",
+        "Exception in thread Thread-3:",
+        "ModuleNotFoundError",
+    ]  # none of them the end
     log = "".join(f"{spoken}{line}\n" for line in [*lines, said])
+    log += "(APIServer pid=7) ERROR 11-30 09:18:21 [utils.py:1] ValueError: of the process that ended last\n"
     log += "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
     file = tmp_path / "serve.log"
     file.write_text(log)
@@ -138,6 +145,20 @@ def test_an_error_that_nobody_knows_is_told_by_the_process_that_ended_first(tmp_
     assert str(ServerFailed("the server ended while it started", file)).startswith(
         f"serve: the server ended while it started: {said}\n  last lines of its log:\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("(Worker_TP1 pid=7) ERROR 11-30 [w.py:1] torch._dynamo.exc.Unsupported: it", "torch._dynamo.exc.Unsupported: it"),
+        ("(RayWorkerWrapper pid=7) ERROR 11-30 [w.py:1] AssertionError", "AssertionError"),
+        ("\x1b[0;36m(EngineCore pid=7)\x1b[0;0m ERROR 11-30 [core.py:1] ValueError: in colour", "ValueError: in colour"),
+        ("(EngineCore pid=7) ERROR 11-30 [registry.py:1041] Error saving model info cache.", None),
+        ("(EngineCore pid=7) INFO 11-30 [core.py:1] ValueError: told by the way", None),
+    ],
+)  # fmt: skip
+def test_what_is_an_engine_s_error(line: str, said: str | None) -> None:
+    assert engines_error(f"INFO begins\n{line}\n") == said
 
 
 REAL = """
