@@ -207,11 +207,11 @@ def test_what_the_ladder_sets_is_not_the_users_to_set() -> None:
 
 
 def test_a_search_is_a_sweep() -> None:
-    assert command_line.expand(["run.py", "-m", "search=ladder"]) == ["run.py", "-m", "hydra/sweeper=ladder"]
+    assert command_line.expand(["-m", "search=ladder"]) == ["-m", "hydra/sweeper=ladder"]
     with pytest.raises(
         ValueError, match="search=ladder: runs one job after the other until one is accepted; add --mul"
     ):
-        command_line.expand(["run.py", "search=ladder"])
+        command_line.expand(["search=ladder"])
 
 
 def test_every_combination_climbs_its_own_ladder(cli: Cli, model: Path, tmp_path: Path) -> None:
