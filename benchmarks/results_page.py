@@ -181,7 +181,7 @@ def ranked(model: str, hw: str, vllm: str) -> list[str]:
     rows = {name_of(row): row for row in map(read, folder.glob("[0-9]*.json"))}
     for entry in json.loads((folder / "sweep.json").read_text())["rows"]:
         row = rows[entry["name"]]
-        if row["baseline"]:
+        if row.get("baseline"):  # none: bf16 itself, or a row that came to no result
             named.setdefault(row["quantize"]["key"], (row, []))[1].append(row["experiment"]["name"])
     return markdown([of_matrix(row, names, speeds) for row, names in named.values()])
 

@@ -103,6 +103,7 @@ def _answer(run: Run, question: Question) -> dict[str, Any]:
     key = {"values": question.values, "env": question.identity(), "code": code(question.module)}
     if stored := run.store.find("answers", key):
         return result(stored)
+    # made first where it is missing: that has a lock, a line and seconds of its own
     detail, environment = f"{question.key} by {question.where}", question.environment()
 
     def asked() -> dict[str, Any]:

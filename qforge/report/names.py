@@ -14,10 +14,8 @@ def name_of(row: dict[str, Any]) -> str:
     experiment = f"{details['name']}: " if (details := row.get("experiment")) else ""
     method = row["method"] if (row.get("online") or "") in row["method"] else f"{row['method']} {row['online']}"
     rules = [rule for rule, entry in row.get("exempt", {}).items() if entry["modules"]]
-    group, left = (
-        f" g{row['group_size']}" if row.get("group_size") else "",
-        f" without {'+'.join(rules)}" if rules else "",
-    )
+    left = f" without {'+'.join(rules)}" if rules else ""
+    group = f" g{row['group_size']}" if row.get("group_size") else ""
     source = f" of {Path(row['artifact']).name}" if row.get("artifact") else ""
     cache = f", kv {name}" if (name := other_cache(row)) else ""
     return f"{experiment}{method}{group}{left}{cache}{source}"
